@@ -1,0 +1,245 @@
+//! What a [`Link`](crate::link::Link) tells the code that drives it: for the Fleet, for Files, for log and metrics.
+
+use std::time::Duration;
+
+use crate::{
+    files::FileKey,
+    ids::{LegId, NodeId, OpenToken},
+};
+
+/// News of a Link, in order.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A node leg ended or could not be had: to be told to the Fleet (`handle_leg_lost`).
+    LegLost {
+        /// The leg.
+        leg: LegId,
+        /// Its node.
+        node: NodeId,
+        /// The generation of the assignment by which the Link had gone there.
+        generation: u64,
+        /// What the host itself said of it.
+        loss: LegLoss,
+    },
+    /// The Link's Opens changed: to be told to [`Files`](crate::files::Files).
+    File(FileEvent),
+    /// A session was established, or its protection changed.
+    Session(SessionNews),
+    /// A session ended. Its protection was this.
+    SessionEnded(Protection),
+    /// A takeover ended, well or badly.
+    Takeover(Box<TakeoverReport>),
+    /// The Link waits for a node; the text says what for. Said once a wait.
+    Waiting(&'static str),
+    /// A frame was refused because its signature was missing or wrong.
+    SignatureRefused,
+    /// A frame or context was passed on without being understood.
+    NotUnderstood,
+}
+
+/// How a node leg was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LegLoss {
+    /// FIN or RST by the host: its process is gone, or it closed this connection.
+    Closed,
+    /// ECONNREFUSED on connect: the host lives, nobody listens.
+    Refused,
+    /// No answer: connect timed out, TCP_USER_TIMEOUT, EHOSTUNREACH, ENETUNREACH. Proves nothing.
+    Silent,
+}
+
+/// Changes of a Link's Opens as [`Files`](crate::files::Files) counts them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileEvent {
+    /// A new Open.
+    Opened {
+        /// Which.
+        open: OpenToken,
+        /// The file.
+        key: FileKey,
+    },
+    /// The Open is closed.
+    Closed {
+        /// Which.
+        open: OpenToken,
+    },
+    /// The file was renamed: every Open of the old key has the new one from now on.
+    Renamed {
+        /// The Open by which it was renamed.
+        open: OpenToken,
+        /// The new name.
+        key: FileKey,
+    },
+    /// The node leg is gone: every Open of this Link is unreclaimed.
+    Lost,
+    /// The Open is back on the present node.
+    Reclaimed {
+        /// Which.
+        open: OpenToken,
+    },
+    /// The Open is lost for good.
+    GivenUp {
+        /// Which.
+        open: OpenToken,
+    },
+}
+
+/// A session and whether it can be moved to another node.
+#[derive(Debug, Clone)]
+pub struct SessionNews {
+    /// `DOMAIN\user` as the client named it; empty for anonymous.
+    pub user: String,
+    /// Whether, and if not why not.
+    pub protection: Protection,
+    /// What it was before, if this is a change.
+    pub was: Option<Protection>,
+}
+
+/// Whether a session survives its node, and why not. Doubles as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protection {
+    /// A guest session: no key needed.
+    Guest,
+    /// An anonymous session: no key needed.
+    Anonymous,
+    /// NTLM, the user's NT hash is at hand and the derived key was proved.
+    Ntlm,
+    /// No: the user is not in the smbpasswd file.
+    NoUserUnknown,
+    /// No: no smbpasswd file is configured or it cannot be read.
+    NoCredentials,
+    /// No: the login was not NTLM.
+    NoMechanism,
+    /// No: the key that was derived does not verify the node's answer (stale hash).
+    NoKeyMismatch,
+    /// No: the session is encrypted.
+    NoEncrypted,
+    /// No: the login was not understood (NTLMv1, malformed, a further mechanism).
+    NoLogin,
+}
+
+impl Protection {
+    /// Every value, for metrics.
+    pub const ALL: [Self; 9] = [
+        Self::Guest,
+        Self::Anonymous,
+        Self::Ntlm,
+        Self::NoUserUnknown,
+        Self::NoCredentials,
+        Self::NoMechanism,
+        Self::NoKeyMismatch,
+        Self::NoEncrypted,
+        Self::NoLogin,
+    ];
+
+    /// Whether a takeover can move the session.
+    pub fn is_protected(self) -> bool {
+        matches!(self, Self::Guest | Self::Anonymous | Self::Ntlm)
+    }
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Guest => "guest",
+            Self::Anonymous => "anonymous",
+            Self::Ntlm => "ntlm",
+            Self::NoUserUnknown => "user_unknown",
+            Self::NoCredentials => "no_credentials",
+            Self::NoMechanism => "mechanism",
+            Self::NoKeyMismatch => "key_mismatch",
+            Self::NoEncrypted => "encrypted",
+            Self::NoLogin => "login_not_understood",
+        }
+    }
+}
+
+/// What made a Link leave its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The leg ended.
+    Crash,
+    /// The node was silent and has been fenced, or may be left without.
+    Silence,
+}
+
+impl Cause {
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::Silence => "silence",
+        }
+    }
+}
+
+/// One takeover of one Link, for one log line.
+#[derive(Debug, Clone)]
+pub struct TakeoverReport {
+    /// Why.
+    pub cause: Cause,
+    /// The node that was lost.
+    pub from: NodeId,
+    /// The node that serves now; the one tried last if it failed.
+    pub to: Option<NodeId>,
+    /// `None` if the Link goes on; else why it ended.
+    pub failed: Option<crate::effect::CloseReason>,
+    /// Sessions established again.
+    pub sessions: u32,
+    /// Sessions ended because nobody could act for their user.
+    pub sessions_lost: u32,
+    /// Opens that are back.
+    pub opens_reclaimed: u32,
+    /// Opens that are lost.
+    pub opens_lost: u32,
+    /// Requests in flight that were sent again.
+    pub replayed: u32,
+    /// Requests in flight that were answered with an error.
+    pub failed_requests: u32,
+    /// How long each phase took, in order of execution.
+    pub phases: [(Phase, Duration); Phase::ALL.len()],
+}
+
+/// The phases of a takeover, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// From the loss of the leg until a node was named.
+    Assign,
+    /// TCP connect.
+    Connect,
+    /// NEGOTIATE.
+    Negotiate,
+    /// SESSION_SETUP of every session.
+    Authenticate,
+    /// TREE_CONNECT of every tree.
+    Trees,
+    /// CREATE of every Open, locks and flags.
+    Reclaim,
+    /// Waiting for the other Links' Opens of the same files.
+    Barrier,
+}
+
+impl Phase {
+    /// Every phase in order.
+    pub const ALL: [Self; 7] = [
+        Self::Assign,
+        Self::Connect,
+        Self::Negotiate,
+        Self::Authenticate,
+        Self::Trees,
+        Self::Reclaim,
+        Self::Barrier,
+    ];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Assign => "assign",
+            Self::Connect => "connect",
+            Self::Negotiate => "negotiate",
+            Self::Authenticate => "authenticate",
+            Self::Trees => "trees",
+            Self::Reclaim => "reclaim",
+            Self::Barrier => "barrier",
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! What crosses Links: per file, the Opens of all Links and how many of them are not back yet.
+//!
+//! A file's *barrier* stands while a recorded Open of it, of whatever Link, is unreclaimed. Until it is lifted
+//! nothing but reclaim passes to that file. While any Open is unreclaimed, requests that open files or change
+//! names wait too, for names alias (case, hard links, two shares on one directory).
+//!
+//! The owner applies every [`FileEvent`] of every Link, calls [`Files::all_lost`] before it tells any Link
+//! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
+
+use std::collections::HashMap;
+
+use crate::{
+    event::FileEvent,
+    ids::{LinkId, OpenToken},
+};
+
+/// A file as the proxy can tell it from another: share and path, both folded to lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileKey(pub Box<str>);
+
+#[derive(Debug)]
+struct Entry {
+    key: FileKey,
+    reclaimed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    opens: u32,
+    unreclaimed: u32,
+}
+
+/// The Opens of all Links, by file.
+#[derive(Debug, Default)]
+pub struct Files {
+    links: HashMap<LinkId, HashMap<OpenToken, Entry>>,
+    files: HashMap<FileKey, Counts>,
+    unreclaimed: u64,
+    version: u64,
+}
+
+impl Files {
+    /// Grows whenever a barrier was raised or lifted.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Recorded Opens.
+    pub fn opens(&self) -> usize {
+        self.links.values().map(HashMap::len).sum()
+    }
+
+    /// Recorded Opens that are not back yet.
+    pub fn unreclaimed(&self) -> u64 {
+        self.unreclaimed
+    }
+
+    /// Whether a request on this file must wait.
+    pub fn is_blocked(&self, key: &FileKey) -> bool {
+        self.unreclaimed > 0 && self.files.get(key).is_some_and(|c| c.unreclaimed > 0)
+    }
+
+    /// Whether requests that open files or change names must wait.
+    pub fn is_opening_blocked(&self) -> bool {
+        self.unreclaimed > 0
+    }
+
+    /// All nodes' Links are about to be moved: every Open of every Link is unreclaimed.
+    pub fn all_lost(&mut self) {
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            self.mark_lost(link);
+        }
+    }
+
+    /// Takes one Link's news in.
+    pub fn handle(&mut self, link: LinkId, event: FileEvent) {
+        match event {
+            FileEvent::Opened { open, key } => {
+                self.files.entry(key.clone()).or_default().opens += 1;
+                self.links.entry(link).or_default().insert(open, Entry { key, reclaimed: true });
+            }
+            FileEvent::Closed { open } | FileEvent::GivenUp { open } => self.remove(link, open),
+            FileEvent::Renamed { open, key } => self.rename(link, open, key),
+            FileEvent::Lost => self.mark_lost(link),
+            FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
+        }
+    }
+
+    /// The Link is gone, and its Opens with it.
+    pub fn link_gone(&mut self, link: LinkId) {
+        for (_, entry) in self.links.remove(&link).into_iter().flatten() {
+            self.forget(&entry);
+        }
+    }
+
+    fn mark_lost(&mut self, link: LinkId) {
+        let Some(opens) = self.links.get_mut(&link) else { return };
+        for entry in opens.values_mut().filter(|e| e.reclaimed) {
+            entry.reclaimed = false;
+            if let Some(counts) = self.files.get_mut(&entry.key) {
+                counts.unreclaimed += 1;
+            }
+            self.unreclaimed += 1;
+            self.version += 1;
+        }
+    }
+
+    fn mark_reclaimed(&mut self, link: LinkId, open: OpenToken) {
+        let Some(entry) = self.links.get_mut(&link).and_then(|o| o.get_mut(&open)) else { return };
+        if !std::mem::replace(&mut entry.reclaimed, true) {
+            let key = entry.key.clone();
+            self.lift(&key);
+        }
+    }
+
+    fn remove(&mut self, link: LinkId, open: OpenToken) {
+        let Some(opens) = self.links.get_mut(&link) else { return };
+        let Some(entry) = opens.remove(&open) else { return };
+        if opens.is_empty() {
+            self.links.remove(&link);
+        }
+        self.forget(&entry);
+    }
+
+    fn forget(&mut self, entry: &Entry) {
+        if !entry.reclaimed {
+            self.lift(&entry.key);
+        }
+        if let Some(counts) = self.files.get_mut(&entry.key) {
+            counts.opens -= 1;
+            if counts.opens == 0 {
+                self.files.remove(&entry.key);
+            }
+        }
+    }
+
+    fn lift(&mut self, key: &FileKey) {
+        self.unreclaimed -= 1;
+        if let Some(counts) = self.files.get_mut(key) {
+            counts.unreclaimed -= 1;
+            if counts.unreclaimed == 0 {
+                self.version += 1;
+            }
+        }
+    }
+
+    fn rename(&mut self, link: LinkId, open: OpenToken, to: FileKey) {
+        let Some(from) = self.links.get(&link).and_then(|o| o.get(&open)).map(|e| e.key.clone()) else { return };
+        for entry in self.links.values_mut().flat_map(HashMap::values_mut).filter(|e| e.key == from) {
+            entry.key = to.clone();
+        }
+        if let Some(counts) = self.files.remove(&from) {
+            let target = self.files.entry(to).or_default();
+            target.opens += counts.opens;
+            target.unreclaimed += counts.unreclaimed;
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! Understudy.
+fn main() {}
