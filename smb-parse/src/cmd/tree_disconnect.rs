@@ -1,0 +1,21 @@
+//! TREE_DISCONNECT (MS-SMB2 2.2.11, 2.2.12): a body without content.
+
+use crate::{ParseError, header::Command, read::Reader};
+
+/// A TREE_DISCONNECT Request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Request {
+    /// Without meaning.
+    pub reserved: u16,
+}
+
+impl Request {
+    /// Reads the body of a request.
+    pub fn parse(msg: &[u8]) -> Result<Self, ParseError> {
+        let mut r = Reader::body(msg, Command::TREE_DISCONNECT, 4)?;
+        Ok(Self { reserved: r.u16("Reserved")? })
+    }
+}
+
+/// A TREE_DISCONNECT Response: the same body.
+pub type Response = Request;

@@ -1,0 +1,33 @@
+//! SMB2 TRANSFORM_HEADER (MS-SMB2 2.2.41).
+
+use crate::{ParseError, read::Reader};
+
+/// The header of a sealed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The authentication tag.
+    pub signature: [u8; 16],
+    /// 11 bytes count for CCM, 12 for GCM.
+    pub nonce: [u8; 16],
+    /// Length of the plain message.
+    pub original_size: u32,
+    /// 1: encrypted. In 3.0 the same field names the algorithm.
+    pub flags: u16,
+    /// Whose keys.
+    pub session_id: u64,
+}
+
+impl Header {
+    /// Length on the wire.
+    pub const LEN: usize = 52;
+
+    /// Reads the header at the front of a frame's body.
+    pub fn parse(body: &[u8]) -> Result<Self, ParseError> {
+        let mut r = Reader::new(body);
+        r.bytes("ProtocolId", 4)?;
+        let (signature, nonce) = (r.array("Signature")?, r.array("Nonce")?);
+        let original_size = r.u32("OriginalMessageSize")?;
+        r.u16("Reserved")?;
+        Ok(Self { signature, nonce, original_size, flags: r.u16("Flags")?, session_id: r.u64("SessionId")? })
+    }
+}
