@@ -218,8 +218,11 @@ impl Header {
     #[inline]
     pub fn parse(msg: &[u8]) -> Result<Self, ParseError> {
         let mut r = Reader::new(msg);
-        if r.u32("ProtocolId")? != 0x424d_53fe || r.u16("StructureSize")? != 64 {
-            return Err(ParseError { command: None, field: "ProtocolId", at: 0 });
+        for (field, at, wanted) in [("ProtocolId", 0, 0x424d_53fe), ("StructureSize", 4, 64)] {
+            let found = if at == 0 { r.u32(field)? } else { r.u16(field)?.into() };
+            if found != wanted {
+                return Err(ParseError { command: None, field, at });
+            }
         }
         let credit_charge = r.u16("CreditCharge")?;
         let status = r.u32("Status")?;
@@ -291,5 +294,41 @@ impl Header {
     /// Whether a server sent it.
     pub fn is_response(&self) -> bool {
         self.flags.contains(Flags::SERVER_TO_REDIR)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_header_says_why() {
+        let mut msg = [0; 64];
+        Header::request(Command::ECHO, 1).write(&mut msg);
+        assert!(Header::parse(&msg).is_ok());
+        let field = |msg: &[u8]| Header::parse(msg).map_err(|e| e.field);
+        assert_eq!(field(&[&[0xff], &msg[1..]].concat()), Err("ProtocolId"));
+        assert_eq!(field(&[&msg[..4], &[65], &msg[5..]].concat()), Err("StructureSize"));
+        assert_eq!(field(&msg[..63]), Err("Signature"));
+    }
+
+    #[test]
+    fn what_is_not_known_survives() {
+        let header = Header {
+            command: Command(0x4711),
+            flags: Flags(0xffff_fffd),
+            ..Header::request(Command::ECHO, 1)
+        };
+        let mut msg = [0; 64];
+        header.write(&mut msg);
+        assert_eq!(Header::parse(&msg), Ok(header));
+        assert_eq!(header.command.name(), "unknown");
+    }
+
+    #[test]
+    fn severities() {
+        assert!(Status::SUCCESS.is_success() && Status::PENDING.is_success());
+        assert!(!Status::BUFFER_OVERFLOW.is_success() && !Status::BUFFER_OVERFLOW.is_error());
+        assert!(Status::ACCESS_DENIED.is_error() && Status::MORE_PROCESSING_REQUIRED.is_error());
     }
 }

@@ -14,6 +14,7 @@ mod error;
 pub mod frame;
 pub mod fsctl;
 pub mod header;
+pub mod info;
 pub mod patch;
 mod read;
 pub mod transform;
