@@ -345,3 +345,51 @@ impl<'a> ResponseContext<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A context of a 4-byte tag and data behind it.
+    fn context(next: u32, tag: &[u8; 4], data_at: u16, data_len: u32, data: &[u8]) -> Vec<u8> {
+        let fixed =
+            [&next.to_le_bytes()[..], &[16, 0, 4, 0, 0, 0], &data_at.to_le_bytes(), &data_len.to_le_bytes()];
+        [&fixed.concat()[..], tag, &[0; 4], data].concat()
+    }
+
+    fn fields(area: &[u8]) -> Vec<Result<&[u8], &'static str>> {
+        contexts(area).map(|c| c.map(|c| c.tag).map_err(|e| e.field)).collect()
+    }
+
+    #[test]
+    fn the_chain_is_followed_to_its_end() {
+        let area = [context(32, b"DHnC", 24, 8, &[1; 8]), context(0, b"QFid", 0, 0, &[])].concat();
+        assert_eq!(fields(&area), [Ok(tag::DHNC), Ok(tag::QFID)]);
+        assert_eq!(contexts(&area).next().unwrap().unwrap().data, [1; 8]);
+    }
+
+    #[test]
+    fn a_context_may_not_reach_into_the_next() {
+        let area = [context(32, b"DHnC", 24, 9, &[1; 8]), context(0, b"QFid", 0, 0, &[])].concat();
+        assert_eq!(fields(&area), [Err("Data")]);
+        assert_eq!(fields(&context(0, b"DHnC", 24, 9, &[1; 8])), [Err("Data")]);
+        assert_eq!(fields(&context(0, b"DHnC", 24, u32::MAX, &[1; 8])), [Err("Data")]);
+    }
+
+    #[test]
+    fn next_must_lead_on_and_stay_inside() {
+        for next in [1, 15, 32, 33, u32::MAX] {
+            assert_eq!(fields(&context(next, b"DHnC", 24, 8, &[1; 8])), [Err("Next")], "{next}");
+        }
+    }
+
+    #[test]
+    fn a_known_context_that_is_too_short_says_so() {
+        let short = Context { tag: tag::RQLS, data: &[0; 31] };
+        assert!(matches!(RequestContext::parse(&short), RequestContext::Malformed(_)));
+        assert!(matches!(ResponseContext::parse(&short), ResponseContext::Malformed(_)));
+        // Neither length of a lease.
+        let between = Context { tag: tag::RQLS, data: &[0; 40] };
+        assert!(matches!(ResponseContext::parse(&between), ResponseContext::Malformed(_)));
+    }
+}

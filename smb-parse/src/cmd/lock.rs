@@ -52,7 +52,7 @@ impl<'a> Request<'a> {
     }
 
     /// The ranges, in order.
-    pub fn locks(&self) -> impl Iterator<Item = Result<Lock, ParseError>> + 'a {
+    pub fn locks(&self) -> impl Iterator<Item = Result<Lock, ParseError>> + use<'a> {
         self.elements.chunks_exact(Lock::LEN).map(Lock::parse)
     }
 }

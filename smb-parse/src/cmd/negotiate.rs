@@ -29,7 +29,7 @@ pub struct U16List<'a>(&'a [u8]);
 
 impl<'a> U16List<'a> {
     /// The values, in order.
-    pub fn iter(&self) -> impl Iterator<Item = u16> + 'a {
+    pub fn iter(&self) -> impl Iterator<Item = u16> + use<'a> {
         self.0.chunks_exact(2).filter_map(|pair| pair.first_chunk().copied().map(u16::from_le_bytes))
     }
 }
@@ -66,12 +66,12 @@ impl<'a> Request<'a> {
     }
 
     /// The dialects offered.
-    pub fn dialects(&self) -> impl Iterator<Item = u16> + 'a {
+    pub fn dialects(&self) -> impl Iterator<Item = u16> + use<'a> {
         self.dialects.iter()
     }
 
     /// The contexts, in order. Ends after the first error.
-    pub fn contexts(&self) -> impl Iterator<Item = Result<Context<'a>, ParseError>> + 'a {
+    pub fn contexts(&self) -> impl Iterator<Item = Result<Context<'a>, ParseError>> + use<'a> {
         typed(self.contexts, self.context_count)
     }
 }
@@ -125,7 +125,7 @@ impl<'a> Response<'a> {
     }
 
     /// The contexts, in order. Ends after the first error.
-    pub fn contexts(&self) -> impl Iterator<Item = Result<Context<'a>, ParseError>> + 'a {
+    pub fn contexts(&self) -> impl Iterator<Item = Result<Context<'a>, ParseError>> + use<'a> {
         typed(self.contexts, self.context_count)
     }
 }
@@ -184,7 +184,7 @@ fn list<'a>(r: &mut Reader<'a>, count: u16, field: &'static str) -> Result<U16Li
     Ok(U16List(r.bytes(field, usize::from(count) * 2)?))
 }
 
-fn typed<'a>(bytes: &'a [u8], count: u16) -> impl Iterator<Item = Result<Context<'a>, ParseError>> + 'a {
+fn typed<'a>(bytes: &'a [u8], count: u16) -> impl Iterator<Item = Result<Context<'a>, ParseError>> + use<'a> {
     raw_contexts(bytes, count, Command::NEGOTIATE)
         .map(|raw| raw.and_then(|(kind, data)| Context::parse(kind, data)))
 }
@@ -223,5 +223,28 @@ impl<'a> Iterator for RawContexts<'a> {
             self.left = 0;
         }
         Some(step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_follows_the_salt_is_no_salt() {
+        let data = [1, 0, 2, 0, 1, 0, 9, 8, 0xff];
+        let Ok(Context::PreauthIntegrity { salt, .. }) =
+            Context::parse(context_type::PREAUTH_INTEGRITY, &data)
+        else {
+            panic!("a preauth context");
+        };
+        assert_eq!(salt, [9, 8]);
+    }
+
+    #[test]
+    fn contexts_end_at_the_first_error() {
+        let bytes = [8, 0, 4, 0, 0, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0, 0, 8, 0, 0xff, 0, 0, 0, 0, 0];
+        let read: Vec<_> = typed(&bytes, 5).map(|c| c.is_ok()).collect();
+        assert_eq!(read, [true, false]);
     }
 }

@@ -131,3 +131,24 @@ impl<'a> Iterator for Entries<'a> {
         Some(self.step(at))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A FileNamesInformation entry: 12 bytes and the name.
+    fn names(next: u32, name: &[u8]) -> Vec<u8> {
+        let len = u32::try_from(name.len()).unwrap();
+        [&next.to_le_bytes()[..], &[0; 4], &len.to_le_bytes(), name].concat()
+    }
+
+    #[test]
+    fn the_next_entry_lies_behind_this_one_and_inside() {
+        let page = |next| [names(next, b"a\0b\0"), names(0, b"c\0d\0")].concat();
+        let read = |next| entries(12, &page(next)).map(|e| e.is_ok()).collect::<Vec<_>>();
+        assert_eq!(read(16), [true, true]);
+        for next in [1, 4, 15, 32, 33, u32::MAX] {
+            assert_eq!(read(next), [false], "{next}");
+        }
+    }
+}

@@ -46,7 +46,7 @@ impl<'a> Request<'a> {
     }
 
     /// The contexts of the extension as (ContextType, Data). Ends after the first error.
-    pub fn contexts(&self) -> impl Iterator<Item = Result<(u16, &'a [u8]), ParseError>> + 'a {
+    pub fn contexts(&self) -> impl Iterator<Item = Result<(u16, &'a [u8]), ParseError>> + use<'a> {
         super::negotiate::raw_contexts(self.contexts, self.context_count, Command::TREE_CONNECT)
     }
 }

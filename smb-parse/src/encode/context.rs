@@ -74,3 +74,26 @@ pub(super) fn chain(contexts: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_and_their_data_are_aligned() {
+        let contexts: Vec<(&[u8], Vec<u8>)> =
+            vec![(b"DHnQ", vec![1; 5]), (&[7; 16], vec![2; 3]), (b"QFid", Vec::new()), (b"MxAc", vec![3; 8])];
+        let chain = chain(&contexts);
+        let mut at = 0;
+        for (index, (tag, data)) in contexts.iter().enumerate() {
+            let word = |from: usize| u16::from_le_bytes([chain[at + from], chain[at + from + 1]]);
+            assert_eq!(at % 8, 0);
+            assert_eq!((word(4), usize::from(word(6))), (16, tag.len()));
+            assert_eq!(usize::from(word(12)), data.len());
+            assert!(word(10) % 8 == 0 && (word(10) == 0) == data.is_empty());
+            let next = usize::from(word(0));
+            assert_eq!(next == 0, index + 1 == contexts.len());
+            at += next;
+        }
+    }
+}
