@@ -1,1 +1,16 @@
-//! State.
+//! What must survive the proxy: records, their codec, and the stores that hold them.
+//!
+//! A [`Store`] keeps opaque values under [`Key`]s and applies a [`Batch`] of changes whole or not at all. Records are
+//! JSON with a version, so that an operator can read them.
+
+#[cfg(feature = "embedded")]
+mod embedded;
+mod memory;
+pub mod record;
+mod store;
+
+#[cfg(feature = "embedded")]
+pub use embedded::Embedded;
+pub use memory::Memory;
+pub use record::{Phase, PlacementRecord, RecordError};
+pub use store::{Batch, BoxFuture, Change, Key, Store, StoreError};

@@ -4,7 +4,11 @@
 //! `poll_*`; [`fleet::Fleet`] says which node serves; [`files::Files`] knows what crosses Links. The shell (package
 //! `understudy`) carries bytes, time and news between them.
 
+pub mod auth;
+pub mod crypto;
 pub mod effect;
 pub mod event;
 pub mod files;
+pub mod fleet;
 pub mod ids;
+pub mod random;

@@ -1,0 +1,75 @@
+//! The authority to act for a user: watching a login, and repeating it on another node.
+//!
+//! A login is watched by a [`LoginObserver`]. If the user's NT hash is at hand, the session key the client and the
+//! node agreed on is derived from what passed, and the proof that the client gave is checked before it is believed.
+//! On another node a [`Login`] logs the same user in afresh.
+
+pub mod keys;
+mod login;
+pub mod ntlm;
+mod observer;
+pub mod smbpasswd;
+pub mod spnego;
+
+use keys::NtHash;
+pub use login::{Login, LoginError};
+pub use observer::{Derived, LoginObserver, LoginOutcome};
+
+use crate::event::Protection;
+
+/// Where the users' hashes come from.
+pub trait Credentials {
+    /// The hash of a user, if it is known.
+    fn nt_hash(&self, domain: &str, user: &str) -> Option<NtHash>;
+    /// Whether there is a file of hashes at all.
+    fn configured(&self) -> bool;
+}
+
+/// No hashes: only guests and anonymous users can be moved.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoCredentials;
+
+impl Credentials for NoCredentials {
+    fn nt_hash(&self, _domain: &str, _user: &str) -> Option<NtHash> {
+        None
+    }
+
+    fn configured(&self) -> bool {
+        false
+    }
+}
+
+/// How a user was authenticated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By NTLMv2, as themselves.
+    Ntlm,
+    /// Not at all: the node mapped them to guest.
+    Guest,
+    /// With empty credentials.
+    Anonymous,
+}
+
+impl Kind {
+    /// What the session of such a user is called.
+    pub fn protection(self) -> Protection {
+        match self {
+            Self::Ntlm => Protection::Ntlm,
+            Self::Guest => Protection::Guest,
+            Self::Anonymous => Protection::Anonymous,
+        }
+    }
+}
+
+/// Whom to log in as again. Holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user name exactly as the client sent it.
+    pub user: String,
+    /// The domain exactly as the client sent it: it enters the NTLMv2 proof.
+    pub domain: String,
+    /// The client's workstation name.
+    pub workstation: String,
+    /// How they were authenticated.
+    pub kind: Kind,
+}

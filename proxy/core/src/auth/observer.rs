@@ -1,0 +1,145 @@
+//! Watching a login that passes between a client and a node.
+
+use super::{
+    Credentials, Identity, Kind,
+    keys::SessionKey,
+    ntlm::{
+        message::{self, Authenticate, Challenge, flags},
+        proof::{self, Proof},
+    },
+    spnego,
+};
+use crate::event::Protection;
+
+/// `SMB2_SESSION_FLAG_IS_GUEST` (MS-SMB2 2.2.6).
+const SESSION_GUEST: u16 = 0x0001;
+/// `SMB2_SESSION_FLAG_IS_NULL`.
+const SESSION_NULL: u16 = 0x0002;
+
+/// The NTLM messages of one login, as they passed in SESSION_SETUP security buffers.
+#[derive(Default)]
+pub struct LoginObserver {
+    negotiate: Vec<u8>,
+    challenge: Vec<u8>,
+    authenticate: Vec<u8>,
+    /// A token of another mechanism was the last the client sent.
+    other: bool,
+}
+
+impl std::fmt::Debug for LoginObserver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoginObserver").field("other", &self.other).finish_non_exhaustive()
+    }
+}
+
+/// What a login came to.
+#[derive(Debug)]
+pub struct LoginOutcome {
+    /// The user as the client named them; empty if it named none.
+    pub user: String,
+    /// The domain as the client named it.
+    pub domain: String,
+    /// The client's own name.
+    pub workstation: String,
+    /// The authority gained, or why there is none.
+    pub result: Result<Derived, Protection>,
+}
+
+/// The authority to act for a user.
+#[derive(Debug)]
+pub struct Derived {
+    /// How the user was authenticated.
+    pub kind: Kind,
+    /// The key the session's keys derive from. `None` for guest and anonymous sessions, which are not signed.
+    pub session_key: Option<SessionKey>,
+    /// Whom to log in as on a further node.
+    pub identity: Identity,
+}
+
+impl LoginObserver {
+    /// Takes a security buffer of the client in.
+    pub fn client_token(&mut self, buffer: &[u8]) {
+        let Some(token) = spnego::unwrap(buffer).token else { return };
+        match message::message_type(token) {
+            Some(1) => {
+                self.negotiate = token.to_vec();
+                self.other = false;
+            }
+            Some(3) => {
+                self.authenticate = token.to_vec();
+                self.other = false;
+            }
+            _ => self.other = true,
+        }
+    }
+
+    /// Takes a security buffer of the node in.
+    pub fn server_token(&mut self, buffer: &[u8]) {
+        if let Some(token) = spnego::unwrap(buffer).token
+            && message::message_type(token) == Some(2)
+        {
+            self.challenge = token.to_vec();
+        }
+    }
+
+    /// The node said yes, with these SessionFlags.
+    pub fn finish(&self, session_flags: u16, credentials: &dyn Credentials) -> LoginOutcome {
+        let nobody =
+            |why| LoginOutcome { user: String::new(), domain: String::new(), workstation: String::new(), result: Err(why) };
+        if self.other {
+            return nobody(Protection::NoMechanism);
+        }
+        let Some(auth) = Authenticate::parse(&self.authenticate) else { return nobody(Protection::NoLogin) };
+        let identity = |kind| Identity {
+            user: auth.user.clone(),
+            domain: auth.domain.clone(),
+            workstation: auth.workstation.clone(),
+            kind,
+        };
+        let keyless = |kind| Ok(Derived { kind, session_key: None, identity: identity(kind) });
+        let result = if auth.is_anonymous() || session_flags & SESSION_NULL != 0 {
+            keyless(Kind::Anonymous)
+        } else if session_flags & SESSION_GUEST != 0 {
+            keyless(Kind::Guest)
+        } else {
+            self.derive(&auth, credentials).map(|key| Derived {
+                kind: Kind::Ntlm,
+                session_key: Some(key),
+                identity: identity(Kind::Ntlm),
+            })
+        };
+        LoginOutcome {
+            user: auth.user.clone(),
+            domain: auth.domain.clone(),
+            workstation: auth.workstation.clone(),
+            result,
+        }
+    }
+
+    /// The session key, once the client's proof and its MIC hold.
+    fn derive(&self, auth: &Authenticate<'_>, credentials: &dyn Credentials) -> Result<SessionKey, Protection> {
+        let challenge = Challenge::parse(&self.challenge).ok_or(Protection::NoLogin)?;
+        let (nt_proof, blob) = auth.proof().ok_or(Protection::NoLogin)?;
+        if !credentials.configured() {
+            return Err(Protection::NoCredentials);
+        }
+        let hash = credentials.nt_hash(&auth.domain, &auth.user).ok_or(Protection::NoUserUnknown)?;
+        let proof = Proof::new(&hash, &auth.user, &auth.domain, &challenge.server_challenge, blob);
+        if !proof::equal(&proof.nt_proof, &nt_proof) {
+            return Err(Protection::NoKeyMismatch);
+        }
+        let exchanged = auth.flags & flags::KEY_EXCH != 0;
+        let key = proof::exported_key(&proof, exchanged, auth.encrypted_key).ok_or(Protection::NoLogin)?;
+        if let (true, Some(mic)) = (auth.has_mic(), auth.mic) {
+            let mut zeroed = self.authenticate.clone();
+            if let Some(field) = zeroed.get_mut(message::MIC) {
+                field.fill(0);
+            }
+            let expected = proof::mic(&key, [&self.negotiate, &self.challenge, &zeroed]);
+            if !proof::equal(&expected, &mic) {
+                return Err(Protection::NoKeyMismatch);
+            }
+        }
+        Ok(key)
+    }
+}
