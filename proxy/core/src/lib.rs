@@ -11,4 +11,6 @@ pub mod event;
 pub mod files;
 pub mod fleet;
 pub mod ids;
+pub mod link;
 pub mod random;
+mod takeover;

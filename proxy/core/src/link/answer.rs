@@ -1,0 +1,175 @@
+//! Answers of the proxy's own to the client: errors, ECHO, STATUS_PENDING, breaks.
+
+use bytes::{Bytes, BytesMut};
+use smb_parse::{
+    encode,
+    header::{Command, Flags, Header, Status, Target},
+    patch,
+};
+
+use crate::{
+    ids::{MessageId, SessionId},
+    link::{
+        Link,
+        request::{Interim, Request},
+    },
+};
+
+impl Link {
+    /// Answers a request with an error and forgets it.
+    pub(super) fn fail_request(&mut self, id: MessageId, status: Status) {
+        if let Some(request) = self.requests.remove(id) {
+            let msg = encode::error_response(&self.response_header(&request, status));
+            self.answer(&request, msg);
+        }
+    }
+
+    /// Answers a request with a message whose header came from [`Self::response_header`]: signs it if the request
+    /// was signed, and sends it.
+    pub(super) fn answer(&mut self, request: &Request, mut msg: Vec<u8>) {
+        self.sign_for_client(request, &mut msg);
+        self.out.to_client(encode::frame(&msg).into());
+    }
+
+    /// The header of an answer of ours. Grants credits; final answers only.
+    pub(super) fn response_header(&mut self, request: &Request, status: Status) -> Header {
+        let credits = match request.interim {
+            Interim::Node(_) => 0,
+            Interim::None | Interim::Ours => self.credits.grant(request.charge(), request.header.credits),
+        };
+        let mut flags = Flags::SERVER_TO_REDIR;
+        let target = match request.interim.async_id(request.message_id()) {
+            Some(async_id) => {
+                flags = flags | Flags::ASYNC;
+                Target::Async { async_id }
+            }
+            None => Target::Sync { reserved: 0xfeff, tree_id: request.header.tree_id().unwrap_or_default() },
+        };
+        Header {
+            credit_charge: request.header.credit_charge,
+            status: status.0,
+            command: request.header.command,
+            credits,
+            flags,
+            next_command: 0,
+            message_id: request.message_id(),
+            target,
+            session_id: request.header.session_id,
+            signature: [0; 16],
+        }
+    }
+
+    /// A signed request gets a signed answer, if the session still stands; nothing else is signed.
+    pub(super) fn sign_for_client(&self, request: &Request, msg: &mut [u8]) {
+        let session = self.sessions.get(request.header.session_id).filter(|s| !s.ended);
+        match session.and_then(|s| s.client_key.as_ref()) {
+            Some(key) if request.is_signed() => key.sign(msg),
+            _ => unsign(msg),
+        }
+    }
+
+    /// Our one STATUS_PENDING of a request: no credits, not signed, AsyncId = MessageId (MS-SMB2 3.3.4.2).
+    pub(super) fn send_pending(&mut self, id: MessageId) {
+        let Some(request) = self.requests.get_mut(id) else { return };
+        request.interim = Interim::Ours;
+        let header = Header {
+            credit_charge: request.header.credit_charge,
+            status: Status::PENDING.0,
+            command: request.header.command,
+            credits: 0,
+            flags: Flags::SERVER_TO_REDIR | Flags::ASYNC,
+            next_command: 0,
+            message_id: id,
+            target: Target::Async { async_id: id },
+            session_id: request.header.session_id,
+            signature: [0; 16],
+        };
+        self.out.to_client(encode::frame(&encode::error_response(&header)).into());
+    }
+
+    /// Answers an ECHO in the node's place.
+    pub(super) fn answer_echo(&mut self, id: MessageId) {
+        if let Some(request) = self.requests.remove(id) {
+            let msg = encode::echo_response(&self.response_header(&request, Status::SUCCESS));
+            self.answer(&request, msg);
+        }
+    }
+
+    /// Tells the client that its session is gone: an unsigned error, for nobody holds the key.
+    pub(super) fn answer_session_deleted(&mut self, id: MessageId) {
+        self.fail_request(id, Status::USER_SESSION_DELETED);
+    }
+
+    /// Checks a frame element of the client against its session's policy (MS-SMB2 3.3.5.2.4).
+    pub(super) fn check_signature(&self, header: &Header, msg: &mut [u8]) -> Check {
+        let Some(session) = self.sessions.get(header.session_id) else {
+            return if header.session_id == 0 { Check::Passed } else { Check::NoSession };
+        };
+        if session.ended {
+            return Check::NoSession;
+        }
+        let signed = header.flags.contains(Flags::SIGNED);
+        match (&session.client_key, signed) {
+            (Some(key), true) if key.verify_mut(msg) => Check::Passed,
+            (Some(_), true) => Check::Refused,
+            (Some(_), false) if session.signing_required => Check::Refused,
+            (None, true) => Check::Refused,
+            (_, false) => Check::Passed,
+        }
+    }
+
+    /// The session that signs towards the node, if the request was signed.
+    pub(super) fn sign_for_node(&self, session: SessionId, signed: bool, msg: &mut [u8]) {
+        match self.sessions.get(session).and_then(|s| s.node_key.as_ref()) {
+            Some(key) if signed => key.sign(msg),
+            _ => unsign(msg),
+        }
+    }
+}
+
+/// What the check of a client's signature came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    /// Signed rightly, or allowed to be unsigned.
+    Passed,
+    /// Wrong, or missing where it is required.
+    Refused,
+    /// No such session.
+    NoSession,
+}
+
+/// Takes the SIGNED flag and the signature away.
+pub(super) fn unsign(msg: &mut [u8]) {
+    if let Ok(header) = Header::parse(msg) {
+        patch::set_flags(msg, header.flags.without(Flags::SIGNED));
+        patch::set_signature(msg, [0; 16]);
+    }
+}
+
+/// A frame around one message.
+pub(super) fn framed(msg: &[u8]) -> Bytes {
+    Bytes::from(encode::frame(msg))
+}
+
+/// A frame without its prefix.
+pub(super) fn body(frame: &BytesMut) -> &[u8] {
+    frame.get(smb_parse::frame::PREFIX..).unwrap_or_default()
+}
+
+/// Whether an answer to this command changes what the proxy knows.
+pub(super) fn changes_state(command: Command) -> bool {
+    matches!(
+        command,
+        Command::NEGOTIATE
+            | Command::SESSION_SETUP
+            | Command::LOGOFF
+            | Command::TREE_CONNECT
+            | Command::TREE_DISCONNECT
+            | Command::CREATE
+            | Command::CLOSE
+            | Command::LOCK
+            | Command::SET_INFO
+            | Command::QUERY_DIRECTORY
+            | Command::OPLOCK_BREAK
+    )
+}

@@ -1,0 +1,344 @@
+//! Bridge: the legs are independent. Every frame is verified on the way in, translated in place, and signed for the
+//! way out.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use smb_parse::{
+    cmd::create,
+    compound::elements,
+    frame::{PREFIX, Protocol, protocol},
+    header::{Command, Flags, Header, Status},
+    patch,
+};
+
+use super::{
+    Link, State,
+    answer::{Check, body, changes_state, unsign},
+    node_leg::Pending,
+    open::minted_file_id,
+    request::{Interim, Request},
+};
+use crate::{
+    effect::{Close, CloseReason},
+    event::Event,
+    ids::{MessageId, RELATED_FILE_ID},
+};
+
+impl Link {
+    /// A frame of the client in Bridge, or while a new node is sought.
+    pub(super) fn bridge_client_frame(&mut self, now: Instant, frame: BytesMut) {
+        match protocol(body(&frame)) {
+            Protocol::Smb2 => {}
+            _ => {
+                // Sealed sessions have ended, and nothing else is spoken after NEGOTIATE.
+                self.out.event(Event::NotUnderstood);
+                self.close(Close::Graceful, CloseReason::ProtocolError);
+                return;
+            }
+        }
+        let frame = frame.freeze();
+        let unit = self.requests.next_unit();
+        let Some(ids) = self.register_raw(now, &frame, unit) else {
+            self.close(Close::Graceful, CloseReason::ProtocolError);
+            return;
+        };
+        if ids.is_empty() {
+            return;
+        }
+        match &self.state {
+            State::Recovering(_) => self.greet_while_recovering(&ids),
+            State::Bridge(_) if self.barrier || !self.parked.is_empty() => self.parked.push_back(ids),
+            State::Bridge(_) => {
+                if !self.send_unit(now, &ids) {
+                    self.parked.push_back(ids);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Keeps the requests of a frame as they came. `None`: not a frame that a client sends.
+    pub(super) fn register_raw(&mut self, now: Instant, frame: &Bytes, unit: u64) -> Option<Vec<MessageId>> {
+        let mut ids = Vec::with_capacity(1);
+        let mut compounded = false;
+        for element in elements(frame.get(PREFIX..)?) {
+            let element = element.ok()?;
+            let header = element.header;
+            compounded |= header.next_command != 0;
+            self.counters.request(header.command);
+            if header.command == Command::CANCEL {
+                self.cancel(&header, element.msg);
+                continue;
+            }
+            if header.is_response() {
+                return None;
+            }
+            let at = PREFIX + element.range.start..PREFIX + element.range.end;
+            let request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            self.credits.consumed(request.charge());
+            ids.push(header.message_id);
+            if !self.requests.insert(request) {
+                return None;
+            }
+        }
+        Some(ids)
+    }
+
+    /// While a node is sought: ECHO is answered, requests of ended sessions too, the rest waits.
+    fn greet_while_recovering(&mut self, ids: &[MessageId]) {
+        for id in ids {
+            let Some(request) = self.requests.get(*id) else { continue };
+            if self.sessions.get(request.header.session_id).is_some_and(|s| s.ended) {
+                self.answer_session_deleted(*id);
+            } else if request.is_echo() && !request.compounded {
+                self.check_and_answer_echo(*id);
+            }
+        }
+    }
+
+    fn check_and_answer_echo(&mut self, id: MessageId) {
+        if self.verify_kept(id) == Check::Passed {
+            self.answer_echo(id);
+        }
+    }
+
+    /// Verifies a kept request; one that is refused is answered here, unsigned.
+    pub(super) fn verify_kept(&mut self, id: MessageId) -> Check {
+        let Some(request) = self.requests.get(id) else { return Check::NoSession };
+        if request.verified || (request.is_related() && request.header.session_id == u64::MAX) {
+            return Check::Passed;
+        }
+        let header = request.header;
+        let mut msg = request.msg.to_vec();
+        let check = self.check_signature(&header, &mut msg);
+        match check {
+            Check::Passed => {}
+            Check::Refused => {
+                self.out.event(Event::SignatureRefused);
+                self.refuse(id, Status::ACCESS_DENIED);
+            }
+            Check::NoSession => self.refuse(id, Status::USER_SESSION_DELETED),
+        }
+        check
+    }
+
+    /// Answers what was not verified: never signed.
+    fn refuse(&mut self, id: MessageId, status: Status) {
+        if let Some(mut request) = self.requests.remove(id) {
+            request.header.flags = request.header.flags.without(Flags::SIGNED);
+            let msg = smb_parse::encode::error_response(&self.response_header(&request, status));
+            self.answer(&request, msg);
+        }
+    }
+
+    /// A frame of the node in Bridge.
+    pub(super) fn bridge_node_frame(&mut self, now: Instant, mut frame: BytesMut) {
+        if protocol(body(&frame)) != Protocol::Smb2 {
+            self.out.event(Event::NotUnderstood);
+            return;
+        }
+        let mut out = Vec::new();
+        let mut at = PREFIX;
+        let mut single = true;
+        while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(Ok(element)) = elements(rest).next() else {
+                self.out.event(Event::NotUnderstood);
+                break;
+            };
+            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
+            single &= header.next_command == 0 && at == PREFIX;
+            at = range.end;
+            self.counters.response(header.command);
+            let Some(msg) = frame.get_mut(range.clone()) else { break };
+            if self.bridge_answer(now, &header, msg) {
+                out.push(range);
+            }
+        }
+        self.forward_answers(frame, &out, single);
+        self.after_answers(now);
+    }
+
+    /// Sends the answers of a frame that are for the client: as they stand if all are, else those alone.
+    fn forward_answers(&mut self, frame: BytesMut, ranges: &[std::ops::Range<usize>], single: bool) {
+        let whole: usize = ranges.iter().map(|r| r.len()).sum::<usize>() + PREFIX;
+        if single || whole == frame.len() {
+            if !ranges.is_empty() {
+                self.out.to_client(frame.freeze());
+            }
+            return;
+        }
+        for range in ranges {
+            if let Some(msg) = frame.get(range.clone()) {
+                // Cut out of its chain, it must not point to a next one; it is unsigned or was signed alone.
+                self.out.to_client(super::answer::framed(msg));
+            }
+        }
+    }
+
+    /// One answer of the node; true if it goes to the client.
+    fn bridge_answer(&mut self, now: Instant, header: &Header, msg: &mut [u8]) -> bool {
+        if header.message_id == u64::MAX {
+            return self.translate_break(msg);
+        }
+        let State::Bridge(leg) = &mut self.state else { return false };
+        leg.granted(header.credits);
+        let interim = header.flags.contains(Flags::ASYNC) && Status(header.status) == Status::PENDING;
+        let pending = leg.pending(header.message_id).cloned();
+        if !interim {
+            leg.answered(header.message_id);
+        }
+        match pending {
+            Some(Pending::Client(id)) if interim => self.bridge_interim(id, msg),
+            Some(Pending::Client(id)) => self.bridge_final(now, id, header, msg),
+            Some(Pending::Ours(_)) | None => false,
+        }
+    }
+
+    /// The node's STATUS_PENDING passes only if the client has had none.
+    fn bridge_interim(&mut self, id: MessageId, msg: &mut [u8]) -> bool {
+        let Some(request) = self.requests.get(id) else { return false };
+        if request.interim != Interim::None {
+            return false;
+        }
+        let (charge, wanted, session) = (request.charge(), request.header.credits, request.header.session_id);
+        let credits = self.credits.grant(charge, wanted);
+        if let Some(request) = self.requests.get_mut(id) {
+            request.interim = Interim::Node(id);
+        }
+        patch::set_message_id(msg, id);
+        patch::set_session_id(msg, session);
+        patch::set_async_id(msg, id);
+        patch::set_credits(msg, credits);
+        unsign(msg);
+        true
+    }
+
+    fn bridge_final(&mut self, now: Instant, id: MessageId, header: &Header, msg: &mut [u8]) -> bool {
+        let Some(request) = self.requests.get(id) else { return false };
+        let session = request.header.session_id;
+        if !self.is_from_node(request, header, msg) {
+            self.out.event(Event::SignatureRefused);
+            self.fail_request(id, Status::INTERNAL_ERROR);
+            return false;
+        }
+        if header.command == Command::QUERY_DIRECTORY && self.withhold_entries(now, id, header, msg) {
+            return false;
+        }
+        let Some(request) = self.requests.remove(id) else { return false };
+        if header.command == Command::TREE_CONNECT && Status(header.status).is_success() {
+            self.adopt_tree(&request, header, msg);
+        } else {
+            if header.command == Command::CREATE && Status(header.status).is_success() {
+                self.adopt_open(&request, msg);
+            } else {
+                self.ids_for_client(msg);
+            }
+            if let Some(tree) = request.header.tree_id() {
+                patch::set_tree_id(msg, tree);
+            }
+            if changes_state(header.command) && header.command != Command::CREATE {
+                self.observe(&request, header, msg);
+            }
+        }
+        let answer = self.response_header(&request, Status(header.status));
+        patch::set_message_id(msg, id);
+        patch::set_session_id(msg, session);
+        patch::set_credits(msg, answer.credits);
+        patch::set_credit_charge(msg, request.header.credit_charge);
+        if let Some(async_id) = request.interim.async_id(id) {
+            patch::set_async_id(msg, async_id);
+        } else if header.async_id().is_some() {
+            patch::set_sync(msg, request.header.tree_id().unwrap_or_default());
+        }
+        self.sign_for_client(&request, msg);
+        true
+    }
+
+    /// Whether an answer is the node's: signed rightly wherever the request was signed.
+    fn is_from_node(&self, request: &Request, header: &Header, msg: &mut [u8]) -> bool {
+        let key = self.sessions.get(request.header.session_id).and_then(|s| s.node_key.as_ref());
+        match key {
+            Some(key) if request.is_signed() => header.flags.contains(Flags::SIGNED) && key.verify_mut(msg),
+            _ => true,
+        }
+    }
+
+    /// FileIds in an answer become the client's.
+    fn ids_for_client(&mut self, msg: &mut [u8]) {
+        let opens = &self.opens;
+        patch::rewrite_file_ids(msg, &mut |id| opens.by_node(id).map_or(id, |o| o.client_id.0));
+    }
+
+    /// A CREATE succeeded: the client gets a FileId that no other of its Opens has.
+    fn adopt_open(&mut self, request: &Request, msg: &mut [u8]) {
+        let Ok(response) = create::Response::parse(msg) else { return };
+        let node_id = response.file_id;
+        let number = self.mint();
+        let client_id = minted_file_id(self.id.0, number);
+        let answer = msg.to_vec();
+        patch::set_response_file_id(msg, client_id);
+        self.record_open(request, &answer, client_id, node_id);
+    }
+
+    /// A TREE_CONNECT succeeded: the client gets a TreeId that no other of its trees has.
+    fn adopt_tree(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {
+        let Some(mut tree) = super::session::tree_from(&request.msg, header, msg) else { return };
+        let Some(session) = self.sessions.get(request.header.session_id) else { return };
+        let mut id = tree.node_id.0;
+        while session.trees.contains_key(&crate::ids::Client(id)) || id == 0 || id == u32::MAX {
+            id = id.wrapping_add(0x0100_0001);
+        }
+        tree.client_id = crate::ids::Client(id);
+        patch::set_tree_id(msg, id);
+        if let Some(session) = self.sessions.get_mut(request.header.session_id) {
+            session.trees.insert(tree.client_id, tree);
+        }
+    }
+
+    /// CANCEL (MS-SMB2 3.3.5.16): of a request on the node, or of one that waits here.
+    fn cancel(&mut self, header: &Header, msg: &[u8]) {
+        let mut own = msg.to_vec();
+        if header.session_id != 0 && self.check_signature(header, &mut own) != Check::Passed {
+            self.out.event(Event::SignatureRefused);
+            return;
+        }
+        let Some(id) = self.requests.cancelled_by(header) else { return };
+        let Some(request) = self.requests.get(id) else { return };
+        let (sent, signed) = (request.sent, header.flags.contains(Flags::SIGNED));
+        match (&self.state, sent) {
+            (State::Bridge(leg), Some((on, node_id))) if leg.id == on => {
+                let Some(node) = self.sessions.get(header.session_id).map(|s| s.node_id.0) else { return };
+                let leg = leg.id;
+                patch::set_sync(&mut own, 0);
+                patch::set_message_id(&mut own, node_id);
+                patch::set_session_id(&mut own, node);
+                self.sign_for_node(header.session_id, signed, &mut own);
+                self.out.to_node(leg, super::answer::framed(&own));
+            }
+            _ => {
+                if self.verify_kept(id) == Check::Passed {
+                    self.fail_request(id, Status::CANCELLED);
+                }
+            }
+        }
+    }
+
+    /// FileIds of a request become the node's. An id that the node does not know, or an Open that is lost, is said.
+    pub(super) fn ids_for_node(&self, msg: &mut [u8]) -> Result<(), Status> {
+        let mut unknown = false;
+        patch::rewrite_file_ids(msg, &mut |id| {
+            if id == RELATED_FILE_ID {
+                return id;
+            }
+            match self.opens.by_client(id).filter(|_| self.is_live(id)) {
+                Some(open) => open.node_id.0,
+                None => {
+                    unknown = true;
+                    id
+                }
+            }
+        });
+        if unknown { Err(Status::FILE_CLOSED) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,125 @@
+//! What NEGOTIATE settled on the client leg (MS-SMB2 3.3.1.7, Connection), and how to ask a further node for the same.
+
+use smb_parse::{
+    cmd::negotiate,
+    encode::{self, NegotiateParams},
+    header::{Command, Header},
+};
+
+use crate::{
+    crypto::{Dialect, preauth::Preauth, signing::SigningAlg},
+    random::Random,
+};
+
+/// `SMB2_NEGOTIATE_SIGNING_REQUIRED` (MS-SMB2 2.2.3).
+pub(crate) const SIGNING_REQUIRED: u16 = 0x0002;
+/// The wildcard dialect of an answer to an SMB1 NEGOTIATE (MS-SMB2 2.2.4).
+const DIALECT_WILDCARD: u16 = 0x02ff;
+
+/// What was asked and granted in NEGOTIATE.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    /// The dialect, once settled.
+    pub(crate) dialect: Option<Dialect>,
+    pub(crate) client_guid: [u8; 16],
+    pub(crate) client_capabilities: u32,
+    pub(crate) client_security_mode: u16,
+    pub(crate) client_dialects: Vec<u16>,
+    pub(crate) server_guid: [u8; 16],
+    pub(crate) server_capabilities: u32,
+    pub(crate) server_security_mode: u16,
+    pub(crate) max_read_size: u32,
+    pub(crate) max_write_size: u32,
+    pub(crate) signing: SigningAlg,
+    pub(crate) preauth: Preauth,
+}
+
+impl Connection {
+    pub(crate) fn new() -> Self {
+        Self {
+            dialect: None,
+            client_guid: [0; 16],
+            client_capabilities: 0,
+            client_security_mode: 0,
+            client_dialects: Vec::new(),
+            server_guid: [0; 16],
+            server_capabilities: 0,
+            server_security_mode: 0,
+            max_read_size: 0,
+            max_write_size: 0,
+            signing: SigningAlg::HmacSha256,
+            preauth: Preauth::new(),
+        }
+    }
+
+    /// Whether both sides may leave frames unsigned is settled: does either insist?
+    pub(crate) fn signing_required(&self) -> bool {
+        (self.client_security_mode | self.server_security_mode) & SIGNING_REQUIRED != 0
+    }
+
+    /// Takes a NEGOTIATE request in. Returns whether it was understood.
+    pub(crate) fn request(&mut self, msg: &[u8]) -> bool {
+        let Ok(request) = negotiate::Request::parse(msg) else { return false };
+        self.client_guid = request.client_guid;
+        self.client_capabilities = request.capabilities;
+        self.client_security_mode = request.security_mode;
+        self.client_dialects = request.dialects().collect();
+        self.preauth.update(msg);
+        true
+    }
+
+    /// Takes a NEGOTIATE answer in. Returns whether it was understood.
+    pub(crate) fn response(&mut self, msg: &[u8]) -> bool {
+        let Ok(response) = negotiate::Response::parse(msg) else { return false };
+        if response.dialect_revision == DIALECT_WILDCARD {
+            return true;
+        }
+        let dialect = Dialect(response.dialect_revision);
+        self.dialect = Some(dialect);
+        self.server_guid = response.server_guid;
+        self.server_capabilities = response.capabilities;
+        self.server_security_mode = response.security_mode;
+        self.max_read_size = response.max_read_size;
+        self.max_write_size = response.max_write_size;
+        self.signing = signing_algorithm(dialect, &response);
+        self.preauth.update(msg);
+        true
+    }
+
+    /// The NEGOTIATE by which the proxy asks a further node for the same dialect, in the client's name.
+    pub(crate) fn renegotiate(&self, random: &mut dyn Random) -> Vec<u8> {
+        let dialect = self.dialect.unwrap_or(Dialect::SMB202);
+        let mut salt = [0; 32];
+        random.fill(&mut salt);
+        let dialects = [dialect.0];
+        let algorithms: &[u16] = if dialect == Dialect::SMB311 { &[2, 1, 0] } else { &[] };
+        let params = NegotiateParams {
+            dialects: &dialects,
+            security_mode: self.client_security_mode,
+            capabilities: self.client_capabilities,
+            client_guid: self.client_guid,
+            preauth_salt: &salt,
+            ciphers: &[],
+            signing_algs: algorithms,
+            netname: None,
+        };
+        encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)
+    }
+}
+
+/// The algorithm that signs: by context in 3.1.1, fixed before (MS-SMB2 3.3.5.4, 3.1.4.1).
+fn signing_algorithm(dialect: Dialect, response: &negotiate::Response<'_>) -> SigningAlg {
+    if dialect < Dialect::SMB300 {
+        return SigningAlg::HmacSha256;
+    }
+    response
+        .contexts()
+        .filter_map(Result::ok)
+        .find_map(|context| match context {
+            negotiate::Context::Signing { algorithms } => {
+                algorithms.iter().next().and_then(SigningAlg::from_wire)
+            }
+            _ => None,
+        })
+        .unwrap_or(SigningAlg::AesCmac)
+}

@@ -1,0 +1,76 @@
+//! Enumerations that a takeover cut: the new node begins anew, and the client must see each name once.
+
+use std::time::Instant;
+
+use smb_parse::{
+    cmd::query_directory,
+    encode,
+    header::{Header, Status},
+};
+
+use super::{Link, State, request::Request};
+use crate::ids::{MessageId, OpenToken};
+
+impl Link {
+    fn enumerated(&self, request: &Request) -> Option<OpenToken> {
+        self.request_open(request, request.file_id()?)
+    }
+
+    /// An enumeration that had ended before the takeover has still ended.
+    pub(super) fn has_ended_enumeration(&self, id: MessageId) -> bool {
+        let Some(request) = self.requests.get(id) else { return false };
+        let Ok(asked) = query_directory::Request::parse(&request.msg) else { return false };
+        let open = self.enumerated(request).and_then(|token| self.opens.get(token));
+        open.is_some_and(|o| o.cursor.has_ended(&asked))
+    }
+
+    /// Keeps names back that the client has had. True if the node's answer is not the client's.
+    pub(super) fn withhold_entries(
+        &mut self,
+        now: Instant,
+        id: MessageId,
+        header: &Header,
+        msg: &[u8],
+    ) -> bool {
+        let Some(request) = self.requests.get(id) else { return false };
+        let Some(token) = self.enumerated(request) else { return false };
+        let Ok(asked) = query_directory::Request::parse(&request.msg) else { return false };
+        let Some(open) = self.opens.get(token).filter(|o| o.cursor.is_restoring(&asked)) else { return false };
+        let status = Status(header.status);
+        if status == Status::NO_SUCH_FILE {
+            self.fail_request(id, Status::NO_MORE_FILES);
+            return true;
+        }
+        let Ok(answer) = query_directory::Response::parse(msg) else { return false };
+        if !status.is_success() {
+            return false;
+        }
+        let Some(rest) = open.cursor.filter(asked.info_class, answer.buffer) else { return false };
+        if rest.is_empty() {
+            self.ask_for_more(now, id);
+        } else {
+            self.answer_rest(id, token, &rest);
+        }
+        true
+    }
+
+    /// Everything in the node's answer was known: the same request once more.
+    fn ask_for_more(&mut self, now: Instant, id: MessageId) {
+        self.restore_ids_of(id);
+        if !self.send_unit(now, &[id]) && matches!(self.state, State::Bridge(_)) {
+            self.parked.push_back(vec![id]);
+        }
+    }
+
+    fn answer_rest(&mut self, id: MessageId, token: OpenToken, rest: &[u8]) {
+        let Some(request) = self.requests.remove(id) else { return };
+        let header = self.response_header(&request, Status::SUCCESS);
+        let msg = encode::query_directory_response(&header, rest);
+        if let (Some(open), Ok(asked)) =
+            (self.opens.get_mut(token), query_directory::Request::parse(&request.msg))
+        {
+            open.cursor.note(&asked, Status::SUCCESS, &msg);
+        }
+        self.answer(&request, msg);
+    }
+}

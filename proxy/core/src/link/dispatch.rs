@@ -1,0 +1,295 @@
+//! Sending a client's request to a node of ours: first to its barrier, then translated and signed.
+
+use std::time::Instant;
+
+use smb_parse::{
+    cmd::{create, ioctl, set_info},
+    frame::{PREFIX, write_prefix},
+    fsctl,
+    header::{Command, Header, Status},
+    patch,
+};
+
+use super::{
+    Link, State,
+    answer::Check,
+    credit::charge,
+    fsctl::refused_fsctl,
+    node_leg::Pending,
+    open::file_key,
+    request::Request,
+};
+use crate::{
+    effect::{Close, CloseReason},
+    files::Files,
+    ids::{MessageId, RELATED_FILE_ID},
+    takeover::verdict::{Facts, Verdict, verdict},
+};
+
+impl Request {
+    pub(crate) fn is_echo(&self) -> bool {
+        self.header.command == Command::ECHO
+    }
+}
+
+impl Link {
+    /// Sends every parked frame whose files are free, in order. A frame that must wait holds back only those behind
+    /// it that work on the same session, so that a client's own order is kept.
+    pub(super) fn dispatch_parked(&mut self, now: Instant, files: &Files) {
+        let units = std::mem::take(&mut self.parked);
+        let mut full = false;
+        for ids in units {
+            if self.is_blocked(&ids, files) {
+                for id in &ids {
+                    if let Some(request) = self.requests.get_mut(*id) {
+                        request.parked.get_or_insert(now);
+                    }
+                }
+                self.parked.push_back(ids);
+            } else if full {
+                self.parked.push_back(ids);
+            } else if matches!(self.state, State::Relay(_)) {
+                self.relay_parked(&ids);
+            } else if !self.send_unit(now, &ids) {
+                full = true;
+                self.parked.push_back(ids);
+            }
+        }
+        self.finish_barrier(now);
+    }
+
+    /// After answers of the node: credits may have come for what is parked.
+    pub(super) fn after_answers(&mut self, now: Instant) {
+        if !self.barrier && !self.parked.is_empty() {
+            let units = std::mem::take(&mut self.parked);
+            let mut full = false;
+            for ids in units {
+                full = full || !self.send_unit(now, &ids);
+                if full {
+                    self.parked.push_back(ids);
+                }
+            }
+        }
+        self.finish_shutdown(now);
+    }
+
+    /// Whether a frame must wait for the Opens of other Links.
+    fn is_blocked(&self, ids: &[MessageId], files: &Files) -> bool {
+        ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
+            Command::CREATE => files.is_opening_blocked(),
+            Command::READ | Command::WRITE | Command::LOCK => self.is_file_blocked(request, files),
+            Command::SET_INFO if renames(&request.msg) => files.is_opening_blocked(),
+            Command::SET_INFO => self.is_file_blocked(request, files),
+            _ => false,
+        })
+    }
+
+    fn is_file_blocked(&self, request: &Request, files: &Files) -> bool {
+        let Some(id) = request.file_id() else { return false };
+        let open = if request.raw { self.opens.by_client(id) } else { self.opens.by_node(id) };
+        open.is_some_and(|open| files.is_blocked(&file_key(&open.share, &open.name)))
+    }
+
+    /// Sends a frame's requests to the node. False if it has to wait for credits.
+    pub(super) fn send_unit(&mut self, now: Instant, ids: &[MessageId]) -> bool {
+        let _ = now;
+        let wanted: u32 =
+            ids.iter().filter_map(|id| self.requests.get(*id)).map(Request::charge).sum();
+        if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) {
+            return false;
+        }
+        let mut send = Vec::with_capacity(ids.len());
+        for id in ids {
+            if self.requests.get(*id).is_none() || self.verify_kept(*id) != Check::Passed {
+                continue;
+            }
+            match self.settle_here(*id) {
+                Settled::Send => send.push(*id),
+                Settled::Here => {}
+                Settled::LinkOver => return true,
+            }
+        }
+        if send.len() == ids.len() {
+            self.transmit_unit(&send);
+        } else {
+            self.transmit_rest(ids, &send);
+        }
+        true
+    }
+
+    /// A compound of which some members are answered: the rest goes alone, if it does not lean on them.
+    fn transmit_rest(&mut self, ids: &[MessageId], send: &[MessageId]) {
+        for id in send {
+            let leans = self.requests.get(*id).is_some_and(Request::is_related);
+            if leans && ids.first() != Some(id) {
+                self.fail_request(*id, Status::INTERNAL_ERROR);
+            } else {
+                self.transmit_unit(&[*id]);
+            }
+        }
+    }
+
+    /// What of a request can be answered without the node.
+    fn settle_here(&mut self, id: MessageId) -> Settled {
+        let Some(request) = self.requests.get(id) else { return Settled::Here };
+        let command = request.header.command;
+        if request.deaths > 0 {
+            let facts = Facts::of(request, &self.opens);
+            match verdict(&facts) {
+                Verdict::Resend => {}
+                Verdict::Synthesize(status) | Verdict::Fail(status) => {
+                    self.note_failed(status.is_error());
+                    self.fail_request(id, status);
+                    return Settled::Here;
+                }
+            }
+            self.note_replayed();
+        }
+        match command {
+            Command::NEGOTIATE => {
+                self.close(Close::Graceful, CloseReason::ProtocolError);
+                Settled::LinkOver
+            }
+            Command::SESSION_SETUP => self.settle(id, Status::REQUEST_NOT_ACCEPTED),
+            Command::OPLOCK_BREAK if self.answer_own_break(id) => Settled::Here,
+            Command::IOCTL => self.settle_ioctl(id),
+            Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => self.settle(id, Status::NO_MORE_FILES),
+            _ => Settled::Send,
+        }
+    }
+
+    fn settle(&mut self, id: MessageId, status: Status) -> Settled {
+        self.fail_request(id, status);
+        Settled::Here
+    }
+
+    fn settle_ioctl(&mut self, id: MessageId) -> Settled {
+        let Some(request) = self.requests.get(id) else { return Settled::Here };
+        if let Some(status) = refused_fsctl(&request.msg) {
+            return self.settle(id, status);
+        }
+        let msg = request.msg.clone();
+        let Ok(parsed) = ioctl::Request::parse(&msg) else { return Settled::Send };
+        if parsed.ctl_code != fsctl::VALIDATE_NEGOTIATE_INFO {
+            return Settled::Send;
+        }
+        let Some(request) = self.requests.remove(id) else { return Settled::Here };
+        match self.validate_negotiate(&request, parsed.input) {
+            Some(answer) => {
+                self.answer(&request, answer);
+                Settled::Here
+            }
+            None => {
+                self.close(Close::Graceful, CloseReason::ProtocolError);
+                Settled::LinkOver
+            }
+        }
+    }
+
+    /// Translates, stamps and signs the members of one frame, and sends it.
+    fn transmit_unit(&mut self, ids: &[MessageId]) {
+        let mut frame = vec![0; PREFIX];
+        let mut failed: Option<Status> = None;
+        let mut staged = Vec::with_capacity(ids.len());
+        for (index, id) in ids.iter().enumerate() {
+            let Some(request) = self.requests.get(*id) else { continue };
+            let mut msg = request.msg.to_vec();
+            if ids.len() == 1 {
+                patch::set_next_command(&mut msg, 0);
+            }
+            let header = request.header;
+            if let Err(status) = self.translate(&header, &mut msg, index > 0) {
+                failed = Some(status);
+                break;
+            }
+            staged.push((*id, header, msg));
+        }
+        if let Some(status) = failed {
+            for id in ids {
+                self.fail_request(*id, status);
+            }
+            return;
+        }
+        for (id, header, mut msg) in staged {
+            let State::Bridge(leg) = &mut self.state else { return };
+            let node_id = leg.stamp(&mut msg, header.credit_charge, Pending::Client(id));
+            let leg = leg.id;
+            let signed = header.flags.contains(smb_parse::header::Flags::SIGNED);
+            let session = self.signing_session(&header, ids);
+            self.sign_for_node(session, signed, &mut msg);
+            frame.extend_from_slice(&msg);
+            self.requests.replace_msg(id, msg.into(), false);
+            if let Some(request) = self.requests.get_mut(id) {
+                request.sent = Some((leg, node_id));
+                request.parked = None;
+            }
+        }
+        let State::Bridge(leg) = &self.state else { return };
+        let leg = leg.id;
+        let len = frame.len() - PREFIX;
+        write_prefix(&mut frame, len);
+        self.out.to_node(leg, frame.into());
+    }
+
+    /// Whose key signs a member: a related one may name no session.
+    fn signing_session(&self, header: &Header, ids: &[MessageId]) -> u64 {
+        if header.session_id != u64::MAX {
+            return header.session_id;
+        }
+        ids.first().and_then(|id| self.requests.get(*id)).map_or(0, |r| r.header.session_id)
+    }
+
+    /// SessionId, TreeId and FileIds become the node's.
+    fn translate(&self, header: &Header, msg: &mut [u8], follows: bool) -> Result<(), Status> {
+        if header.session_id != 0 && !(follows && header.session_id == u64::MAX) {
+            let session =
+                self.sessions.get(header.session_id).filter(|s| !s.ended).ok_or(Status::USER_SESSION_DELETED)?;
+            patch::set_session_id(msg, session.node_id.0);
+            if let Some(tree) = header.tree_id().filter(|_| needs_tree(header.command))
+                && !(follows && tree == u32::MAX)
+            {
+                let tree = self.sessions.tree(header.session_id, tree).filter(|t| !t.lost);
+                patch::set_tree_id(msg, tree.ok_or(Status::NETWORK_NAME_DELETED)?.node_id.0);
+            }
+        }
+        if charge(header.credit_charge) > 1 && header.command == Command::NEGOTIATE {
+            return Err(Status::INVALID_PARAMETER);
+        }
+        self.ids_for_node(msg)
+    }
+}
+
+enum Settled {
+    Send,
+    Here,
+    LinkOver,
+}
+
+/// Whether a command's TreeId means something.
+fn needs_tree(command: Command) -> bool {
+    !matches!(
+        command,
+        Command::NEGOTIATE
+            | Command::SESSION_SETUP
+            | Command::LOGOFF
+            | Command::TREE_CONNECT
+            | Command::ECHO
+            | Command::CANCEL
+    )
+}
+
+/// Whether a SET_INFO changes names: rename or link (MS-FSCC 2.4.42, 2.4.27).
+fn renames(msg: &[u8]) -> bool {
+    set_info::Request::parse(msg)
+        .is_ok_and(|r| r.info_type == 1 && matches!(r.file_info_class, 10 | 11 | 65 | 72))
+}
+
+/// The disposition of a CREATE, for the verdict.
+pub(crate) fn create_disposition(msg: &[u8]) -> Option<u32> {
+    create::Request::parse(msg).ok().map(|r| r.create_disposition)
+}
+
+/// Whether a FileId stands for the one opened earlier in the compound.
+pub(crate) fn is_related_id(id: smb_parse::FileId) -> bool {
+    id == RELATED_FILE_ID
+}

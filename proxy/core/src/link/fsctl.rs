@@ -1,0 +1,66 @@
+//! Requests that must not reach a node: the proxy answers them.
+
+use smb_parse::{
+    cmd::{ioctl, session_setup},
+    encode, fsctl,
+    header::{Command, Header, Status},
+};
+
+use super::{Link, request::Request};
+use crate::event::Protection;
+
+/// `SMB2_SESSION_FLAG_BINDING` (MS-SMB2 2.2.5).
+const BINDING: u8 = 0x01;
+
+impl Link {
+    /// Whether a request in Relay is to be answered by us, and how. Nobody goes around the proxy by a second
+    /// channel, and nobody is promised a resilient handle that Samba does not have.
+    pub(super) fn filler_for(&self, header: &Header, msg: &[u8]) -> Option<Status> {
+        match header.command {
+            Command::SESSION_SETUP => {
+                let request = session_setup::Request::parse(msg).ok()?;
+                (request.flags & BINDING != 0).then_some(Status::REQUEST_NOT_ACCEPTED)
+            }
+            Command::IOCTL => {
+                let status = refused_fsctl(msg)?;
+                let session = self.sessions.get(header.session_id)?;
+                // Without the key our answer could not be signed as the client expects.
+                let known = session.client_key.is_some()
+                    || matches!(session.protection, Protection::Guest | Protection::Anonymous);
+                known.then_some(status)
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers FSCTL_VALIDATE_NEGOTIATE_INFO (MS-SMB2 3.3.5.15.12) from what the client's own node had said:
+    /// the present node's answer is of another connection. `None`: the client was lied to in NEGOTIATE.
+    pub(super) fn validate_negotiate(&mut self, request: &Request, input: &[u8]) -> Option<Vec<u8>> {
+        let dialect = self.conn.dialect?;
+        let word = |at: usize| input.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        let capabilities = input.get(..4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))?;
+        let count = usize::from(word(22)?);
+        let dialects: Option<Vec<u16>> = (0..count).map(|i| word(24 + 2 * i)).collect();
+        let same = capabilities == self.conn.client_capabilities
+            && input.get(4..20)? == self.conn.client_guid
+            && word(20)? == self.conn.client_security_mode
+            && dialects? == self.conn.client_dialects;
+        if !same {
+            return None;
+        }
+        let mut output = Vec::with_capacity(24);
+        output.extend_from_slice(&self.conn.server_capabilities.to_le_bytes());
+        output.extend_from_slice(&self.conn.server_guid);
+        output.extend_from_slice(&self.conn.server_security_mode.to_le_bytes());
+        output.extend_from_slice(&dialect.0.to_le_bytes());
+        let header = self.response_header(request, Status::SUCCESS);
+        Some(encode::ioctl_response(&header, fsctl::VALIDATE_NEGOTIATE_INFO, smb_parse::FileId::ALL_ONES, &output))
+    }
+}
+
+/// The status for FSCTLs that no node gets, as a server without the feature gives it.
+pub(super) fn refused_fsctl(msg: &[u8]) -> Option<Status> {
+    let request = ioctl::Request::parse(msg).ok()?;
+    matches!(request.ctl_code, fsctl::QUERY_NETWORK_INTERFACE_INFO | fsctl::LMR_REQUEST_RESILIENCY)
+        .then_some(Status::INVALID_DEVICE_REQUEST)
+}

@@ -1,0 +1,177 @@
+//! A node leg ended. Which of the Link's parts can go on, and how it begins to look for another node.
+
+use std::time::{Duration, Instant};
+
+use super::{Attached, Link, Opening, State, request::Request};
+use crate::{
+    effect::{Close, CloseReason},
+    event::{Cause, Event, FileEvent, LegLoss},
+    ids::LegId,
+    link::open::OpenState,
+    takeover::Recovery,
+};
+
+/// Within this time a Link may lose its leg to a living node only so often.
+const MINUTE: Duration = Duration::from_secs(60);
+
+impl Link {
+    pub(super) fn leg_lost(&mut self, now: Instant, leg: LegId, loss: LegLoss) {
+        match &self.state {
+            State::Opening(opening) => {
+                if let Some(attached) = opening.dialling.filter(|a| a.leg == leg) {
+                    self.reopen(now, attached, loss);
+                }
+            }
+            State::Relay(attached) if attached.leg == leg => {
+                let attached = *attached;
+                self.relay_leg_lost(now, attached, loss);
+            }
+            State::Bridge(node) if node.id == leg => {
+                let attached = Attached { leg, node: node.node, generation: node.generation };
+                self.report_loss(attached, loss);
+                self.begin_recovery(now, attached, Cause::Crash);
+            }
+            State::Recovering(_) => self.recovery_leg_lost(now, leg, loss),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn report_loss(&mut self, attached: Attached, loss: LegLoss) {
+        self.out.event(Event::LegLost {
+            leg: attached.leg,
+            node: attached.node,
+            generation: attached.generation,
+            loss,
+        });
+    }
+
+    /// The node went before it had answered anything: the client never notices, the next one is dialled.
+    fn reopen(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
+        let since = match &self.state {
+            State::Opening(opening) => opening.since,
+            _ => now,
+        };
+        self.state = State::Opening(Opening { since, dialling: None, after: attached.generation });
+        self.report_loss(attached, loss);
+        if let Some(assignment) = self.assignment.filter(|a| a.generation > attached.generation) {
+            self.open_leg(assignment);
+        }
+    }
+
+    fn relay_leg_lost(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
+        if self.conn.dialect.is_none() && !self.handshake.is_empty() {
+            self.requests = super::Requests::default();
+            self.conn = super::Connection::new();
+            self.credits = super::ClientCredits::new();
+            self.held.extend(std::mem::take(&mut self.handshake));
+            self.reopen(now, attached, loss);
+            return;
+        }
+        self.report_loss(attached, loss);
+        if self.sessions.is_empty() {
+            let reason = if self.requests.is_empty() && self.conn.dialect.is_some() {
+                CloseReason::NodeClosed
+            } else {
+                CloseReason::LostInHandshake
+            };
+            self.close(Close::Reset, reason);
+            return;
+        }
+        self.begin_recovery(now, attached, Cause::Crash);
+    }
+
+    /// The Fleet has moved everyone: the leg is given up although it stands.
+    pub(super) fn abandon_node(&mut self, now: Instant, cause: Cause) {
+        let attached = match &self.state {
+            State::Relay(attached) => *attached,
+            State::Bridge(node) => Attached { leg: node.id, node: node.node, generation: node.generation },
+            _ => return,
+        };
+        self.out.close_leg(attached.leg, Close::Reset);
+        if self.sessions.is_empty() {
+            self.close(Close::Reset, CloseReason::LostInHandshake);
+            return;
+        }
+        self.begin_recovery(now, attached, cause);
+    }
+
+    /// From Relay or Bridge to Recovering.
+    pub(crate) fn begin_recovery(&mut self, now: Instant, lost: Attached, cause: Cause) {
+        self.restore_client_ids();
+        for request in self.requests.iter_mut() {
+            request.parked = None;
+            if request.sent.take().is_some() {
+                request.deaths = request.deaths.saturating_add(1);
+            }
+        }
+        self.parked.clear();
+        for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
+            open.state = OpenState::Unreclaimed;
+            open.break_is_ours |= std::mem::take(&mut open.break_pending);
+        }
+        self.opens.forget_node_ids();
+        self.out.file(FileEvent::Lost);
+        let ended = self.end_unprotected();
+        let mut recovery = Recovery::begin(now, lost, cause);
+        recovery.progress.sessions_lost = ended;
+        self.state = State::Recovering(Box::new(recovery));
+        if !self.sessions.any_protected() {
+            self.fail_takeover(now, CloseReason::Unprotected, Close::Reset);
+            return;
+        }
+        self.answer_ended_sessions();
+        for id in self.requests.ids() {
+            if self.requests.get(id).is_some_and(Request::is_echo) {
+                self.answer_echo(id);
+            }
+        }
+        if let Some(assignment) = self.assignment.filter(|a| a.generation > lost.generation) {
+            self.recovery_assignment(now, assignment);
+        }
+    }
+
+    /// Sessions nobody can act for end here; says how many.
+    fn end_unprotected(&mut self) -> u32 {
+        let mut ended = 0;
+        for session in self.sessions.iter_mut().filter(|s| !s.protection.is_protected() && !s.ended) {
+            session.ended = true;
+            ended += 1;
+        }
+        ended
+    }
+
+    /// Requests of ended sessions are answered, their Opens are gone.
+    pub(crate) fn answer_ended_sessions(&mut self) {
+        let is_ended = |link: &Self, id| link.sessions.get(id).is_some_and(|s| s.ended);
+        for id in self.requests.ids() {
+            if self.requests.get(id).is_some_and(|r| is_ended(self, r.header.session_id)) {
+                self.answer_session_deleted(id);
+            }
+        }
+        let gone: Vec<_> =
+            self.opens.iter().filter(|o| is_ended(self, o.session.0)).map(|o| o.token).collect();
+        for token in gone {
+            self.opens.remove(token);
+            self.out.file(FileEvent::GivenUp { open: token });
+        }
+    }
+
+    /// Counts losses of a leg to a living node. True if there were too many: a poison request must not go on.
+    pub(crate) fn too_many_losses(&mut self, now: Instant) -> bool {
+        self.leg_losses.push_back(now);
+        while self.leg_losses.front().is_some_and(|at| now > *at + MINUTE) {
+            self.leg_losses.pop_front();
+        }
+        self.leg_losses.len() > self.config.leg_losses_per_minute
+    }
+
+    /// No node can be had for this Link: reports the takeover as failed, and ends it.
+    pub(crate) fn fail_takeover(&mut self, now: Instant, reason: CloseReason, how: Close) {
+        if let State::Recovering(recovery) = &self.state {
+            let mut report = recovery.report(now, None);
+            report.failed = Some(reason);
+            self.out.event(Event::Takeover(Box::new(report)));
+        }
+        self.close(how, reason);
+    }
+}

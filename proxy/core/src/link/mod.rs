@@ -1,0 +1,386 @@
+//! One Link: a client leg and the node leg that serves it now.
+//!
+//! # Contract
+//!
+//! The owner feeds inputs by `handle_*`, in the order in which they happened, and after each of them drains
+//! [`Link::poll_transmit`], [`Link::poll_event`] and [`Link::poll_effect`]. While [`Link::wants_files`] is true it calls
+//! [`Link::handle_files`], at once and whenever [`Files::version`] has changed. [`Link::poll_timeout`] says when
+//! [`Link::handle_timeout`] is due. After [`Effect::CloseClient`] the Link is over.
+//!
+//! # States
+//!
+//! | state | node leg | client frames |
+//! |---|---|---|
+//! | Opening | none yet, nothing sent | held, unread |
+//! | Relay | one, shared session | forwarded byte for byte, watched |
+//! | Recovering | lost, a new one in the making | kept; ECHO answered |
+//! | Bridge | one of our own | verified, translated, signed |
+//!
+//! Opening leads to Relay, Relay to Recovering, Recovering to Bridge and Bridge to Recovering; never back to Relay.
+
+mod answer;
+pub(crate) mod breaks;
+mod bridge;
+pub(crate) mod config;
+pub(crate) mod connection;
+pub(crate) mod credit;
+pub(crate) mod dispatch;
+mod directory;
+mod fsctl;
+mod leg_loss;
+pub(crate) mod node_leg;
+mod observe;
+pub(crate) mod open;
+pub(crate) mod outbox;
+mod relay;
+pub(crate) mod request;
+pub(crate) mod session;
+mod timers;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+
+pub use self::config::{Counters, LinkConfig};
+use self::{
+    connection::Connection,
+    credit::ClientCredits,
+    node_leg::NodeLeg,
+    open::Opens,
+    outbox::Outbox,
+    request::Requests,
+    session::Sessions,
+};
+use crate::{
+    auth::Credentials,
+    effect::{Close, CloseReason, Effect, Transmit},
+    event::{Cause, Event, LegLoss},
+    files::Files,
+    fleet::Assignment,
+    ids::{LegId, LinkId, MessageId, NodeId},
+    random::Random,
+    takeover::{Progress, Recovery},
+};
+
+/// How many bytes of a client are held before it has a node.
+const OPENING_BYTES: usize = 256 << 10;
+
+/// A client leg and the node leg that serves it now. See the module's contract.
+pub struct Link {
+    pub(crate) id: LinkId,
+    pub(crate) config: Arc<LinkConfig>,
+    pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
+    pub(crate) random: Box<dyn Random + Send>,
+    pub(crate) out: Outbox,
+    pub(crate) state: State,
+    pub(crate) conn: Connection,
+    pub(crate) sessions: Sessions,
+    pub(crate) opens: Opens,
+    pub(crate) requests: Requests,
+    pub(crate) credits: ClientCredits,
+    pub(crate) assignment: Option<Assignment>,
+    pub(crate) counters: Counters,
+    /// Frames of the client that no node has had, while Opening.
+    held: VecDeque<BytesMut>,
+    held_bytes: usize,
+    /// Frames sent before the node's first answer: sent again if it dies before that.
+    handshake: Vec<BytesMut>,
+    /// Frames that wait for a barrier or for credits, in order: the MessageIds of each.
+    pub(crate) parked: VecDeque<Vec<MessageId>>,
+    /// Some Open of some Link is unreclaimed, as far as this Link knows.
+    pub(crate) barrier: bool,
+    /// Since when the node is silent and may not be left.
+    silent_since: Option<Instant>,
+    stopping: Option<Instant>,
+    /// When the leg was lost to a node that lived on, within the last minute.
+    pub(crate) leg_losses: VecDeque<Instant>,
+    pub(crate) next_leg: u64,
+    /// The takeover whose replay is under way, for its report.
+    pub(crate) replaying: Option<Progress>,
+    /// Numbers FileIds, TreeIds and SessionIds of our making.
+    pub(crate) minted: u64,
+}
+
+/// The four states. See the module's table.
+#[derive(Debug)]
+pub(crate) enum State {
+    Opening(Opening),
+    Relay(Attached),
+    Recovering(Box<Recovery>),
+    Bridge(Box<NodeLeg>),
+    Closed,
+}
+
+/// No node has had a byte yet.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    since: Instant,
+    dialling: Option<Attached>,
+    /// Only an assignment of a later generation is of use.
+    after: u64,
+}
+
+/// A node leg and how the Link came to it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attached {
+    pub(crate) leg: LegId,
+    pub(crate) node: NodeId,
+    pub(crate) generation: u64,
+}
+
+impl Link {
+    /// A client has connected. Nothing is sent before an assignment comes.
+    pub fn new(
+        id: LinkId,
+        config: Arc<LinkConfig>,
+        credentials: Arc<dyn Credentials + Send + Sync>,
+        random: Box<dyn Random + Send>,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            config,
+            credentials,
+            random,
+            out: Outbox::default(),
+            state: State::Opening(Opening { since: now, dialling: None, after: 0 }),
+            conn: Connection::new(),
+            sessions: Sessions::default(),
+            opens: Opens::default(),
+            requests: Requests::default(),
+            credits: ClientCredits::new(),
+            assignment: None,
+            counters: Counters::default(),
+            held: VecDeque::new(),
+            held_bytes: 0,
+            handshake: Vec::new(),
+            parked: VecDeque::new(),
+            barrier: false,
+            silent_since: None,
+            stopping: None,
+            leg_losses: VecDeque::new(),
+            next_leg: 0,
+            replaying: None,
+            minted: 0,
+        }
+    }
+
+    /// One whole frame of the client, its length prefix included.
+    pub fn handle_client_frame(&mut self, now: Instant, frame: BytesMut) {
+        match &self.state {
+            State::Opening(_) => {
+                self.held_bytes += frame.len();
+                self.held.push_back(frame);
+            }
+            State::Relay(attached) => {
+                let attached = *attached;
+                self.relay_client_frame(now, attached, frame);
+            }
+            State::Bridge(_) | State::Recovering(_) => self.bridge_client_frame(now, frame),
+            State::Closed => {}
+        }
+    }
+
+    /// One whole frame of a node. Frames of legs given up are ignored.
+    pub fn handle_node_frame(&mut self, now: Instant, leg: LegId, frame: BytesMut) {
+        match &self.state {
+            State::Relay(attached) if attached.leg == leg => self.relay_node_frame(now, frame),
+            State::Bridge(node) if node.id == leg => self.bridge_node_frame(now, frame),
+            State::Recovering(_) => self.recovery_node_frame(now, leg, frame),
+            _ => {}
+        }
+    }
+
+    /// The client has closed its leg, or it broke.
+    pub fn handle_client_closed(&mut self, _now: Instant) {
+        self.close(Close::Graceful, CloseReason::ClientClosed);
+    }
+
+    /// A leg asked for by [`Effect::Connect`] stands.
+    pub fn handle_connected(&mut self, now: Instant, leg: LegId) {
+        match &self.state {
+            State::Opening(Opening { dialling: Some(attached), .. }) if attached.leg == leg => {
+                self.state = State::Relay(*attached);
+                self.held_bytes = 0;
+                for frame in std::mem::take(&mut self.held) {
+                    self.handle_client_frame(now, frame);
+                }
+            }
+            State::Recovering(_) => self.recovery_connected(now, leg),
+            _ => {}
+        }
+    }
+
+    /// A leg ended, or could not be had.
+    pub fn handle_leg_lost(&mut self, now: Instant, leg: LegId, loss: LegLoss) {
+        self.leg_lost(now, leg, loss);
+    }
+
+    /// The Fleet names the node that serves.
+    pub fn handle_assignment(&mut self, now: Instant, assignment: Assignment, cause: Cause) {
+        self.assignment = Some(assignment);
+        self.silent_since = None;
+        match &mut self.state {
+            State::Opening(opening) if opening.dialling.is_none() && assignment.generation > opening.after => {
+                self.open_leg(assignment);
+            }
+            State::Relay(attached) if attached.node == assignment.node => {
+                attached.generation = assignment.generation;
+            }
+            State::Bridge(node) if node.node == assignment.node => node.generation = assignment.generation,
+            State::Relay(_) | State::Bridge(_) => self.abandon_node(now, cause),
+            State::Recovering(_) => self.recovery_assignment(now, assignment),
+            State::Opening(_) | State::Closed => {}
+        }
+    }
+
+    /// The node is silent and may not be left: the Link waits for it until the deadline.
+    pub fn handle_node_silent(&mut self, now: Instant) {
+        if self.silent_since.is_none() {
+            self.silent_since = Some(now);
+            self.out.event(Event::Waiting("the node is silent and no fence lets the Link leave it"));
+        }
+    }
+
+    /// The silent node speaks again.
+    pub fn handle_node_answers(&mut self, _now: Instant) {
+        self.silent_since = None;
+    }
+
+    /// The owner shows which files are behind a barrier.
+    pub fn handle_files(&mut self, now: Instant, files: &Files) {
+        self.barrier = files.is_opening_blocked();
+        self.dispatch_parked(now, files);
+    }
+
+    /// Whether [`Self::handle_files`] is to be called, now and at every change.
+    pub fn wants_files(&self) -> bool {
+        matches!(self.state, State::Relay(_) | State::Bridge(_)) && !self.sessions.is_empty()
+    }
+
+    /// The proxy stops: no new work; what is in flight may be answered for a while.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        self.stopping = Some(now);
+        self.finish_shutdown(now);
+    }
+
+    /// The time of [`Self::poll_timeout`] has come.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.run_timers(now);
+    }
+
+    /// The next frame to write.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.out.poll_transmit()
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.out.poll_effect()
+    }
+
+    /// The next piece of news.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.out.poll_event()
+    }
+
+    /// When [`Self::handle_timeout`] is due, and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.next_timer()
+    }
+
+    /// Whether the client may be read. False while too much of it is kept.
+    pub fn wants_client_frames(&self) -> bool {
+        match self.state {
+            State::Opening(_) => self.held_bytes < OPENING_BYTES,
+            State::Closed => false,
+            _ => self.stopping.is_none() && self.requests.bytes() < self.config.in_flight_bytes,
+        }
+    }
+
+    /// The node that serves now, if any.
+    pub fn node(&self) -> Option<NodeId> {
+        match &self.state {
+            State::Relay(attached) => Some(attached.node),
+            State::Bridge(node) => Some(node.node),
+            _ => None,
+        }
+    }
+
+    /// The state in a word, for the operator.
+    pub fn mode(&self) -> &'static str {
+        match self.state {
+            State::Opening(_) => "handshake",
+            State::Relay(_) => "relay",
+            State::Recovering(_) => "takeover",
+            State::Bridge(_) => "bridge",
+            State::Closed => "closed",
+        }
+    }
+
+    /// Messages counted since the last call.
+    pub fn take_counters(&mut self) -> Counters {
+        self.counters.take()
+    }
+
+    pub(crate) fn new_leg(&mut self) -> LegId {
+        self.next_leg += 1;
+        LegId(self.next_leg)
+    }
+
+    /// An id towards the client that no node has given out.
+    pub(crate) fn mint(&mut self) -> u64 {
+        self.minted += 1;
+        self.minted
+    }
+
+    fn open_leg(&mut self, assignment: Assignment) {
+        let leg = self.new_leg();
+        if let State::Opening(opening) = &mut self.state {
+            opening.dialling =
+                Some(Attached { leg, node: assignment.node, generation: assignment.generation });
+            self.out.effect(Effect::Connect { leg, node: assignment.node });
+        }
+    }
+
+    /// Ends both legs.
+    pub(crate) fn close(&mut self, how: Close, reason: CloseReason) {
+        let leg = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Closed => return,
+            State::Opening(opening) => opening.dialling.map(|a| a.leg),
+            State::Relay(attached) => Some(attached.leg),
+            State::Bridge(node) => Some(node.id),
+            State::Recovering(recovery) => recovery.leg(),
+        };
+        for session in self.sessions.iter() {
+            self.out.event(Event::SessionEnded(session.protection));
+        }
+        if let Some(leg) = leg {
+            self.out.close_leg(leg, Close::Graceful);
+        }
+        self.out.close_client(how, reason);
+    }
+
+    fn finish_shutdown(&mut self, now: Instant) {
+        let Some(since) = self.stopping else { return };
+        let late = now >= since + self.config.shutdown_grace;
+        if self.requests.is_empty() || late || !matches!(self.state, State::Relay(_) | State::Bridge(_)) {
+            self.close(Close::Graceful, CloseReason::Shutdown);
+        }
+    }
+
+    /// Whether `since` is longer ago than `limit`.
+    fn is_past(now: Instant, since: Option<Instant>, limit: Duration) -> bool {
+        since.is_some_and(|since| now >= since + limit)
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("id", &self.id).field("mode", &self.mode()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,127 @@
+//! A node leg of the proxy's own: its MessageIds, its credits, and whose answers it waits for.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use smb_parse::{encode, header::Header, patch};
+
+use super::{connection::Connection, credit::charge, outbox::Outbox};
+use crate::{
+    crypto::signing::SigningKey,
+    ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId},
+};
+
+/// How many credits the proxy would like to hold on a node leg.
+const WANTED: u32 = 8192;
+
+/// Who gets the answer to a MessageId of the node leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pending {
+    /// The client, for its request of this MessageId.
+    Client(MessageId),
+    /// The proxy.
+    Ours(Op),
+}
+
+/// What the proxy asks a node for in its own right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// NEGOTIATE.
+    Negotiate,
+    /// SESSION_SETUP for the session that the client knows by this id.
+    Login(SessionId),
+    /// TREE_CONNECT.
+    Tree(SessionId, TreeId),
+    /// CREATE of a recorded Open.
+    Reclaim(OpenToken),
+    /// The byte-range locks of an Open.
+    Locks(OpenToken),
+    /// The delete-on-close flag of an Open.
+    Disposition(OpenToken),
+    /// Something whose outcome changes nothing.
+    Discard,
+}
+
+/// A node leg in Bridge or on its way there.
+#[derive(Debug)]
+pub(crate) struct NodeLeg {
+    pub(crate) id: LegId,
+    pub(crate) node: NodeId,
+    pub(crate) generation: u64,
+    /// What NEGOTIATE settled on this leg.
+    pub(crate) conn: Connection,
+    next_id: MessageId,
+    credits: u32,
+    pending: BTreeMap<Node<MessageId>, Pending>,
+    /// What is still to be asked, when credits allow.
+    pub(crate) todo: VecDeque<Op>,
+}
+
+impl NodeLeg {
+    pub(crate) fn new(id: LegId, node: NodeId, generation: u64) -> Self {
+        Self {
+            id,
+            node,
+            generation,
+            conn: Connection::new(),
+            next_id: 0,
+            credits: 1,
+            pending: BTreeMap::new(),
+            todo: VecDeque::new(),
+        }
+    }
+
+    /// Whether the node allows requests of this much charge.
+    pub(crate) fn can_send(&self, charge: u32) -> bool {
+        self.credits >= charge
+    }
+
+    /// The node granted credits.
+    pub(crate) fn granted(&mut self, credits: u16) {
+        self.credits = self.credits.saturating_add(u32::from(credits));
+    }
+
+    /// Gives a message its MessageId and CreditRequest here, takes the credits, and remembers who asked.
+    pub(crate) fn stamp(&mut self, msg: &mut [u8], credit_charge: u16, pending: Pending) -> MessageId {
+        let cost = charge(credit_charge);
+        let id = self.next_id;
+        self.next_id += u64::from(cost);
+        self.credits = self.credits.saturating_sub(cost);
+        let wish = WANTED.saturating_sub(self.credits).max(cost);
+        patch::set_message_id(msg, id);
+        patch::set_credits(msg, u16::try_from(wish).unwrap_or(u16::MAX));
+        self.pending.insert(Node(id), pending);
+        id
+    }
+
+    /// Sends a message of the proxy's own; returns it as it was sent.
+    pub(crate) fn send_own(
+        &mut self,
+        out: &mut Outbox,
+        mut msg: Vec<u8>,
+        key: Option<&SigningKey>,
+        op: Op,
+    ) -> Vec<u8> {
+        let charge = Header::parse(&msg).map_or(0, |h| h.credit_charge);
+        self.stamp(&mut msg, charge, Pending::Ours(op));
+        if let Some(key) = key {
+            key.sign(&mut msg);
+        }
+        out.to_node(self.id, encode::frame(&msg).into());
+        msg
+    }
+
+    /// Who waits for this MessageId; it stays known until [`Self::answered`].
+    pub(crate) fn pending(&self, id: MessageId) -> Option<&Pending> {
+        self.pending.get(&Node(id))
+    }
+
+    /// The final answer has come.
+    pub(crate) fn answered(&mut self, id: MessageId) {
+        self.pending.remove(&Node(id));
+    }
+
+    /// Whether every question of the proxy's own is asked and answered.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.todo.is_empty() && !self.pending.values().any(|p| matches!(p, Pending::Ours(_)))
+    }
+}

@@ -1,0 +1,249 @@
+//! What a successful answer teaches, in Relay and in Bridge alike.
+
+use smb_parse::{
+    FileId,
+    cmd::{close, create, lock, oplock_break, query_directory, set_info},
+    header::{Command, Header, Status},
+    patch,
+};
+
+use super::{
+    Link,
+    open::{OpenState, Place, file_key, open_from},
+    request::Request,
+    session::{LoginStep, tree_from},
+};
+use crate::{
+    event::{Event, FileEvent, SessionNews},
+    ids::{Client, SessionId},
+};
+
+/// FileInformationClass values (MS-FSCC 2.4).
+mod class {
+    pub(super) const BASIC: u8 = 4;
+    pub(super) const RENAME: u8 = 10;
+    pub(super) const DISPOSITION: u8 = 13;
+    pub(super) const DISPOSITION_EX: u8 = 64;
+    pub(super) const RENAME_EX: u8 = 65;
+}
+/// `SMB2_0_INFO_FILE` (MS-SMB2 2.2.39).
+const INFO_FILE: u8 = 1;
+/// `SMB2_LOCKFLAG_UNLOCK` (MS-SMB2 2.2.26.1).
+const UNLOCK: u32 = 0x4;
+
+impl Link {
+    /// Takes an answer in. `msg` is the answer with the client's ids; `request` what it answers.
+    pub(super) fn observe(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {
+        let status = Status(header.status);
+        match header.command {
+            Command::NEGOTIATE => self.observe_negotiate(status, msg),
+            Command::SESSION_SETUP => self.observe_session_setup(request, header, msg),
+            Command::QUERY_DIRECTORY => self.observe_query_directory(request, status, msg),
+            _ if !status.is_success() => {}
+            Command::LOGOFF => self.forget_session(request.header.session_id),
+            Command::TREE_CONNECT => self.observe_tree_connect(request, header, msg),
+            Command::TREE_DISCONNECT => self.forget_tree(request),
+            Command::CREATE => self.observe_create(request, msg),
+            Command::CLOSE => self.observe_close(request),
+            Command::LOCK => self.observe_lock(request),
+            Command::SET_INFO => self.observe_set_info(request),
+            Command::OPLOCK_BREAK => self.observe_break_ack(msg),
+            _ => {}
+        }
+    }
+
+    fn observe_negotiate(&mut self, status: Status, msg: &[u8]) {
+        if status.is_success() && !self.conn.response(msg) {
+            self.out.event(Event::NotUnderstood);
+        }
+        self.handshake.clear();
+    }
+
+    fn observe_session_setup(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {
+        let step =
+            self.sessions.response(&self.conn, &*self.credentials, request.header.session_id, header, msg);
+        if let LoginStep::Established(id) = step
+            && let Some(session) = self.sessions.get(id.0)
+        {
+            let news =
+                SessionNews { user: session.user.clone(), protection: session.protection, was: None };
+            self.out.event(Event::Session(news));
+        }
+    }
+
+    fn forget_session(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.remove(id) {
+            self.out.event(Event::SessionEnded(session.protection));
+        }
+        self.forget_opens(|session, _| session == id);
+    }
+
+    fn forget_tree(&mut self, request: &Request) {
+        let Some(tree) = request.header.tree_id() else { return };
+        let id = request.header.session_id;
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.trees.remove(&Client(tree));
+        }
+        self.forget_opens(|s, t| s == id && t == tree);
+    }
+
+    fn forget_opens(&mut self, which: impl Fn(u64, u32) -> bool) {
+        let tokens: Vec<_> =
+            self.opens.iter().filter(|o| which(o.session.0, o.tree.0)).map(|o| o.token).collect();
+        for open in tokens {
+            self.opens.remove(open);
+            self.out.file(FileEvent::Closed { open });
+        }
+    }
+
+    fn observe_tree_connect(&mut self, request: &Request, header: &Header, msg: &[u8]) {
+        let Some(tree) = tree_from(&request.msg, header, msg) else { return };
+        if let Some(session) = self.sessions.get_mut(request.header.session_id) {
+            session.trees.insert(tree.client_id, tree);
+        }
+    }
+
+    fn observe_create(&mut self, request: &Request, msg: &[u8]) {
+        let Ok(response) = create::Response::parse(msg) else { return };
+        self.record_open(request, msg, response.file_id, response.file_id);
+    }
+
+    /// Records an Open. `msg` is the answer as the node gave it.
+    pub(super) fn record_open(&mut self, request: &Request, msg: &[u8], client: FileId, node: FileId) {
+        let session = request.header.session_id;
+        let Some(tree_id) = request.header.tree_id() else { return };
+        let Some(tree) = self.sessions.tree(session, tree_id) else { return };
+        let (share, is_pipe) = (tree.share.clone(), tree.is_pipe());
+        let place = Place { session, tree: tree_id, share, is_pipe };
+        let token = self.opens.next_token();
+        let Some(mut open) = open_from(token, place, &request.msg, msg, Client(client)) else { return };
+        open.node_id = crate::ids::Node(node);
+        self.out.file(FileEvent::Opened { open: token, key: open.key() });
+        self.opens.insert(open);
+    }
+
+    fn observe_close(&mut self, request: &Request) {
+        let Ok(parsed) = close::Request::parse(&request.msg) else { return };
+        let Some(token) = self.request_open(request, parsed.file_id) else { return };
+        self.opens.remove(token);
+        self.out.file(FileEvent::Closed { open: token });
+    }
+
+    /// The Open a request was about: `msg` of a request has the client's ids while raw, else the node's.
+    pub(super) fn request_open(&self, request: &Request, id: FileId) -> Option<crate::ids::OpenToken> {
+        let open = if request.raw { self.opens.by_client(id) } else { self.opens.by_node(id) };
+        open.map(|o| o.token)
+    }
+
+    fn observe_lock(&mut self, request: &Request) {
+        let Ok(parsed) = lock::Request::parse(&request.msg) else { return };
+        let Some(token) = self.request_open(request, parsed.file_id) else { return };
+        let Some(open) = self.opens.get_mut(token) else { return };
+        for lock in parsed.locks().filter_map(Result::ok) {
+            if lock.flags & UNLOCK == 0 {
+                open.locks.push(lock);
+            } else if let Some(at) =
+                open.locks.iter().position(|l| l.offset == lock.offset && l.length == lock.length)
+            {
+                open.locks.remove(at);
+            }
+        }
+    }
+
+    fn observe_set_info(&mut self, request: &Request) {
+        let Ok(parsed) = set_info::Request::parse(&request.msg) else { return };
+        let Some(token) = self.request_open(request, parsed.file_id) else { return };
+        if parsed.info_type != INFO_FILE {
+            return;
+        }
+        match parsed.file_info_class {
+            class::RENAME | class::RENAME_EX => self.observe_rename(token, parsed.buffer),
+            class::DISPOSITION | class::DISPOSITION_EX => {
+                if let (Some(open), Some(flag)) = (self.opens.get_mut(token), parsed.buffer.first()) {
+                    open.delete_pending = flag & 1 != 0;
+                }
+            }
+            class::BASIC => {
+                let time = parsed.buffer.get(..8).and_then(|b| b.try_into().ok()).map(i64::from_le_bytes);
+                if let (Some(open), Some(time)) = (self.opens.get_mut(token), time.filter(|t| *t > 0)) {
+                    open.creation_time = time.unsigned_abs();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// FileRenameInformation for SMB2 (MS-FSCC 2.4.42.2): flags, root directory, length at 16, name at 20.
+    fn observe_rename(&mut self, token: crate::ids::OpenToken, buffer: &[u8]) {
+        let length = buffer.get(16..20).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+        let Some(name) = length.and_then(|l| buffer.get(20..20usize.checked_add(l as usize)?)) else { return };
+        let Some(open) = self.opens.get(token) else { return };
+        let (old, share, session) = (open.key(), open.share.clone(), open.session);
+        let key = file_key(&share, name);
+        let beneath = format!("{}\\", old.0);
+        let old_units = open.name.len();
+        for other in self.opens.iter_mut().filter(|o| o.share == share) {
+            let theirs = other.key();
+            if theirs == old {
+                other.name = name.to_vec();
+            } else if theirs.0.starts_with(&beneath) {
+                let rest = other.name.get(old_units..).unwrap_or_default().to_vec();
+                other.name = [name, &rest].concat();
+                self.out.file(FileEvent::Renamed { open: other.token, key: other.key() });
+            }
+        }
+        let _ = session;
+        self.out.file(FileEvent::Renamed { open: token, key });
+    }
+
+    /// Remembers which names of a directory the client has had.
+    pub(super) fn observe_query_directory(&mut self, request: &Request, status: Status, msg: &[u8]) {
+        let Ok(asked) = query_directory::Request::parse(&request.msg) else { return };
+        let Some(token) = self.request_open(request, asked.file_id) else { return };
+        let Some(open) = self.opens.get_mut(token) else { return };
+        open.cursor.note(&asked, status, msg);
+    }
+
+    fn observe_break_ack(&mut self, msg: &[u8]) {
+        match oplock_break::Ack::parse(msg) {
+            Ok(oplock_break::Ack::Oplock { oplock_level, file_id }) => {
+                if let Some(open) = self.opens.by_client_mut(file_id) {
+                    open.oplock_level = oplock_level;
+                    open.break_pending = false;
+                }
+            }
+            Ok(oplock_break::Ack::Lease { lease_key, lease_state, .. }) => {
+                for open in self.opens.with_lease_mut(lease_key) {
+                    open.break_pending = false;
+                    if let Some(lease) = &mut open.lease {
+                        lease.state = lease_state;
+                    }
+                }
+            }
+            Err(_) => self.out.event(Event::NotUnderstood),
+        }
+    }
+
+    /// FileIds in kept requests are turned back into the client's, before the node's lose their meaning.
+    pub(super) fn restore_client_ids(&mut self) {
+        let translated: Vec<_> = self.requests.iter().filter(|r| !r.raw).map(Request::message_id).collect();
+        for id in translated {
+            self.restore_ids_of(id);
+        }
+    }
+
+    /// The same for one request.
+    pub(super) fn restore_ids_of(&mut self, id: crate::ids::MessageId) {
+        let Some(request) = self.requests.get(id).filter(|r| !r.raw) else { return };
+        let mut msg = request.msg.to_vec();
+        patch::rewrite_file_ids(&mut msg, &mut |node| {
+            self.opens.by_node(node).map_or(node, |o| o.client_id.0)
+        });
+        self.requests.replace_msg(id, msg.into(), true);
+    }
+
+    /// Whether an Open of the client's can be used on the present node.
+    pub(super) fn is_live(&self, id: FileId) -> bool {
+        self.opens.by_client(id).is_some_and(|o| o.state == OpenState::Live)
+    }
+}

@@ -1,0 +1,247 @@
+//! Opens (MS-SMB2 3.3.1.10): what is known of each, so that it can be opened again.
+
+use std::collections::{BTreeMap, HashMap};
+
+use smb_parse::{
+    FileId,
+    cmd::{create, lock::Lock},
+    create_context::{Lease, RequestContext, ResponseContext},
+};
+
+use crate::{
+    files::FileKey,
+    ids::{Client, MessageId, Node, OpenToken, SessionId, TreeId},
+    takeover::cursor::Cursor,
+};
+
+/// `FILE_ATTRIBUTE_DIRECTORY` (MS-FSCC 2.6).
+const ATTRIBUTE_DIRECTORY: u32 = 0x10;
+/// RequestedOplockLevel / OplockLevel that says "see the lease context" (MS-SMB2 2.2.13).
+pub(crate) const OPLOCK_LEASE: u8 = 0xff;
+
+/// How a handle may be got back after a lost connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// Not at all.
+    No,
+    /// DHnQ.
+    V1,
+    /// DH2Q, with the timeout granted in milliseconds.
+    V2 { timeout: u32 },
+}
+
+/// Whether an Open exists on the present node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpenState {
+    /// Yes.
+    Live,
+    /// Its node was lost and it is not back yet.
+    Unreclaimed,
+    /// It could not be had again: requests on it get STATUS_FILE_CLOSED.
+    Lost,
+}
+
+/// One Open.
+#[derive(Debug)]
+pub(crate) struct Open {
+    pub(crate) token: OpenToken,
+    pub(crate) session: Client<SessionId>,
+    pub(crate) tree: Client<TreeId>,
+    pub(crate) client_id: Client<FileId>,
+    pub(crate) node_id: Node<FileId>,
+    pub(crate) state: OpenState,
+    /// The path in the share, UTF-16LE, renames by this handle followed.
+    pub(crate) name: Vec<u8>,
+    pub(crate) share: String,
+    pub(crate) desired_access: u32,
+    pub(crate) share_access: u32,
+    pub(crate) create_options: u32,
+    pub(crate) impersonation_level: u32,
+    /// The level last granted or broken to; [`OPLOCK_LEASE`] if `lease` says.
+    pub(crate) oplock_level: u8,
+    pub(crate) lease: Option<Lease>,
+    pub(crate) durable: Durable,
+    /// TWrp: a previous version.
+    pub(crate) timewarp: Option<u64>,
+    /// QFid, if the client asked for it: 32 bytes, the first 8 the on-disk id.
+    pub(crate) on_disk_id: Option<[u8; 32]>,
+    pub(crate) creation_time: u64,
+    pub(crate) is_directory: bool,
+    pub(crate) is_pipe: bool,
+    /// Byte-range locks acknowledged, in the order in which they were taken.
+    pub(crate) locks: Vec<Lock>,
+    pub(crate) delete_pending: bool,
+    pub(crate) cursor: Cursor,
+    /// The present node waits for the acknowledgement of a break.
+    pub(crate) break_pending: bool,
+    /// A break notification was sent by us, or by a node since lost: the acknowledgement is ours to answer.
+    pub(crate) break_is_ours: bool,
+}
+
+impl Open {
+    /// The file as [`Files`](crate::files::Files) knows it.
+    pub(crate) fn key(&self) -> FileKey {
+        file_key(&self.share, &self.name)
+    }
+}
+
+/// Share and path, folded.
+pub(crate) fn file_key(share: &str, name: &[u8]) -> FileKey {
+    let path = smb_parse::Utf16(name).to_string_lossy().to_lowercase();
+    FileKey(format!("{share}\\{path}").into_boxed_str())
+}
+
+/// All Opens of a Link.
+#[derive(Debug, Default)]
+pub(crate) struct Opens {
+    by_token: BTreeMap<OpenToken, Open>,
+    by_client: HashMap<Client<FileId>, OpenToken>,
+    by_node: HashMap<Node<FileId>, OpenToken>,
+    next: u64,
+}
+
+impl Opens {
+    pub(crate) fn next_token(&mut self) -> OpenToken {
+        self.next += 1;
+        OpenToken(self.next)
+    }
+
+    pub(crate) fn insert(&mut self, open: Open) {
+        self.by_client.insert(open.client_id, open.token);
+        self.by_node.insert(open.node_id, open.token);
+        self.by_token.insert(open.token, open);
+    }
+
+    pub(crate) fn remove(&mut self, token: OpenToken) -> Option<Open> {
+        let open = self.by_token.remove(&token)?;
+        self.by_client.remove(&open.client_id);
+        if self.by_node.get(&open.node_id) == Some(&token) {
+            self.by_node.remove(&open.node_id);
+        }
+        Some(open)
+    }
+
+    pub(crate) fn get(&self, token: OpenToken) -> Option<&Open> {
+        self.by_token.get(&token)
+    }
+
+    pub(crate) fn get_mut(&mut self, token: OpenToken) -> Option<&mut Open> {
+        self.by_token.get_mut(&token)
+    }
+
+    pub(crate) fn by_client(&self, id: FileId) -> Option<&Open> {
+        self.by_token.get(self.by_client.get(&Client(id))?)
+    }
+
+    pub(crate) fn by_client_mut(&mut self, id: FileId) -> Option<&mut Open> {
+        self.by_token.get_mut(self.by_client.get(&Client(id))?)
+    }
+
+    pub(crate) fn by_node(&self, id: FileId) -> Option<&Open> {
+        self.by_token.get(self.by_node.get(&Node(id))?)
+    }
+
+    pub(crate) fn by_node_mut(&mut self, id: FileId) -> Option<&mut Open> {
+        self.by_token.get_mut(self.by_node.get(&Node(id))?)
+    }
+
+    /// The Open has a new id on the node.
+    pub(crate) fn set_node_id(&mut self, token: OpenToken, id: FileId) {
+        if let Some(open) = self.by_token.get_mut(&token) {
+            open.node_id = Node(id);
+            self.by_node.insert(Node(id), token);
+        }
+    }
+
+    /// No Open has an id on any node any more.
+    pub(crate) fn forget_node_ids(&mut self) {
+        self.by_node.clear();
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Open> {
+        self.by_token.values()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Open> {
+        self.by_token.values_mut()
+    }
+
+    /// Opens that hold this lease.
+    pub(crate) fn with_lease_mut(&mut self, key: [u8; 16]) -> impl Iterator<Item = &mut Open> {
+        self.by_token.values_mut().filter(move |o| o.lease.as_ref().is_some_and(|l| l.key == key))
+    }
+
+    /// Whether an id is in use towards the client.
+    pub(crate) fn is_client_id(&self, id: FileId) -> bool {
+        self.by_client.contains_key(&Client(id))
+    }
+}
+
+/// Where an Open hangs.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) session: SessionId,
+    pub(crate) tree: TreeId,
+    pub(crate) share: String,
+    pub(crate) is_pipe: bool,
+}
+
+/// The record of an Open, from the CREATE and its successful answer.
+pub(crate) fn open_from(
+    token: OpenToken,
+    place: Place,
+    request: &[u8],
+    response: &[u8],
+    client_id: Client<FileId>,
+) -> Option<Open> {
+    let asked = create::Request::parse(request).ok()?;
+    let granted = create::Response::parse(response).ok()?;
+    let mut open = Open {
+        token,
+        session: Client(place.session),
+        tree: Client(place.tree),
+        client_id,
+        node_id: Node(granted.file_id),
+        state: OpenState::Live,
+        name: asked.name.0.to_vec(),
+        share: place.share,
+        desired_access: asked.desired_access,
+        share_access: asked.share_access,
+        create_options: asked.create_options,
+        impersonation_level: asked.impersonation_level,
+        oplock_level: granted.oplock_level,
+        lease: None,
+        durable: Durable::No,
+        timewarp: None,
+        on_disk_id: None,
+        creation_time: granted.creation_time,
+        is_directory: granted.file_attributes & ATTRIBUTE_DIRECTORY != 0,
+        is_pipe: place.is_pipe,
+        locks: Vec::new(),
+        delete_pending: false,
+        cursor: Cursor::default(),
+        break_pending: false,
+        break_is_ours: false,
+    };
+    for context in asked.contexts().filter_map(Result::ok) {
+        if let RequestContext::Timewarp { timestamp } = RequestContext::parse(&context) {
+            open.timewarp = Some(timestamp);
+        }
+    }
+    for context in granted.contexts().filter_map(Result::ok) {
+        match ResponseContext::parse(&context) {
+            ResponseContext::Lease(lease) => open.lease = Some(lease),
+            ResponseContext::Durable => open.durable = Durable::V1,
+            ResponseContext::DurableV2 { timeout, .. } => open.durable = Durable::V2 { timeout },
+            ResponseContext::OnDiskId(id) => open.on_disk_id = Some(id),
+            _ => {}
+        }
+    }
+    Some(open)
+}
+
+/// Of which request an answer's FileId is minted: never the same twice in a Link, and unlike any node's.
+pub(crate) fn minted_file_id(link: u64, message_id: MessageId) -> FileId {
+    const MARK: u64 = 0x5553_0000_0000_0000;
+    FileId { persistent: MARK | (link & 0xffff_ffff), volatile: MARK | (message_id & 0xffff_ffff_ffff) }
+}

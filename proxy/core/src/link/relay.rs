@@ -1,0 +1,245 @@
+//! Relay: every frame passes byte for byte, and is watched.
+
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use smb_parse::{
+    compound::elements,
+    encode,
+    frame::{PREFIX, Protocol, protocol},
+    header::{Command, Flags, Header, Status},
+    transform,
+};
+
+use super::{
+    Attached, Link, State,
+    answer::{body, changes_state},
+    request::{Interim, Request},
+};
+use crate::{
+    effect::{Close, CloseReason},
+    event::{Event, Protection},
+};
+
+impl Link {
+    /// A frame of the client in Relay.
+    pub(super) fn relay_client_frame(&mut self, now: Instant, attached: Attached, frame: BytesMut) {
+        if self.conn.dialect.is_none() {
+            self.handshake.push(frame.clone());
+        }
+        match protocol(body(&frame)) {
+            Protocol::Smb2 => {}
+            Protocol::Transform => {
+                self.note_sealed(body(&frame));
+                self.out.to_node(attached.leg, frame.freeze());
+                return;
+            }
+            Protocol::Smb1 => {
+                self.credits.consumed(1);
+                self.out.to_node(attached.leg, frame.freeze());
+                return;
+            }
+            _ => {
+                self.out.event(Event::NotUnderstood);
+                self.out.to_node(attached.leg, frame.freeze());
+                return;
+            }
+        }
+        let frame = frame.freeze();
+        if self.barrier && self.park_in_relay(now, &frame) {
+            return;
+        }
+        if !self.watch_requests(now, attached, &frame) {
+            return;
+        }
+        self.out.to_node(attached.leg, frame);
+    }
+
+    /// Registers the requests of a frame. False if the frame must not be sent as it is.
+    fn watch_requests(&mut self, now: Instant, attached: Attached, frame: &Bytes) -> bool {
+        let unit = self.requests.next_unit();
+        let mut compounded = false;
+        for element in elements(frame.get(PREFIX..).unwrap_or_default()) {
+            let Ok(element) = element else {
+                self.out.event(Event::NotUnderstood);
+                break;
+            };
+            let header = element.header;
+            compounded |= header.next_command != 0;
+            let at = PREFIX + element.range.start..PREFIX + element.range.end;
+            self.counters.request(header.command);
+            if header.command == Command::CANCEL {
+                continue;
+            }
+            let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            request.sent = Some((attached.leg, header.message_id));
+            self.credits.consumed(request.charge());
+            let filler = if compounded { None } else { self.filler_for(&header, element.msg) };
+            if filler.is_none() {
+                self.watch_request(&header, element.msg);
+            }
+            request.filler = filler;
+            if !self.requests.insert(request) {
+                // The node will end the connection for it (MS-SMB2 3.3.5.2.3).
+                self.out.event(Event::NotUnderstood);
+            }
+            if filler.is_some() {
+                self.send_filler(attached, &header);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Puts an unsigned ECHO in a request's place: it takes the MessageId and brings the credits.
+    fn send_filler(&mut self, attached: Attached, header: &Header) {
+        let mut echo = Header::request(Command::ECHO, header.message_id);
+        echo.credit_charge = header.credit_charge;
+        echo.credits = header.credits;
+        self.out.to_node(attached.leg, encode::frame(&encode::echo(&echo)).into());
+    }
+
+    /// What must be known of a request before its answer comes.
+    fn watch_request(&mut self, header: &Header, msg: &[u8]) {
+        let understood = match header.command {
+            Command::NEGOTIATE => self.conn.request(msg),
+            Command::SESSION_SETUP => self.sessions.request(&self.conn, header, msg),
+            _ => true,
+        };
+        if !understood {
+            self.out.event(Event::NotUnderstood);
+        }
+    }
+
+    /// A frame of the node in Relay.
+    pub(super) fn relay_node_frame(&mut self, now: Instant, mut frame: BytesMut) {
+        match protocol(body(&frame)) {
+            Protocol::Smb2 => {
+                if !self.watch_responses(&mut frame) {
+                    return;
+                }
+            }
+            Protocol::Transform => self.note_sealed(body(&frame)),
+            _ => self.out.event(Event::NotUnderstood),
+        }
+        self.out.to_client(frame.freeze());
+        if self.stopping.is_some() {
+            self.finish_shutdown(now);
+        }
+    }
+
+    /// Takes the answers of a frame in. False if the frame is not for the client.
+    fn watch_responses(&mut self, frame: &mut BytesMut) -> bool {
+        let mut at = PREFIX;
+        let mut forward = true;
+        while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(Ok(element)) = elements(rest).next() else {
+                self.out.event(Event::NotUnderstood);
+                break;
+            };
+            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
+            at = range.end;
+            let Some(msg) = frame.get_mut(range) else { break };
+            self.counters.response(header.command);
+            if header.message_id == u64::MAX {
+                self.watch_break(msg);
+            } else {
+                forward &= self.watch_response(&header, msg);
+            }
+        }
+        forward
+    }
+
+    /// One answer. False if it is a filler's, which the client must not see.
+    fn watch_response(&mut self, header: &Header, msg: &mut [u8]) -> bool {
+        if self.requests.get(header.message_id).is_some_and(|r| r.filler.is_some()) {
+            self.answer_filled(header);
+            return false;
+        }
+        self.credits.granted(header.credits);
+        let interim = header.flags.contains(Flags::ASYNC) && Status(header.status) == Status::PENDING;
+        if interim {
+            if let (Some(request), Some(id)) = (self.requests.get_mut(header.message_id), header.async_id()) {
+                request.interim = Interim::Node(id);
+            }
+            return true;
+        }
+        let Some(request) = self.requests.remove(header.message_id) else { return true };
+        if changes_state(header.command) && self.is_believable(&request, header, msg) {
+            self.observe(&request, header, msg);
+        }
+        true
+    }
+
+    /// The answer of ours to a request that the node got as an ECHO, with the credits that the ECHO brought.
+    fn answer_filled(&mut self, header: &Header) {
+        let Some(request) = self.requests.remove(header.message_id) else { return };
+        let status = request.filler.unwrap_or(Status::NOT_SUPPORTED);
+        self.credits.granted(header.credits);
+        let mut answer = self.response_header(&request, status);
+        self.credits.consumed(u32::from(answer.credits));
+        answer.credits = header.credits;
+        let msg = encode::error_response(&answer);
+        self.answer(&request, msg);
+    }
+
+    /// State is learned only from what is signed rightly, where it is to be signed at all.
+    fn is_believable(&mut self, request: &Request, header: &Header, msg: &mut [u8]) -> bool {
+        if matches!(header.command, Command::NEGOTIATE | Command::SESSION_SETUP) {
+            return true;
+        }
+        let Some(session) = self.sessions.get(request.header.session_id) else { return true };
+        let Some(key) = &session.client_key else { return true };
+        let signed = header.flags.contains(Flags::SIGNED);
+        let believable = if signed { key.verify_mut(msg) } else { !request.is_signed() };
+        if !believable {
+            self.out.event(Event::SignatureRefused);
+        }
+        believable
+    }
+
+    /// A sealed frame: its session cannot be moved, for nobody can read it.
+    fn note_sealed(&mut self, body: &[u8]) {
+        self.counters.sealed();
+        let Ok(header) = transform::Header::parse(body) else { return };
+        let Some(session) = self.sessions.get_mut(header.session_id) else { return };
+        let was = session.protection;
+        if was.is_protected() {
+            session.protection = Protection::NoEncrypted;
+            self.out.event(Event::Session(crate::event::SessionNews {
+                user: session.user.clone(),
+                protection: Protection::NoEncrypted,
+                was: Some(was),
+            }));
+        }
+    }
+
+    /// Whether a barrier holds this frame back; if so it is kept.
+    fn park_in_relay(&mut self, now: Instant, frame: &Bytes) -> bool {
+        let unit = self.requests.next_unit();
+        let Some(ids) = self.register_raw(now, frame, unit) else {
+            self.close(Close::Graceful, CloseReason::ProtocolError);
+            return true;
+        };
+        self.parked.push_back(ids);
+        true
+    }
+
+    /// Sends parked frames on, as they came.
+    pub(super) fn relay_parked(&mut self, ids: &[u64]) {
+        let State::Relay(attached) = &self.state else { return };
+        let attached = *attached;
+        let mut bytes = vec![0; PREFIX];
+        for id in ids {
+            let Some(request) = self.requests.get_mut(*id) else { continue };
+            request.parked = None;
+            request.sent = Some((attached.leg, *id));
+            bytes.extend_from_slice(&request.msg);
+            let (header, msg) = (request.header, request.msg.clone());
+            self.watch_request(&header, &msg);
+        }
+        let len = bytes.len() - PREFIX;
+        smb_parse::frame::write_prefix(&mut bytes, len);
+        self.out.to_node(attached.leg, bytes.into());
+    }
+}

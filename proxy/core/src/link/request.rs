@@ -1,0 +1,223 @@
+//! Requests of the client that are not answered yet (MS-SMB2 3.3.1.13, Request).
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use smb_parse::{
+    header::{Flags, Header, Status},
+    patch,
+};
+
+use crate::{
+    ids::{LegId, MessageId},
+    link::credit::charge,
+};
+
+/// Frames up to this size are copied when kept, so that a few bytes do not pin a large read buffer.
+const COPY_LIMIT: usize = 4096;
+
+/// One unanswered request.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Its header as the client sent it.
+    pub(crate) header: Header,
+    /// The message, from its header on.
+    pub(crate) msg: Bytes,
+    /// Whether the FileIds in `msg` are the client's; else the node's.
+    pub(crate) raw: bool,
+    /// Whether the client's signature was checked. Until then `msg` is as the client sent it.
+    pub(crate) verified: bool,
+    /// Which frame it came in: members of a compound share the number.
+    pub(crate) unit: u64,
+    /// Whether other requests came in the same frame.
+    pub(crate) compounded: bool,
+    /// When it came.
+    pub(crate) at: Instant,
+    /// Since when it waits for a barrier.
+    pub(crate) parked: Option<Instant>,
+    /// Which STATUS_PENDING the client has had.
+    pub(crate) interim: Interim,
+    /// The leg it was sent by, if any, and its MessageId there.
+    pub(crate) sent: Option<(LegId, MessageId)>,
+    /// How many nodes were lost while it was in flight.
+    pub(crate) deaths: u8,
+    /// The node got an ECHO instead, and the client gets this.
+    pub(crate) filler: Option<Status>,
+}
+
+/// Whose STATUS_PENDING a request has had: one at most over its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interim {
+    None,
+    /// The node's, with this AsyncId. Its credits are granted already.
+    Node(u64),
+    /// Ours, with the MessageId as AsyncId and no credits.
+    Ours,
+}
+
+impl Interim {
+    /// The AsyncId that the client knows the request by.
+    pub(crate) fn async_id(self, message_id: MessageId) -> Option<u64> {
+        match self {
+            Self::None => None,
+            Self::Node(id) => Some(id),
+            Self::Ours => Some(message_id),
+        }
+    }
+}
+
+impl Request {
+    pub(crate) fn new(header: Header, msg: &Bytes, unit: u64, compounded: bool, now: Instant) -> Self {
+        let msg = if msg.len() <= COPY_LIMIT { Bytes::copy_from_slice(msg) } else { msg.clone() };
+        Self {
+            header,
+            msg,
+            raw: true,
+            verified: false,
+            unit,
+            compounded,
+            at: now,
+            parked: None,
+            interim: Interim::None,
+            sent: None,
+            deaths: 0,
+            filler: None,
+        }
+    }
+
+    pub(crate) fn message_id(&self) -> MessageId {
+        self.header.message_id
+    }
+
+    pub(crate) fn charge(&self) -> u32 {
+        charge(self.header.credit_charge)
+    }
+
+    pub(crate) fn is_signed(&self) -> bool {
+        self.header.flags.contains(Flags::SIGNED)
+    }
+
+    /// Whether it works on what an earlier member of its compound opened or connected.
+    pub(crate) fn is_related(&self) -> bool {
+        self.header.flags.contains(Flags::RELATED)
+    }
+
+    /// The FileId in its fixed part, as it stands in `msg`.
+    pub(crate) fn file_id(&self) -> Option<smb_parse::FileId> {
+        patch::request_file_id(&self.msg)
+    }
+}
+
+/// All unanswered requests of a Link, by MessageId.
+#[derive(Debug, Default)]
+pub(crate) struct Requests {
+    by_id: BTreeMap<MessageId, Request>,
+    bytes: usize,
+    units: u64,
+}
+
+impl Requests {
+    /// A number for the next frame.
+    pub(crate) fn next_unit(&mut self) -> u64 {
+        self.units += 1;
+        self.units
+    }
+
+    /// Keeps a request. False if that MessageId is in use: no client does that.
+    pub(crate) fn insert(&mut self, request: Request) -> bool {
+        let id = request.message_id();
+        if self.by_id.contains_key(&id) {
+            return false;
+        }
+        self.bytes += request.msg.len();
+        self.by_id.insert(id, request);
+        true
+    }
+
+    pub(crate) fn get(&self, id: MessageId) -> Option<&Request> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: MessageId) -> Option<&mut Request> {
+        self.by_id.get_mut(&id)
+    }
+
+    pub(crate) fn remove(&mut self, id: MessageId) -> Option<Request> {
+        let request = self.by_id.remove(&id)?;
+        self.bytes -= request.msg.len();
+        Some(request)
+    }
+
+    /// Puts translated bytes in the place of a verified request's: `raw` says whose FileIds they have.
+    pub(crate) fn replace_msg(&mut self, id: MessageId, msg: Bytes, raw: bool) {
+        if let Some(request) = self.by_id.get_mut(&id) {
+            self.bytes = self.bytes + msg.len() - request.msg.len();
+            request.msg = msg;
+            request.raw = raw;
+            request.verified = true;
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Request> {
+        self.by_id.values()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Request> {
+        self.by_id.values_mut()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<MessageId> {
+        self.by_id.keys().copied().collect()
+    }
+
+    /// The MessageIds of every frame, in the order in which the frames came.
+    pub(crate) fn units(&self) -> BTreeMap<u64, Vec<MessageId>> {
+        let mut units: BTreeMap<u64, Vec<MessageId>> = BTreeMap::new();
+        for request in self.by_id.values() {
+            units.entry(request.unit).or_default().push(request.message_id());
+        }
+        units
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    /// Bytes kept.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The request a CANCEL means: by AsyncId if it has one, else by MessageId (MS-SMB2 3.3.5.16).
+    pub(crate) fn cancelled_by(&self, cancel: &Header) -> Option<MessageId> {
+        match cancel.async_id() {
+            Some(async_id) => self
+                .by_id
+                .values()
+                .find(|r| r.interim.async_id(r.message_id()) == Some(async_id))
+                .map(Request::message_id),
+            None => self.by_id.contains_key(&cancel.message_id).then_some(cancel.message_id),
+        }
+    }
+
+    /// When the first request that may get our STATUS_PENDING is due for it.
+    pub(crate) fn pending_due(&self, after: Duration) -> Option<Instant> {
+        self.by_id.values().filter(|r| r.may_pend()).map(|r| r.at + after).min()
+    }
+}
+
+impl Request {
+    /// Whether our STATUS_PENDING may be sent for it: one in its life, never in a compound, never where it must be
+    /// signed or would confuse the handshake.
+    pub(crate) fn may_pend(&self) -> bool {
+        use smb_parse::header::Command;
+        let allowed = !matches!(
+            self.header.command,
+            Command::NEGOTIATE | Command::SESSION_SETUP | Command::TREE_CONNECT | Command::LOGOFF
+        );
+        allowed && self.interim == Interim::None && !self.compounded && self.filler.is_none()
+    }
+}

@@ -1,0 +1,264 @@
+//! Sessions and tree connects (MS-SMB2 3.3.1.8, 3.3.1.9), and the logins that lead to them.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use smb_parse::{
+    cmd::{session_setup, tree_connect},
+    header::{Flags, Header, Status},
+};
+
+use crate::{
+    auth::{Credentials, Identity, LoginObserver, keys::SessionKey},
+    crypto::{Dialect, kdf, preauth::Preauth, signing::SigningKey},
+    event::Protection,
+    ids::{Client, MessageId, Node, SessionId, TreeId},
+    link::connection::{Connection, SIGNING_REQUIRED},
+};
+
+/// `SMB2_SESSION_FLAG_ENCRYPT_DATA` (MS-SMB2 2.2.6).
+const SESSION_ENCRYPT_DATA: u16 = 0x0004;
+
+/// One user's session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client_id: Client<SessionId>,
+    /// Its id on the present node.
+    pub(crate) node_id: Node<SessionId>,
+    /// SessionFlags of the node's answer; a further node must give the same.
+    pub(crate) flags: u16,
+    pub(crate) user: String,
+    pub(crate) protection: Protection,
+    /// Who to log in as on a further node. `None` for a session that is not protected.
+    pub(crate) identity: Option<Identity>,
+    /// Signs towards the client. `None`: no key, or not known.
+    pub(crate) client_key: Option<Arc<SigningKey>>,
+    /// Signs towards the node. In Relay the client's own.
+    pub(crate) node_key: Option<Arc<SigningKey>>,
+    /// Frames without signature are refused.
+    pub(crate) signing_required: bool,
+    pub(crate) trees: BTreeMap<Client<TreeId>, Tree>,
+    /// The node was lost and nobody could act for the user: all that is left is to say so.
+    pub(crate) ended: bool,
+}
+
+/// One share in use.
+#[derive(Debug, Clone)]
+pub(crate) struct Tree {
+    pub(crate) client_id: Client<TreeId>,
+    pub(crate) node_id: Node<TreeId>,
+    /// `\\server\share` as the client asked for it, UTF-16LE.
+    pub(crate) path: Vec<u8>,
+    /// The share's name in lower case.
+    pub(crate) share: String,
+    pub(crate) share_type: u8,
+    /// The node refused it after a takeover.
+    pub(crate) lost: bool,
+}
+
+impl Tree {
+    /// `SMB2_SHARE_TYPE_PIPE` (MS-SMB2 2.2.10).
+    pub(crate) fn is_pipe(&self) -> bool {
+        self.share_type == 2
+    }
+}
+
+/// A login under way, as it is observed.
+#[derive(Debug)]
+struct Login {
+    observer: LoginObserver,
+    preauth: Preauth,
+    security_mode: u16,
+}
+
+/// A login is known by the MessageId of its first request until the node has named the session.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum LoginKey {
+    Message(MessageId),
+    Session(SessionId),
+}
+
+/// What a SESSION_SETUP answer meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LoginStep {
+    /// The exchange goes on, or failed.
+    Nothing,
+    /// The session stands.
+    Established(Client<SessionId>),
+}
+
+/// All sessions of a Link.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    by_id: BTreeMap<Client<SessionId>, Session>,
+    logins: HashMap<LoginKey, Login>,
+}
+
+impl Sessions {
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&Client(id))
+    }
+
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.by_id.get_mut(&Client(id))
+    }
+
+    pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
+        self.by_id.remove(&Client(id))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.by_id.values()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.by_id.values_mut()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_id.is_empty()
+    }
+
+    pub(crate) fn any_protected(&self) -> bool {
+        self.by_id.values().any(|s| s.protection.is_protected() && !s.ended)
+    }
+
+    pub(crate) fn tree(&self, session: SessionId, tree: TreeId) -> Option<&Tree> {
+        self.get(session)?.trees.get(&Client(tree))
+    }
+
+    /// The client's id of a session of the present node.
+    pub(crate) fn by_node(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.values().find(|s| s.node_id == Node(id))
+    }
+
+    /// A SESSION_SETUP request passes (Relay).
+    pub(crate) fn request(&mut self, conn: &Connection, header: &Header, msg: &[u8]) -> bool {
+        let Ok(request) = session_setup::Request::parse(msg) else { return false };
+        let key = match header.session_id {
+            0 => LoginKey::Message(header.message_id),
+            id => LoginKey::Session(id),
+        };
+        let login = self.logins.entry(key).or_insert_with(|| Login {
+            observer: LoginObserver::default(),
+            preauth: conn.preauth.clone(),
+            security_mode: 0,
+        });
+        login.security_mode = u16::from(request.security_mode);
+        login.observer.client_token(request.security_buffer);
+        login.preauth.update(msg);
+        true
+    }
+
+    /// The answer to a SESSION_SETUP passes (Relay). `request_id` is the request's SessionId.
+    pub(crate) fn response(
+        &mut self,
+        conn: &Connection,
+        credentials: &dyn Credentials,
+        request_id: SessionId,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> LoginStep {
+        let key = match request_id {
+            0 => LoginKey::Message(header.message_id),
+            id => LoginKey::Session(id),
+        };
+        let Some(mut login) = self.logins.remove(&key) else { return LoginStep::Nothing };
+        let status = Status(header.status);
+        if status == Status::MORE_PROCESSING_REQUIRED {
+            if let Ok(response) = session_setup::Response::parse(msg) {
+                login.observer.server_token(response.security_buffer);
+            }
+            login.preauth.update(msg);
+            self.logins.insert(LoginKey::Session(header.session_id), login);
+            return LoginStep::Nothing;
+        }
+        if status != Status::SUCCESS || self.by_id.contains_key(&Client(header.session_id)) {
+            // A failed login, or a re-authentication: that changes no key.
+            return LoginStep::Nothing;
+        }
+        let Ok(response) = session_setup::Response::parse(msg) else { return LoginStep::Nothing };
+        let flags = response.session_flags;
+        let session = establish(conn, credentials, &login, header, flags, msg);
+        let id = session.client_id;
+        self.by_id.insert(id, session);
+        LoginStep::Established(id)
+    }
+}
+
+/// Derives the keys of a session that the node has just accepted, and proves them by the signature of its answer.
+fn establish(
+    conn: &Connection,
+    credentials: &dyn Credentials,
+    login: &Login,
+    header: &Header,
+    flags: u16,
+    msg: &mut [u8],
+) -> Session {
+    let outcome = login.observer.finish(flags, credentials);
+    let mut session = Session {
+        client_id: Client(header.session_id),
+        node_id: Node(header.session_id),
+        flags,
+        user: if outcome.domain.is_empty() { outcome.user } else { format!("{}\\{}", outcome.domain, outcome.user) },
+        protection: Protection::NoLogin,
+        identity: None,
+        client_key: None,
+        node_key: None,
+        signing_required: login.security_mode & SIGNING_REQUIRED != 0
+            || conn.server_security_mode & SIGNING_REQUIRED != 0,
+        trees: BTreeMap::new(),
+        ended: false,
+    };
+    if flags & SESSION_ENCRYPT_DATA != 0 {
+        session.protection = Protection::NoEncrypted;
+        return session;
+    }
+    match outcome.result {
+        Err(reason) => session.protection = reason,
+        Ok(derived) => {
+            session.protection = derived.kind.protection();
+            session.identity = Some(derived.identity);
+            if let Some(key) = derived.session_key {
+                let key = signing_key(conn, &key, &login.preauth);
+                let proved = header.flags.contains(Flags::SIGNED) && key.verify_mut(msg);
+                if proved {
+                    let key = Arc::new(key);
+                    session.client_key = Some(Arc::clone(&key));
+                    session.node_key = Some(key);
+                } else {
+                    session.protection = Protection::NoKeyMismatch;
+                    session.identity = None;
+                }
+            } else {
+                session.signing_required = false;
+            }
+        }
+    }
+    session
+}
+
+/// The session's signing key by dialect (MS-SMB2 3.3.5.5.3).
+pub(crate) fn signing_key(conn: &Connection, key: &SessionKey, preauth: &Preauth) -> SigningKey {
+    let dialect = conn.dialect.unwrap_or(Dialect::SMB202);
+    SigningKey::new(conn.signing, kdf::signing_key(dialect, key, &preauth.value()))
+}
+
+/// A tree connect's record from its request and the node's answer.
+pub(crate) fn tree_from(request: &[u8], header: &Header, response: &[u8]) -> Option<Tree> {
+    let asked = tree_connect::Request::parse(request).ok()?;
+    let granted = tree_connect::Response::parse(response).ok()?;
+    let id = header.tree_id()?;
+    let path = asked.path.to_string_lossy();
+    let share = path.rsplit('\\').next().unwrap_or_default().to_lowercase();
+    Some(Tree {
+        client_id: Client(id),
+        node_id: Node(id),
+        path: asked.path.0.to_vec(),
+        share,
+        share_type: granted.share_type,
+        lost: false,
+    })
+}

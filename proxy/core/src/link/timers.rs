@@ -1,0 +1,93 @@
+//! What a Link waits for, and what happens when the time is over.
+
+use std::time::Instant;
+
+use smb_parse::header::Status;
+
+use super::{Link, State};
+use crate::effect::{Close, CloseReason};
+
+impl Link {
+    /// The earliest timer.
+    pub(super) fn next_timer(&self) -> Option<(Instant, &'static str)> {
+        let config = &self.config;
+        let mut next: Option<(Instant, &'static str)> = None;
+        let mut offer = |at: Option<Instant>, why| {
+            if let Some(at) = at
+                && next.is_none_or(|(earliest, _)| at < earliest)
+            {
+                next = Some((at, why));
+            }
+        };
+        match &self.state {
+            State::Closed => return None,
+            State::Opening(opening) => offer(Some(opening.since + config.takeover_deadline), "no node"),
+            State::Recovering(recovery) => {
+                offer(Some(recovery.lost_at() + config.takeover_deadline), "takeover deadline");
+                offer(self.requests.pending_due(config.pending_after), "interim response");
+            }
+            State::Bridge(_) if !self.parked.is_empty() => {
+                offer(self.requests.pending_due(config.pending_after), "interim response");
+            }
+            State::Relay(_) | State::Bridge(_) => {}
+        }
+        if !self.parked.is_empty() {
+            let first = self.requests.iter().filter_map(|r| r.parked).min();
+            offer(first.map(|at| at + config.grace_park), "parked request");
+        }
+        offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
+        offer(self.stopping.map(|at| at + config.shutdown_grace), "shutdown");
+        next
+    }
+
+    /// Acts on every timer that is due.
+    pub(super) fn run_timers(&mut self, now: Instant) {
+        let deadline = self.config.takeover_deadline;
+        let overdue = match &self.state {
+            State::Opening(opening) => Self::is_past(now, Some(opening.since), deadline),
+            State::Recovering(recovery) => Self::is_past(now, Some(recovery.lost_at()), deadline),
+            _ => false,
+        };
+        if overdue || Self::is_past(now, self.silent_since, deadline) {
+            self.fail_takeover(now, CloseReason::Deadline, Close::Graceful);
+            return;
+        }
+        self.give_up_parked(now);
+        self.send_due_pendings(now);
+        self.finish_shutdown(now);
+    }
+
+    /// Requests that waited too long for another Link's Open (DESIGN: `grace_park`).
+    fn give_up_parked(&mut self, now: Instant) {
+        let limit = self.config.grace_park;
+        let late: Vec<_> =
+            self.requests.iter().filter(|r| Self::is_past(now, r.parked, limit)).map(|r| r.message_id()).collect();
+        for id in late {
+            self.fail_request(id, Status::SHARING_VIOLATION);
+        }
+        let requests = &self.requests;
+        self.parked.retain(|unit| unit.iter().any(|id| requests.get(*id).is_some()));
+    }
+
+    /// Patience for clients: one STATUS_PENDING for each request that waits on us, never in Relay.
+    fn send_due_pendings(&mut self, now: Instant) {
+        let waiting = match &self.state {
+            State::Recovering(_) => true,
+            State::Bridge(_) => !self.parked.is_empty(),
+            _ => false,
+        };
+        if !waiting {
+            return;
+        }
+        let after = self.config.pending_after;
+        let due: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|r| r.may_pend() && now >= r.at + after)
+            .map(|r| r.message_id())
+            .collect();
+        for id in due {
+            self.send_pending(id);
+        }
+    }
+}

@@ -1,0 +1,429 @@
+//! A takeover, in order of execution: a node is named, connected, negotiated with; sessions are authenticated, trees
+//! connected, Opens reclaimed, locks taken, delete flags set. Then the Link is in Bridge, and what was in flight is
+//! replayed as its files' barriers lift.
+//!
+//! [`Recovery`] holds the stage, consumed by value; a stage has only its own data.
+
+pub(crate) mod cursor;
+mod login;
+mod reclaim;
+pub(crate) mod verdict;
+
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use smb_parse::{
+    compound::elements,
+    frame::PREFIX,
+    header::{Command, Flags, Header, Status},
+};
+
+use self::login::Logins;
+use crate::{
+    effect::{Close, CloseReason, Effect},
+    event::{Cause, Event, FileEvent, LegLoss, Phase, TakeoverReport},
+    fleet::Assignment,
+    ids::{LegId, NodeId},
+    link::{
+        Attached, Link, State,
+        node_leg::{NodeLeg, Op, Pending},
+        open::OpenState,
+    },
+};
+
+/// A leg lost and got back on the same node within this time was a lost leg, not a lost node.
+const SAME_NODE: Duration = Duration::from_millis(200);
+
+/// A takeover under way.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    stage: Stage,
+    pub(crate) progress: Progress,
+}
+
+/// Where it stands.
+#[derive(Debug)]
+enum Stage {
+    /// For an assignment later than this generation.
+    Waiting(u64),
+    Connecting(Attached),
+    Negotiating(NodeLeg),
+    Authenticating(NodeLeg, Logins),
+    ConnectingTrees(NodeLeg),
+    Reclaiming(NodeLeg),
+    Flagging(NodeLeg),
+}
+
+/// What is told of it at the end.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    cause: Cause,
+    lost_at: Instant,
+    phase_since: Instant,
+    from: NodeId,
+    to: Option<NodeId>,
+    sessions: u32,
+    pub(crate) sessions_lost: u32,
+    opens_reclaimed: u32,
+    opens_lost: u32,
+    replayed: u32,
+    failed_requests: u32,
+    phases: [(Phase, Duration); Phase::ALL.len()],
+}
+
+impl Progress {
+    /// The phase that ran until now is over.
+    fn ended(&mut self, now: Instant, phase: Phase) {
+        let took = now.saturating_duration_since(self.phase_since);
+        self.phase_since = now;
+        if let Some(slot) = self.phases.iter_mut().find(|(p, _)| *p == phase) {
+            slot.1 += took;
+        }
+    }
+
+    fn report(&self, failed: Option<CloseReason>) -> TakeoverReport {
+        TakeoverReport {
+            cause: self.cause,
+            from: self.from,
+            to: self.to,
+            failed,
+            sessions: self.sessions,
+            sessions_lost: self.sessions_lost,
+            opens_reclaimed: self.opens_reclaimed,
+            opens_lost: self.opens_lost,
+            replayed: self.replayed,
+            failed_requests: self.failed_requests,
+            phases: self.phases,
+        }
+    }
+}
+
+impl Recovery {
+    /// The leg is lost; nothing is known yet of where to go.
+    pub(crate) fn begin(now: Instant, lost: Attached, cause: Cause) -> Self {
+        Self {
+            stage: Stage::Waiting(lost.generation),
+            progress: Progress {
+                cause,
+                lost_at: now,
+                phase_since: now,
+                from: lost.node,
+                to: None,
+                sessions: 0,
+                sessions_lost: 0,
+                opens_reclaimed: 0,
+                opens_lost: 0,
+                replayed: 0,
+                failed_requests: 0,
+                phases: Phase::ALL.map(|phase| (phase, Duration::ZERO)),
+            },
+        }
+    }
+
+    pub(crate) fn lost_at(&self) -> Instant {
+        self.progress.lost_at
+    }
+
+    /// The leg in the making.
+    pub(crate) fn leg(&self) -> Option<LegId> {
+        self.attached().map(|a| a.leg)
+    }
+
+    fn attached(&self) -> Option<Attached> {
+        match &self.stage {
+            Stage::Waiting(_) => None,
+            Stage::Connecting(attached) => Some(*attached),
+            Stage::Negotiating(leg)
+            | Stage::Authenticating(leg, _)
+            | Stage::ConnectingTrees(leg)
+            | Stage::Reclaiming(leg)
+            | Stage::Flagging(leg) => {
+                Some(Attached { leg: leg.id, node: leg.node, generation: leg.generation })
+            }
+        }
+    }
+
+    fn node_leg(&mut self) -> Option<&mut NodeLeg> {
+        match &mut self.stage {
+            Stage::Waiting(_) | Stage::Connecting(_) => None,
+            Stage::Negotiating(leg)
+            | Stage::Authenticating(leg, _)
+            | Stage::ConnectingTrees(leg)
+            | Stage::Reclaiming(leg)
+            | Stage::Flagging(leg) => Some(leg),
+        }
+    }
+
+    /// The report of a takeover that ends here.
+    pub(crate) fn report(&self, now: Instant, failed: Option<CloseReason>) -> TakeoverReport {
+        let mut report = self.progress.report(failed);
+        let phase = match self.stage {
+            Stage::Waiting(_) => Phase::Assign,
+            Stage::Connecting(_) => Phase::Connect,
+            Stage::Negotiating(_) => Phase::Negotiate,
+            Stage::Authenticating(..) => Phase::Authenticate,
+            Stage::ConnectingTrees(_) => Phase::Trees,
+            Stage::Reclaiming(_) | Stage::Flagging(_) => Phase::Reclaim,
+        };
+        if let Some(slot) = report.phases.iter_mut().find(|(p, _)| *p == phase) {
+            slot.1 += now.saturating_duration_since(self.progress.phase_since);
+        }
+        report
+    }
+}
+
+impl Link {
+    /// A node is named while the Link has none.
+    pub(crate) fn recovery_assignment(&mut self, now: Instant, assignment: Assignment) {
+        let State::Recovering(recovery) = &mut self.state else { return };
+        match &recovery.stage {
+            Stage::Waiting(after) if assignment.generation <= *after => return,
+            Stage::Waiting(_) => {}
+            _ => {
+                let Some(attached) = recovery.attached() else { return };
+                if attached.node == assignment.node {
+                    if let Some(leg) = recovery.node_leg() {
+                        leg.generation = assignment.generation;
+                    }
+                    return;
+                }
+                self.out.close_leg(attached.leg, Close::Reset);
+                self.unreclaim();
+            }
+        }
+        self.go_to(now, assignment);
+    }
+
+    fn go_to(&mut self, now: Instant, assignment: Assignment) {
+        let leg = self.new_leg();
+        let State::Recovering(recovery) = &mut self.state else { return };
+        recovery.progress.ended(now, Phase::Assign);
+        let quick = now < recovery.progress.lost_at + SAME_NODE;
+        let same = recovery.progress.from == assignment.node && recovery.progress.cause == Cause::Crash;
+        recovery.progress.to = Some(assignment.node);
+        recovery.stage =
+            Stage::Connecting(Attached { leg, node: assignment.node, generation: assignment.generation });
+        if quick && same && self.too_many_losses(now) {
+            self.fail_takeover(now, CloseReason::TooManyTakeovers, Close::Reset);
+            return;
+        }
+        self.out.effect(Effect::Connect { leg, node: assignment.node });
+    }
+
+    /// What was reclaimed on a node since lost is not reclaimed.
+    fn unreclaim(&mut self) {
+        for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
+            open.state = OpenState::Unreclaimed;
+        }
+        self.opens.forget_node_ids();
+        self.out.file(FileEvent::Lost);
+        if let State::Recovering(recovery) = &mut self.state {
+            recovery.progress.sessions = 0;
+            recovery.progress.opens_reclaimed = 0;
+        }
+    }
+
+    /// The leg in the making broke: wait for the next assignment.
+    pub(crate) fn recovery_leg_lost(&mut self, now: Instant, leg: LegId, loss: LegLoss) {
+        let State::Recovering(recovery) = &mut self.state else { return };
+        let Some(attached) = recovery.attached().filter(|a| a.leg == leg) else { return };
+        recovery.stage = Stage::Waiting(attached.generation);
+        recovery.progress.phase_since = now;
+        self.unreclaim();
+        self.report_loss(attached, loss);
+        if let Some(assignment) = self.assignment.filter(|a| a.generation > attached.generation) {
+            self.recovery_assignment(now, assignment);
+        }
+    }
+
+    /// TCP stands: NEGOTIATE.
+    pub(crate) fn recovery_connected(&mut self, now: Instant, leg: LegId) {
+        let State::Recovering(recovery) = &mut self.state else { return };
+        let Stage::Connecting(attached) = recovery.stage else { return };
+        if attached.leg != leg {
+            return;
+        }
+        recovery.progress.ended(now, Phase::Connect);
+        let mut node = NodeLeg::new(leg, attached.node, attached.generation);
+        let msg = self.conn.renegotiate(&mut *self.random);
+        let sent = node.send_own(&mut self.out, msg, None, Op::Negotiate);
+        node.conn.request(&sent);
+        recovery.stage = Stage::Negotiating(node);
+    }
+
+    /// Answers of the node in the making.
+    pub(crate) fn recovery_node_frame(&mut self, now: Instant, leg: LegId, frame: BytesMut) {
+        let mut body = frame;
+        let mut at = PREFIX;
+        while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(Ok(element)) = elements(rest).next() else {
+                self.out.event(Event::NotUnderstood);
+                break;
+            };
+            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
+            at = range.end;
+            let Some(msg) = body.get_mut(range) else { break };
+            self.recovery_answer(now, leg, &header, msg);
+        }
+        self.recovery_advance(now);
+    }
+
+    fn recovery_answer(&mut self, now: Instant, leg: LegId, header: &Header, msg: &mut [u8]) {
+        if header.message_id == u64::MAX {
+            // A break of what has just been reclaimed: the client hears of it as of any other.
+            if self.translate_break(msg) {
+                self.out.to_client(smb_parse::encode::frame(msg).into());
+            }
+            return;
+        }
+        let State::Recovering(recovery) = &mut self.state else { return };
+        let Some(node) = recovery.node_leg().filter(|node| node.id == leg) else { return };
+        node.granted(header.credits);
+        if header.flags.contains(Flags::ASYNC) && Status(header.status) == Status::PENDING {
+            return;
+        }
+        let Some(Pending::Ours(op)) = node.pending(header.message_id).cloned() else { return };
+        node.answered(header.message_id);
+        match op {
+            Op::Negotiate => self.negotiated(now, msg),
+            Op::Login(session) => self.login_answer(now, session, header, msg),
+            _ if !self.is_ours(&op, header, msg) => {
+                self.out.event(Event::SignatureRefused);
+                self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
+            }
+            Op::Tree(session, tree) => self.tree_answer(session, tree, header),
+            Op::Reclaim(open) => self.reclaim_answer(open, header, msg),
+            Op::Locks(open) => self.locks_answer(open, header),
+            Op::Disposition(_) | Op::Discard => {}
+        }
+    }
+
+    /// Whether an answer to a request of ours carries the signature it must.
+    fn is_ours(&self, op: &Op, header: &Header, msg: &mut [u8]) -> bool {
+        let session = match op {
+            Op::Tree(session, _) => Some(*session),
+            Op::Reclaim(open) | Op::Locks(open) | Op::Disposition(open) => {
+                self.opens.get(*open).map(|o| o.session.0)
+            }
+            _ => None,
+        };
+        let key = session.and_then(|id| self.sessions.get(id)).and_then(|s| s.node_key.as_ref());
+        key.is_none_or(|key| header.flags.contains(Flags::SIGNED) && key.verify_mut(msg))
+    }
+
+    fn negotiated(&mut self, now: Instant, msg: &[u8]) {
+        let wanted = self.conn.dialect;
+        let State::Recovering(recovery) = &mut self.state else { return };
+        let Some(node) = recovery.node_leg() else { return };
+        let agreed = Header::parse(msg).is_ok_and(|h| h.command == Command::NEGOTIATE)
+            && node.conn.response(msg)
+            && node.conn.dialect == wanted
+            && node.conn.max_read_size >= self.conn.max_read_size
+            && node.conn.max_write_size >= self.conn.max_write_size;
+        if !agreed {
+            self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
+        }
+    }
+
+    /// Sends what credits allow, and goes to the next stage when one is done.
+    fn recovery_advance(&mut self, now: Instant) {
+        loop {
+            self.pump();
+            let State::Recovering(recovery) = &mut self.state else { return };
+            if !recovery.node_leg().is_some_and(|leg| leg.is_settled()) {
+                return;
+            }
+            let stage = std::mem::replace(&mut recovery.stage, Stage::Waiting(0));
+            let progress = &mut recovery.progress;
+            let next = match stage {
+                Stage::Negotiating(leg) => {
+                    progress.ended(now, Phase::Negotiate);
+                    self.begin_logins(leg)
+                }
+                Stage::Authenticating(leg, _) => {
+                    progress.ended(now, Phase::Authenticate);
+                    self.begin_trees(leg)
+                }
+                Stage::ConnectingTrees(leg) => {
+                    progress.ended(now, Phase::Trees);
+                    self.begin_reclaim(leg)
+                }
+                Stage::Reclaiming(leg) => self.begin_flags(leg),
+                Stage::Flagging(leg) => {
+                    progress.ended(now, Phase::Reclaim);
+                    self.finish_recovery(leg);
+                    return;
+                }
+                waiting => waiting,
+            };
+            let State::Recovering(recovery) = &mut self.state else { return };
+            recovery.stage = next;
+            if !self.sessions.any_protected() {
+                self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
+                return;
+            }
+        }
+    }
+
+    /// Asks the node for what is to do, as far as credits go.
+    fn pump(&mut self) {
+        loop {
+            let State::Recovering(recovery) = &mut self.state else { return };
+            let Some(leg) = recovery.node_leg().filter(|leg| leg.can_send(1)) else { return };
+            let Some(op) = leg.todo.pop_front() else { return };
+            match op {
+                Op::Login(session) => self.send_login(session),
+                Op::Tree(session, tree) => self.send_tree(session, tree),
+                Op::Reclaim(open) => self.send_reclaim(open),
+                Op::Locks(open) => self.send_locks(open),
+                Op::Disposition(open) => self.send_disposition(open),
+                Op::Negotiate | Op::Discard => {}
+            }
+        }
+    }
+
+    /// Sends a message of ours in a session's name.
+    fn send_in_session(&mut self, session: u64, msg: Vec<u8>, op: Op) {
+        let key = self.sessions.get(session).and_then(|s| s.node_key.clone());
+        let State::Recovering(recovery) = &mut self.state else { return };
+        if let Some(leg) = recovery.node_leg() {
+            leg.send_own(&mut self.out, msg, key.as_deref(), op);
+        }
+    }
+
+    /// Everything is back that can be: Bridge. What was in flight waits for its barriers.
+    fn finish_recovery(&mut self, leg: NodeLeg) {
+        let State::Recovering(recovery) = std::mem::replace(&mut self.state, State::Bridge(Box::new(leg))) else {
+            return;
+        };
+        self.replaying = Some(recovery.progress);
+        self.barrier = true;
+        self.parked = self.requests.units().into_values().collect();
+    }
+
+    /// The last request in flight has been replayed: the takeover is over.
+    pub(crate) fn finish_barrier(&mut self, now: Instant) {
+        let waits = |id: &u64| self.requests.get(*id).is_some_and(|r| r.deaths > 0);
+        if self.parked.iter().flatten().any(waits) {
+            return;
+        }
+        if let Some(mut progress) = self.replaying.take() {
+            progress.ended(now, Phase::Barrier);
+            self.out.event(Event::Takeover(Box::new(progress.report(None))));
+        }
+    }
+
+    /// A request in flight was sent again.
+    pub(crate) fn note_replayed(&mut self) {
+        if let Some(progress) = &mut self.replaying {
+            progress.replayed += 1;
+        }
+    }
+
+    /// A request in flight was answered without the node.
+    pub(crate) fn note_failed(&mut self, failed: bool) {
+        if let Some(progress) = self.replaying.as_mut().filter(|_| failed) {
+            progress.failed_requests += 1;
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Trees, Opens, locks and delete flags on the new node. Never the original disposition: FILE_OPEN, the last path, the
+//! recorded access, the last granted oplock or lease, a CreateGuid of our own.
+
+use smb_parse::{
+    cmd::create,
+    create_context::{self, ResponseContext},
+    encode::{self, CreateParams},
+    header::{Command, Header, Status, Target},
+};
+
+use super::Stage;
+use crate::{
+    event::FileEvent,
+    ids::{Client, Node, OpenToken, SessionId, TreeId},
+    link::{
+        Link, State,
+        breaks::level_of,
+        node_leg::{NodeLeg, Op},
+        open::{Durable, OPLOCK_LEASE, Open, OpenState},
+    },
+};
+
+/// FILE_OPEN (MS-SMB2 2.2.13).
+const FILE_OPEN: u32 = 1;
+/// FileDispositionInformation (MS-FSCC 2.4.11).
+const DISPOSITION: u8 = 13;
+/// `SMB2_LOCKFLAG_FAIL_IMMEDIATELY`.
+const FAIL_IMMEDIATELY: u32 = 0x10;
+/// The largest durable timeout that is asked for; the node caps it (milliseconds).
+const TIMEOUT: u32 = 300_000;
+
+impl Link {
+    pub(super) fn begin_trees(&mut self, mut leg: NodeLeg) -> Stage {
+        for session in self.sessions.iter().filter(|s| !s.ended) {
+            for tree in session.trees.values().filter(|t| !t.lost) {
+                leg.todo.push_back(Op::Tree(session.client_id.0, tree.client_id.0));
+            }
+        }
+        Stage::ConnectingTrees(leg)
+    }
+
+    pub(super) fn send_tree(&mut self, session: SessionId, tree: TreeId) {
+        let Some(path) = self.sessions.tree(session, tree).map(|t| t.path.clone()) else { return };
+        let header = self.own_header(Command::TREE_CONNECT, session, 0);
+        self.send_in_session(session, encode::tree_connect(&header, &path), Op::Tree(session, tree));
+    }
+
+    pub(super) fn tree_answer(&mut self, session: SessionId, tree: TreeId, header: &Header) {
+        let granted = Status(header.status).is_success();
+        let Some(tree) = self.sessions.get_mut(session).and_then(|s| s.trees.get_mut(&Client(tree))) else {
+            return;
+        };
+        match header.tree_id().filter(|_| granted) {
+            Some(id) => tree.node_id = Node(id),
+            None => tree.lost = true,
+        }
+    }
+
+    /// Every Open whose tree is back. Pipes cannot be: their state was the server's alone.
+    pub(super) fn begin_reclaim(&mut self, mut leg: NodeLeg) -> Stage {
+        let mut lost = Vec::new();
+        for open in self.opens.iter().filter(|o| o.state == OpenState::Unreclaimed) {
+            let tree = self.sessions.tree(open.session.0, open.tree.0);
+            if !open.is_pipe && tree.is_some_and(|t| !t.lost) {
+                leg.todo.push_back(Op::Reclaim(open.token));
+            } else {
+                lost.push(open.token);
+            }
+        }
+        for token in lost {
+            self.give_up(token);
+        }
+        Stage::Reclaiming(leg)
+    }
+
+    pub(super) fn send_reclaim(&mut self, token: OpenToken) {
+        let mut create_guid = [0; 16];
+        self.random.fill(&mut create_guid);
+        let Some(open) = self.opens.get(token) else { return };
+        let contexts = reclaim_contexts(open, create_guid);
+        let session = open.session.0;
+        let header = self.own_header(Command::CREATE, session, self.node_tree(open));
+        let msg = encode::create(
+            &header,
+            &CreateParams {
+                oplock_level: if open.lease.is_some() { OPLOCK_LEASE } else { open.oplock_level },
+                impersonation_level: open.impersonation_level,
+                desired_access: open.desired_access,
+                file_attributes: 0,
+                share_access: open.share_access,
+                create_disposition: FILE_OPEN,
+                create_options: open.create_options,
+                name_utf16: &open.name,
+                contexts: &contexts,
+            },
+        );
+        self.send_in_session(session, msg, Op::Reclaim(token));
+    }
+
+    pub(super) fn reclaim_answer(&mut self, token: OpenToken, header: &Header, msg: &[u8]) {
+        let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
+        let (Some(response), Some(open)) = (response, self.opens.get_mut(token)) else {
+            self.give_up(token);
+            return;
+        };
+        let had = level_of(open);
+        let node_id = response.file_id;
+        if !adopt(open, &response) {
+            self.close_stranger(token, node_id);
+            self.give_up(token);
+            return;
+        }
+        open.state = OpenState::Live;
+        open.cursor.reopened();
+        let locked = !open.locks.is_empty();
+        self.opens.set_node_id(token, node_id);
+        self.break_to_present_level(token, had);
+        if locked {
+            if let State::Recovering(recovery) = &mut self.state
+                && let Some(leg) = recovery.node_leg()
+            {
+                leg.todo.push_back(Op::Locks(token));
+            }
+        } else {
+            self.reclaimed(token);
+        }
+    }
+
+    fn reclaimed(&mut self, token: OpenToken) {
+        self.out.file(FileEvent::Reclaimed { open: token });
+        if let State::Recovering(recovery) = &mut self.state {
+            recovery.progress.opens_reclaimed += 1;
+        }
+    }
+
+    /// Another file stands under the name: what was opened is closed again.
+    fn close_stranger(&mut self, token: OpenToken, id: smb_parse::FileId) {
+        let Some(open) = self.opens.get(token) else { return };
+        let session = open.session.0;
+        let header = self.own_header(Command::CLOSE, session, self.node_tree(open));
+        self.send_in_session(session, encode::close(&header, 0, id), Op::Discard);
+    }
+
+    /// That Open alone is lost.
+    fn give_up(&mut self, token: OpenToken) {
+        if let Some(open) = self.opens.get_mut(token) {
+            open.state = OpenState::Lost;
+            self.out.file(FileEvent::GivenUp { open: token });
+            if let State::Recovering(recovery) = &mut self.state {
+                recovery.progress.opens_lost += 1;
+            }
+        }
+    }
+
+    /// The acknowledged byte-range locks of an Open, in one request.
+    pub(super) fn send_locks(&mut self, token: OpenToken) {
+        let Some(open) = self.opens.get(token) else { return };
+        let locks: Vec<_> = open
+            .locks
+            .iter()
+            .map(|lock| {
+                let mut lock = *lock;
+                lock.flags |= FAIL_IMMEDIATELY;
+                lock
+            })
+            .collect();
+        let (session, id) = (open.session.0, open.node_id.0);
+        let header = self.own_header(Command::LOCK, session, self.node_tree(open));
+        self.send_in_session(session, encode::lock(&header, id, 0, &locks), Op::Locks(token));
+    }
+
+    /// Without its locks an Open is not what the client has: it is lost.
+    pub(super) fn locks_answer(&mut self, token: OpenToken, header: &Header) {
+        if Status(header.status).is_success() {
+            self.reclaimed(token);
+            return;
+        }
+        if let Some(id) = self.opens.get(token).map(|o| o.node_id.0) {
+            self.close_stranger(token, id);
+        }
+        self.give_up(token);
+    }
+
+    /// Delete-on-close flags last, when every Open is back: a file that is to be deleted admits no further open.
+    pub(super) fn begin_flags(&mut self, mut leg: NodeLeg) -> Stage {
+        for open in self.opens.iter().filter(|o| o.delete_pending && o.state == OpenState::Live) {
+            leg.todo.push_back(Op::Disposition(open.token));
+        }
+        Stage::Flagging(leg)
+    }
+
+    pub(super) fn send_disposition(&mut self, token: OpenToken) {
+        let Some(open) = self.opens.get(token) else { return };
+        let (session, id) = (open.session.0, open.node_id.0);
+        let header = self.own_header(Command::SET_INFO, session, self.node_tree(open));
+        let msg = encode::set_info(&header, 1, DISPOSITION, 0, id, &[1]);
+        self.send_in_session(session, msg, Op::Disposition(token));
+    }
+
+    fn node_tree(&self, open: &Open) -> TreeId {
+        self.sessions.tree(open.session.0, open.tree.0).map_or(0, |t| t.node_id.0)
+    }
+
+    /// A request header of the proxy's own.
+    fn own_header(&self, command: Command, session: SessionId, tree_id: TreeId) -> Header {
+        let mut header = Header::request(command, 0);
+        header.session_id = self.sessions.get(session).map_or(0, |s| s.node_id.0);
+        header.target = Target::Sync { reserved: 0xfeff, tree_id };
+        header.credit_charge = u16::from(self.conn.dialect > Some(crate::crypto::Dialect::SMB202));
+        header
+    }
+}
+
+/// Takes the node's grant into the record. False if it is another file.
+fn adopt(open: &mut Open, response: &create::Response<'_>) -> bool {
+    let mut lease = None;
+    let mut on_disk_id = None;
+    let mut durable = Durable::No;
+    for context in response.contexts().filter_map(Result::ok) {
+        match ResponseContext::parse(&context) {
+            ResponseContext::Lease(granted) => lease = Some(granted),
+            ResponseContext::OnDiskId(id) => on_disk_id = Some(id),
+            ResponseContext::Durable => durable = Durable::V1,
+            ResponseContext::DurableV2 { timeout, .. } => durable = Durable::V2 { timeout },
+            _ => {}
+        }
+    }
+    let same = match (open.on_disk_id, on_disk_id) {
+        // The first 8 bytes are the file's number; the rest names the volume, which may differ from node to node.
+        (Some(was), Some(is)) => was.get(..8) == is.get(..8),
+        _ => open.creation_time == response.creation_time,
+    };
+    if !same {
+        return false;
+    }
+    open.on_disk_id = on_disk_id.or(open.on_disk_id);
+    open.oplock_level = response.oplock_level;
+    open.durable = durable;
+    if let (Some(granted), Some(known)) = (lease, open.lease.as_mut()) {
+        known.state = granted.state;
+        known.epoch = known.epoch.max(granted.epoch);
+    } else if let Some(known) = open.lease.as_mut() {
+        known.state = 0;
+    }
+    true
+}
+
+/// The create contexts of a reclaim.
+fn reclaim_contexts(open: &Open, create_guid: [u8; 16]) -> Vec<(&'static [u8], Vec<u8>)> {
+    let mut contexts: Vec<(&'static [u8], Vec<u8>)> = Vec::with_capacity(4);
+    if let Some(lease) = &open.lease {
+        contexts.push((create_context::tag::RQLS, encode::lease(lease)));
+    }
+    match open.durable {
+        Durable::No => {}
+        Durable::V1 => contexts.push((create_context::tag::DHNQ, encode::durable_request())),
+        Durable::V2 { timeout } => contexts
+            .push((create_context::tag::DH2Q, encode::durable_v2_request(timeout.min(TIMEOUT), create_guid))),
+    }
+    contexts.push((create_context::tag::QFID, Vec::new()));
+    if let Some(timestamp) = open.timewarp {
+        contexts.push((create_context::tag::TWRP, timestamp.to_le_bytes().to_vec()));
+    }
+    contexts
+}

@@ -1,0 +1,147 @@
+//! What becomes of a request that was in flight when its node was lost. One pure function, one table.
+
+use smb_parse::{
+    cmd::{ioctl, set_info, write},
+    fsctl,
+    header::{Command, Status},
+};
+
+use crate::link::{
+    dispatch::{create_disposition, is_related_id},
+    open::{OpenState, Opens},
+    request::Request,
+};
+
+/// What is to be done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Send it to the new node: doing it twice is the same as once.
+    Resend,
+    /// The answer is known without the node.
+    Synthesize(Status),
+    /// Nobody can tell whether it was done: the client is told so.
+    Fail(Status),
+}
+
+/// The kinds of request that differ in their verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Reads, or sets something to a value.
+    Idempotent,
+    /// CREATE by a disposition that neither fails nor truncates when it is run again.
+    Open,
+    /// CREATE by any other disposition.
+    OtherCreate,
+    /// WRITE to the end of the file, wherever that is.
+    Append,
+    /// Rename or link.
+    NameChange,
+    /// CHANGE_NOTIFY.
+    Notify,
+    /// LOGOFF and TREE_DISCONNECT.
+    Teardown,
+    /// SESSION_SETUP.
+    Login,
+    /// An IOCTL that does something of which nobody knows whether it was done.
+    OtherIoctl,
+}
+
+/// All that the verdict rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) kind: Kind,
+    /// Nodes lost while it was in flight.
+    pub(crate) deaths: u8,
+    /// The Open it works on is lost.
+    pub(crate) open_lost: bool,
+}
+
+/// FILE_OPEN, FILE_OPEN_IF (MS-SMB2 2.2.13).
+const REPEATABLE_DISPOSITIONS: [u32; 2] = [1, 3];
+/// SMB2_0_INFO_FILE; FileRenameInformation, FileLinkInformation and their Ex forms.
+const NAME_CLASSES: [u8; 4] = [10, 11, 65, 72];
+
+impl Facts {
+    pub(crate) fn of(request: &Request, opens: &Opens) -> Self {
+        let lost = request
+            .file_id()
+            .filter(|id| !is_related_id(*id))
+            .is_some_and(|id| opens.by_client(id).is_none_or(|o| o.state != OpenState::Live));
+        Self { kind: kind(request), deaths: request.deaths, open_lost: lost }
+    }
+}
+
+fn kind(request: &Request) -> Kind {
+    let msg = &request.msg;
+    match request.header.command {
+        Command::CREATE => match create_disposition(msg) {
+            Some(d) if REPEATABLE_DISPOSITIONS.contains(&d) => Kind::Open,
+            _ => Kind::OtherCreate,
+        },
+        Command::WRITE => match write::Request::parse(msg) {
+            Ok(w) if w.offset != u64::MAX => Kind::Idempotent,
+            _ => Kind::Append,
+        },
+        Command::SET_INFO => match set_info::Request::parse(msg) {
+            Ok(s) if s.info_type != 1 || !NAME_CLASSES.contains(&s.file_info_class) => Kind::Idempotent,
+            _ => Kind::NameChange,
+        },
+        Command::IOCTL => match ioctl::Request::parse(msg) {
+            Ok(i) if fsctl::is_repeatable(i.ctl_code) => Kind::Idempotent,
+            _ => Kind::OtherIoctl,
+        },
+        Command::CHANGE_NOTIFY => Kind::Notify,
+        Command::LOGOFF | Command::TREE_DISCONNECT => Kind::Teardown,
+        Command::SESSION_SETUP | Command::NEGOTIATE => Kind::Login,
+        // Locks die with their node and are rebuilt from what was acknowledged, so a LOCK in flight has not been.
+        _ => Kind::Idempotent,
+    }
+}
+
+/// The table.
+pub(crate) fn verdict(facts: &Facts) -> Verdict {
+    if facts.deaths > 1 {
+        return Verdict::Fail(Status::INTERNAL_ERROR);
+    }
+    if facts.open_lost {
+        return Verdict::Synthesize(Status::FILE_CLOSED);
+    }
+    match facts.kind {
+        Kind::Idempotent | Kind::Open | Kind::Teardown => Verdict::Resend,
+        Kind::Notify => Verdict::Synthesize(Status::NOTIFY_ENUM_DIR),
+        Kind::Login => Verdict::Fail(Status::REQUEST_NOT_ACCEPTED),
+        Kind::OtherCreate | Kind::Append | Kind::NameChange | Kind::OtherIoctl => {
+            Verdict::Fail(Status::INTERNAL_ERROR)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table() {
+        let internal = Verdict::Fail(Status::INTERNAL_ERROR);
+        let rows = [
+            (Kind::Idempotent, Verdict::Resend),
+            (Kind::Open, Verdict::Resend),
+            (Kind::Teardown, Verdict::Resend),
+            (Kind::Notify, Verdict::Synthesize(Status::NOTIFY_ENUM_DIR)),
+            (Kind::Login, Verdict::Fail(Status::REQUEST_NOT_ACCEPTED)),
+            (Kind::OtherCreate, internal),
+            (Kind::Append, internal),
+            (Kind::NameChange, internal),
+            (Kind::OtherIoctl, internal),
+        ];
+        for (kind, expected) in rows {
+            assert_eq!(verdict(&Facts { kind, deaths: 1, open_lost: false }), expected, "{kind:?}");
+            assert_eq!(verdict(&Facts { kind, deaths: 2, open_lost: false }), internal, "{kind:?} twice");
+            assert_eq!(
+                verdict(&Facts { kind, deaths: 1, open_lost: true }),
+                Verdict::Synthesize(Status::FILE_CLOSED),
+                "{kind:?} on a lost Open"
+            );
+        }
+    }
+}
