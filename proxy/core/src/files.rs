@@ -146,7 +146,9 @@ impl Files {
     }
 
     fn rename(&mut self, link: LinkId, open: OpenToken, to: FileKey) {
-        let Some(from) = self.links.get(&link).and_then(|o| o.get(&open)).map(|e| e.key.clone()) else { return };
+        let Some(from) = self.links.get(&link).and_then(|o| o.get(&open)).map(|e| e.key.clone()) else {
+            return;
+        };
         for entry in self.links.values_mut().flat_map(HashMap::values_mut).filter(|e| e.key == from) {
             entry.key = to.clone();
         }

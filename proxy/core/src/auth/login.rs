@@ -277,8 +277,12 @@ mod tests {
 
     #[test]
     fn a_weaker_challenge_is_not_answered() {
-        let identity =
-            Identity { user: "alice".into(), domain: String::new(), workstation: String::new(), kind: Kind::Ntlm };
+        let identity = Identity {
+            user: "alice".into(),
+            domain: String::new(),
+            workstation: String::new(),
+            kind: Kind::Ntlm,
+        };
         let mut login = Login::new(&identity, Some(NtHash::new([3; 16])), false);
         login.start();
         let mut weak = challenge();

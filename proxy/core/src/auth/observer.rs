@@ -84,8 +84,12 @@ impl LoginObserver {
 
     /// The node said yes, with these SessionFlags.
     pub fn finish(&self, session_flags: u16, credentials: &dyn Credentials) -> LoginOutcome {
-        let nobody =
-            |why| LoginOutcome { user: String::new(), domain: String::new(), workstation: String::new(), result: Err(why) };
+        let nobody = |why| LoginOutcome {
+            user: String::new(),
+            domain: String::new(),
+            workstation: String::new(),
+            result: Err(why),
+        };
         if self.other {
             return nobody(Protection::NoMechanism);
         }
@@ -117,7 +121,11 @@ impl LoginObserver {
     }
 
     /// The session key, once the client's proof and its MIC hold.
-    fn derive(&self, auth: &Authenticate<'_>, credentials: &dyn Credentials) -> Result<SessionKey, Protection> {
+    fn derive(
+        &self,
+        auth: &Authenticate<'_>,
+        credentials: &dyn Credentials,
+    ) -> Result<SessionKey, Protection> {
         let challenge = Challenge::parse(&self.challenge).ok_or(Protection::NoLogin)?;
         let (nt_proof, blob) = auth.proof().ok_or(Protection::NoLogin)?;
         if !credentials.configured() {

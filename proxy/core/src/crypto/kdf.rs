@@ -70,6 +70,9 @@ mod tests {
     #[test]
     fn in_3_1_1_the_preauth_hash_matters() {
         let key = SessionKey::new(&[7; 16]);
-        assert_ne!(signing_key(Dialect::SMB311, &key, &[0; 64]), signing_key(Dialect::SMB311, &key, &[1; 64]));
+        assert_ne!(
+            signing_key(Dialect::SMB311, &key, &[0; 64]),
+            signing_key(Dialect::SMB311, &key, &[1; 64])
+        );
     }
 }

@@ -53,7 +53,11 @@ mod tests {
         let mut twice = Preauth::new();
         twice.update(b"a");
         twice.update(b"b");
-        assert_ne!(once.value(), twice.value(), "each message is hashed with the value before, not concatenated");
+        assert_ne!(
+            once.value(),
+            twice.value(),
+            "each message is hashed with the value before, not concatenated"
+        );
         let direct = aws_lc_rs::digest::digest(&SHA512, &[&[0_u8; 64][..], b"ab"].concat());
         assert_eq!(&once.value()[..], direct.as_ref());
     }

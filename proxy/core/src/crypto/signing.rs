@@ -106,7 +106,9 @@ fn nonce(header: &Header) -> Nonce {
     let server = u32::from(header.flags.contains(Flags::SERVER_TO_REDIR));
     let cancel = u32::from(header.command == Command::CANCEL) << 1;
     let mut bytes = [0; 12];
-    for (to, from) in bytes.iter_mut().zip(header.message_id.to_le_bytes().into_iter().chain((server | cancel).to_le_bytes()))
+    for (to, from) in bytes
+        .iter_mut()
+        .zip(header.message_id.to_le_bytes().into_iter().chain((server | cancel).to_le_bytes()))
     {
         *to = from;
     }

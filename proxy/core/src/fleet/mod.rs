@@ -25,11 +25,11 @@ use std::{
 
 use understudy_state::{Phase, PlacementRecord, record};
 
+use self::node::Node;
 pub use self::{
     config::{FenceMode, FleetConfig, FleetEffect, ProbeReport, Token},
     node::Health,
 };
-use self::node::Node;
 use crate::{
     event::{Cause, LegLoss},
     ids::NodeId,
@@ -222,7 +222,8 @@ impl Fleet {
             self.leave(now, Cause::Silence);
         } else {
             stuck.retry = Some(now + FENCE_RETRY);
-            self.effects.push_back(FleetEffect::NodeSilent { node, why: "the fence has failed; it is tried again" });
+            self.effects
+                .push_back(FleetEffect::NodeSilent { node, why: "the fence has failed; it is tried again" });
         }
     }
 
@@ -293,7 +294,12 @@ impl Fleet {
         let assignment = Assignment { generation: self.generation, epoch: self.epoch, node };
         let from = self.current.replace(assignment).map(|a| a.node);
         self.state = State::Serving;
-        self.effects.push_back(FleetEffect::Move { assignment, cause: Cause::Crash, from, state_lost: false });
+        self.effects.push_back(FleetEffect::Move {
+            assignment,
+            cause: Cause::Crash,
+            from,
+            state_lost: false,
+        });
     }
 
     fn node_died(&mut self, now: Instant, node: NodeId) {

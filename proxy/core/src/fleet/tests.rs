@@ -156,7 +156,11 @@ fn an_unfenced_silent_node_is_dirty_until_proved_dead_or_cleared() {
     }
     let effects = rig.effects();
     assert_eq!(moves(&effects), [(B, true)]);
-    assert!(effects.iter().any(|e| matches!(e, FleetEffect::StorePlacement { record, .. } if record.dirty == ["a"])));
+    assert!(
+        effects
+            .iter()
+            .any(|e| matches!(e, FleetEffect::StorePlacement { record, .. } if record.dirty == ["a"]))
+    );
     // It answers again, but is not eligible.
     rig.probe(A, ProbeReport::Answer);
     rig.probe(A, ProbeReport::Answer);

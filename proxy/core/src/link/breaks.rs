@@ -32,7 +32,9 @@ impl Link {
                     open.break_is_ours = false;
                 }
             }
-            Ok(oplock_break::Notification::Lease { new_epoch, flags, lease_key, new_lease_state, .. }) => {
+            Ok(oplock_break::Notification::Lease {
+                new_epoch, flags, lease_key, new_lease_state, ..
+            }) => {
                 for open in self.opens.with_lease_mut(lease_key) {
                     open.break_is_ours = false;
                     open.break_pending = flags & ACK_REQUIRED != 0;
@@ -49,7 +51,8 @@ impl Link {
     /// A notification of the node in Bridge, its ids made the client's. False if the client has no such Open.
     pub(crate) fn translate_break(&mut self, msg: &mut [u8]) -> bool {
         self.watch_break(msg);
-        if let Ok(oplock_break::Notification::Oplock { file_id, .. }) = oplock_break::Notification::parse(msg) {
+        if let Ok(oplock_break::Notification::Oplock { file_id, .. }) = oplock_break::Notification::parse(msg)
+        {
             let Some(open) = self.opens.by_node(file_id) else { return false };
             patch::set_session_id(msg, open.session.0);
             let client_id = open.client_id.0;
@@ -137,7 +140,11 @@ impl Link {
                     return;
                 }
                 open.break_is_ours = level > LEVEL_II;
-                encode::oplock_break_notification(&header(open.session.0), open.client_id.0, open.oplock_level)
+                encode::oplock_break_notification(
+                    &header(open.session.0),
+                    open.client_id.0,
+                    open.oplock_level,
+                )
             }
         };
         self.out.to_client(encode::frame(&msg).into());

@@ -17,6 +17,8 @@ pub struct LinkConfig {
     pub pending_after: Duration,
     /// How long requests in flight may still be answered once the proxy is told to stop.
     pub shutdown_grace: Duration,
+    /// How long a client may be connected without a word.
+    pub handshake_timeout: Duration,
     /// How many times within a minute a Link may lose its leg to a node that lives on.
     pub leg_losses_per_minute: usize,
 }
@@ -29,6 +31,7 @@ impl Default for LinkConfig {
             in_flight_bytes: 64 << 20,
             pending_after: Duration::from_secs(1),
             shutdown_grace: Duration::from_secs(10),
+            handshake_timeout: Duration::from_secs(30),
             leg_losses_per_minute: 3,
         }
     }

@@ -52,11 +52,6 @@ impl Connection {
         }
     }
 
-    /// Whether both sides may leave frames unsigned is settled: does either insist?
-    pub(crate) fn signing_required(&self) -> bool {
-        (self.client_security_mode | self.server_security_mode) & SIGNING_REQUIRED != 0
-    }
-
     /// Takes a NEGOTIATE request in. Returns whether it was understood.
     pub(crate) fn request(&mut self, msg: &[u8]) -> bool {
         let Ok(request) = negotiate::Request::parse(msg) else { return false };

@@ -35,7 +35,9 @@ impl Link {
         let Some(request) = self.requests.get(id) else { return false };
         let Some(token) = self.enumerated(request) else { return false };
         let Ok(asked) = query_directory::Request::parse(&request.msg) else { return false };
-        let Some(open) = self.opens.get(token).filter(|o| o.cursor.is_restoring(&asked)) else { return false };
+        let Some(open) = self.opens.get(token).filter(|o| o.cursor.is_restoring(&asked)) else {
+            return false;
+        };
         let status = Status(header.status);
         if status == Status::NO_SUCH_FILE {
             self.fail_request(id, Status::NO_MORE_FILES);

@@ -11,12 +11,7 @@ use smb_parse::{
 };
 
 use super::{
-    Link, State,
-    answer::Check,
-    credit::charge,
-    fsctl::refused_fsctl,
-    node_leg::Pending,
-    open::file_key,
+    Link, State, answer::Check, credit::charge, fsctl::refused_fsctl, node_leg::Pending, open::file_key,
     request::Request,
 };
 use crate::{
@@ -93,8 +88,7 @@ impl Link {
     /// Sends a frame's requests to the node. False if it has to wait for credits.
     pub(super) fn send_unit(&mut self, now: Instant, ids: &[MessageId]) -> bool {
         let _ = now;
-        let wanted: u32 =
-            ids.iter().filter_map(|id| self.requests.get(*id)).map(Request::charge).sum();
+        let wanted: u32 = ids.iter().filter_map(|id| self.requests.get(*id)).map(Request::charge).sum();
         if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) {
             return false;
         }
@@ -153,7 +147,9 @@ impl Link {
             Command::SESSION_SETUP => self.settle(id, Status::REQUEST_NOT_ACCEPTED),
             Command::OPLOCK_BREAK if self.answer_own_break(id) => Settled::Here,
             Command::IOCTL => self.settle_ioctl(id),
-            Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => self.settle(id, Status::NO_MORE_FILES),
+            Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => {
+                self.settle(id, Status::NO_MORE_FILES)
+            }
             _ => Settled::Send,
         }
     }
@@ -242,8 +238,11 @@ impl Link {
     /// SessionId, TreeId and FileIds become the node's.
     fn translate(&self, header: &Header, msg: &mut [u8], follows: bool) -> Result<(), Status> {
         if header.session_id != 0 && !(follows && header.session_id == u64::MAX) {
-            let session =
-                self.sessions.get(header.session_id).filter(|s| !s.ended).ok_or(Status::USER_SESSION_DELETED)?;
+            let session = self
+                .sessions
+                .get(header.session_id)
+                .filter(|s| !s.ended)
+                .ok_or(Status::USER_SESSION_DELETED)?;
             patch::set_session_id(msg, session.node_id.0);
             if let Some(tree) = header.tree_id().filter(|_| needs_tree(header.command))
                 && !(follows && tree == u32::MAX)

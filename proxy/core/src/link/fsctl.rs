@@ -54,7 +54,12 @@ impl Link {
         output.extend_from_slice(&self.conn.server_security_mode.to_le_bytes());
         output.extend_from_slice(&dialect.0.to_le_bytes());
         let header = self.response_header(request, Status::SUCCESS);
-        Some(encode::ioctl_response(&header, fsctl::VALIDATE_NEGOTIATE_INFO, smb_parse::FileId::ALL_ONES, &output))
+        Some(encode::ioctl_response(
+            &header,
+            fsctl::VALIDATE_NEGOTIATE_INFO,
+            smb_parse::FileId::ALL_ONES,
+            &output,
+        ))
     }
 }
 

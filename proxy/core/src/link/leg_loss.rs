@@ -53,9 +53,7 @@ impl Link {
         };
         self.state = State::Opening(Opening { since, dialling: None, after: attached.generation });
         self.report_loss(attached, loss);
-        if let Some(assignment) = self.assignment.filter(|a| a.generation > attached.generation) {
-            self.open_leg(assignment);
-        }
+        self.dial();
     }
 
     fn relay_leg_lost(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
@@ -98,6 +96,7 @@ impl Link {
     /// From Relay or Bridge to Recovering.
     pub(crate) fn begin_recovery(&mut self, now: Instant, lost: Attached, cause: Cause) {
         self.restore_client_ids();
+        self.sessions.forget_logins();
         for request in self.requests.iter_mut() {
             request.parked = None;
             if request.sent.take().is_some() {

@@ -24,8 +24,8 @@ mod bridge;
 pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod credit;
-pub(crate) mod dispatch;
 mod directory;
+pub(crate) mod dispatch;
 mod fsctl;
 mod leg_loss;
 pub(crate) mod node_leg;
@@ -44,16 +44,12 @@ use std::{
 };
 
 use bytes::BytesMut;
+use smb_parse::frame::{MAX_LEN, PREFIX};
 
 pub use self::config::{Counters, LinkConfig};
 use self::{
-    connection::Connection,
-    credit::ClientCredits,
-    node_leg::NodeLeg,
-    open::Opens,
-    outbox::Outbox,
-    request::Requests,
-    session::Sessions,
+    connection::Connection, credit::ClientCredits, node_leg::NodeLeg, open::Opens, outbox::Outbox,
+    request::Requests, session::Sessions,
 };
 use crate::{
     auth::Credentials,
@@ -172,9 +168,13 @@ impl Link {
     /// One whole frame of the client, its length prefix included.
     pub fn handle_client_frame(&mut self, now: Instant, frame: BytesMut) {
         match &self.state {
-            State::Opening(_) => {
+            State::Opening(opening) => {
+                let idle = opening.dialling.is_none();
                 self.held_bytes += frame.len();
                 self.held.push_back(frame);
+                if idle {
+                    self.dial();
+                }
             }
             State::Relay(attached) => {
                 let attached = *attached;
@@ -222,12 +222,13 @@ impl Link {
 
     /// The Fleet names the node that serves.
     pub fn handle_assignment(&mut self, now: Instant, assignment: Assignment, cause: Cause) {
+        if self.assignment.is_some_and(|known| known.generation > assignment.generation) {
+            return;
+        }
         self.assignment = Some(assignment);
         self.silent_since = None;
         match &mut self.state {
-            State::Opening(opening) if opening.dialling.is_none() && assignment.generation > opening.after => {
-                self.open_leg(assignment);
-            }
+            State::Opening(opening) if opening.dialling.is_none() => self.dial(),
             State::Relay(attached) if attached.node == assignment.node => {
                 attached.generation = assignment.generation;
             }
@@ -236,6 +237,11 @@ impl Link {
             State::Recovering(_) => self.recovery_assignment(now, assignment),
             State::Opening(_) | State::Closed => {}
         }
+    }
+
+    /// The client leg cannot go on, for this reason.
+    pub fn handle_client_failed(&mut self, _now: Instant, reason: CloseReason) {
+        self.close(Close::Graceful, reason);
     }
 
     /// The node is silent and may not be left: the Link waits for it until the deadline.
@@ -257,9 +263,16 @@ impl Link {
         self.dispatch_parked(now, files);
     }
 
-    /// Whether [`Self::handle_files`] is to be called, now and at every change.
+    /// Whether something waits for files: [`Self::handle_files`] is to be called, now and at every change. At other
+    /// times it is enough to call it before the next client frame, if the version has changed since.
     pub fn wants_files(&self) -> bool {
-        matches!(self.state, State::Relay(_) | State::Bridge(_)) && !self.sessions.is_empty()
+        matches!(self.state, State::Relay(_) | State::Bridge(_))
+            && (!self.parked.is_empty() || self.replaying.is_some())
+    }
+
+    /// The largest frame that is taken from the client, prefix included: little before it has logged in.
+    pub fn client_frame_limit(&self) -> usize {
+        if self.sessions.is_empty() { OPENING_BYTES } else { PREFIX + MAX_LEN }
     }
 
     /// The proxy stops: no new work; what is in flight may be answered for a while.
@@ -338,7 +351,14 @@ impl Link {
         self.minted
     }
 
-    fn open_leg(&mut self, assignment: Assignment) {
+    /// Goes to the node that serves, once the client has said something: who only connects costs no node a process.
+    fn dial(&mut self) {
+        let State::Opening(opening) = &self.state else { return };
+        let after = opening.after;
+        let Some(assignment) = self.assignment.filter(|a| a.generation > after && !self.held.is_empty())
+        else {
+            return;
+        };
         let leg = self.new_leg();
         if let State::Opening(opening) = &mut self.state {
             opening.dialling =

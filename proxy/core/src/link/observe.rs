@@ -65,8 +65,7 @@ impl Link {
         if let LoginStep::Established(id) = step
             && let Some(session) = self.sessions.get(id.0)
         {
-            let news =
-                SessionNews { user: session.user.clone(), protection: session.protection, was: None };
+            let news = SessionNews { user: session.user.clone(), protection: session.protection, was: None };
             self.out.event(Event::Session(news));
         }
     }
@@ -176,9 +175,11 @@ impl Link {
     /// FileRenameInformation for SMB2 (MS-FSCC 2.4.42.2): flags, root directory, length at 16, name at 20.
     fn observe_rename(&mut self, token: crate::ids::OpenToken, buffer: &[u8]) {
         let length = buffer.get(16..20).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-        let Some(name) = length.and_then(|l| buffer.get(20..20usize.checked_add(l as usize)?)) else { return };
+        let Some(name) = length.and_then(|l| buffer.get(20..20usize.checked_add(l as usize)?)) else {
+            return;
+        };
         let Some(open) = self.opens.get(token) else { return };
-        let (old, share, session) = (open.key(), open.share.clone(), open.session);
+        let (old, share) = (open.key(), open.share.clone());
         let key = file_key(&share, name);
         let beneath = format!("{}\\", old.0);
         let old_units = open.name.len();
@@ -192,7 +193,6 @@ impl Link {
                 self.out.file(FileEvent::Renamed { open: other.token, key: other.key() });
             }
         }
-        let _ = session;
         self.out.file(FileEvent::Renamed { open: token, key });
     }
 

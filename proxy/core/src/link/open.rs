@@ -14,8 +14,6 @@ use crate::{
     takeover::cursor::Cursor,
 };
 
-/// `FILE_ATTRIBUTE_DIRECTORY` (MS-FSCC 2.6).
-const ATTRIBUTE_DIRECTORY: u32 = 0x10;
 /// RequestedOplockLevel / OplockLevel that says "see the lease context" (MS-SMB2 2.2.13).
 pub(crate) const OPLOCK_LEASE: u8 = 0xff;
 
@@ -66,7 +64,6 @@ pub(crate) struct Open {
     /// QFid, if the client asked for it: 32 bytes, the first 8 the on-disk id.
     pub(crate) on_disk_id: Option<[u8; 32]>,
     pub(crate) creation_time: u64,
-    pub(crate) is_directory: bool,
     pub(crate) is_pipe: bool,
     /// Byte-range locks acknowledged, in the order in which they were taken.
     pub(crate) locks: Vec<Lock>,
@@ -170,11 +167,6 @@ impl Opens {
     pub(crate) fn with_lease_mut(&mut self, key: [u8; 16]) -> impl Iterator<Item = &mut Open> {
         self.by_token.values_mut().filter(move |o| o.lease.as_ref().is_some_and(|l| l.key == key))
     }
-
-    /// Whether an id is in use towards the client.
-    pub(crate) fn is_client_id(&self, id: FileId) -> bool {
-        self.by_client.contains_key(&Client(id))
-    }
 }
 
 /// Where an Open hangs.
@@ -215,7 +207,6 @@ pub(crate) fn open_from(
         timewarp: None,
         on_disk_id: None,
         creation_time: granted.creation_time,
-        is_directory: granted.file_attributes & ATTRIBUTE_DIRECTORY != 0,
         is_pipe: place.is_pipe,
         locks: Vec::new(),
         delete_pending: false,

@@ -129,9 +129,9 @@ impl Sessions {
         self.get(session)?.trees.get(&Client(tree))
     }
 
-    /// The client's id of a session of the present node.
-    pub(crate) fn by_node(&self, id: SessionId) -> Option<&Session> {
-        self.by_id.values().find(|s| s.node_id == Node(id))
+    /// The node was lost: no login that was under way can be finished.
+    pub(crate) fn forget_logins(&mut self) {
+        self.logins.clear();
     }
 
     /// A SESSION_SETUP request passes (Relay).
@@ -202,7 +202,11 @@ fn establish(
         client_id: Client(header.session_id),
         node_id: Node(header.session_id),
         flags,
-        user: if outcome.domain.is_empty() { outcome.user } else { format!("{}\\{}", outcome.domain, outcome.user) },
+        user: if outcome.domain.is_empty() {
+            outcome.user
+        } else {
+            format!("{}\\{}", outcome.domain, outcome.user)
+        },
         protection: Protection::NoLogin,
         identity: None,
         client_key: None,

@@ -21,6 +21,9 @@ impl Link {
         };
         match &self.state {
             State::Closed => return None,
+            State::Opening(opening) if self.held.is_empty() => {
+                offer(Some(opening.since + config.handshake_timeout), "first frame");
+            }
             State::Opening(opening) => offer(Some(opening.since + config.takeover_deadline), "no node"),
             State::Recovering(recovery) => {
                 offer(Some(recovery.lost_at() + config.takeover_deadline), "takeover deadline");
@@ -43,6 +46,15 @@ impl Link {
     /// Acts on every timer that is due.
     pub(super) fn run_timers(&mut self, now: Instant) {
         let deadline = self.config.takeover_deadline;
+        if let State::Opening(opening) = &self.state
+            && self.held.is_empty()
+        {
+            if Self::is_past(now, Some(opening.since), self.config.handshake_timeout) {
+                self.close(Close::Graceful, CloseReason::Idle);
+            }
+            self.finish_shutdown(now);
+            return;
+        }
         let overdue = match &self.state {
             State::Opening(opening) => Self::is_past(now, Some(opening.since), deadline),
             State::Recovering(recovery) => Self::is_past(now, Some(recovery.lost_at()), deadline),
@@ -60,8 +72,12 @@ impl Link {
     /// Requests that waited too long for another Link's Open (DESIGN: `grace_park`).
     fn give_up_parked(&mut self, now: Instant) {
         let limit = self.config.grace_park;
-        let late: Vec<_> =
-            self.requests.iter().filter(|r| Self::is_past(now, r.parked, limit)).map(|r| r.message_id()).collect();
+        let late: Vec<_> = self
+            .requests
+            .iter()
+            .filter(|r| Self::is_past(now, r.parked, limit))
+            .map(|r| r.message_id())
+            .collect();
         for id in late {
             self.fail_request(id, Status::SHARING_VIOLATION);
         }

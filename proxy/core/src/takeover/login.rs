@@ -102,7 +102,7 @@ impl Link {
     fn login_done(&mut self, id: SessionId, header: &Header, msg: &mut [u8]) -> bool {
         let State::Recovering(recovery) = &mut self.state else { return false };
         let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return false };
-        let Some(mut state) = logins.remove(&id) else { return false };
+        let Some(state) = logins.remove(&id) else { return false };
         let Ok(response) = session_setup::Response::parse(msg) else { return false };
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if response.session_flags != session.flags {

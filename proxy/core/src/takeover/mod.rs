@@ -393,7 +393,8 @@ impl Link {
 
     /// Everything is back that can be: Bridge. What was in flight waits for its barriers.
     fn finish_recovery(&mut self, leg: NodeLeg) {
-        let State::Recovering(recovery) = std::mem::replace(&mut self.state, State::Bridge(Box::new(leg))) else {
+        let State::Recovering(recovery) = std::mem::replace(&mut self.state, State::Bridge(Box::new(leg)))
+        else {
             return;
         };
         self.replaying = Some(recovery.progress);

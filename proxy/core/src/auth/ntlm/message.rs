@@ -145,7 +145,8 @@ impl<'a> Authenticate<'a> {
     /// Whether the client says that the message carries a MIC.
     pub fn has_mic(&self) -> bool {
         self.proof().and_then(|(_, blob)| blob.get(28..)).is_some_and(|pairs| {
-            av_pairs(pairs).any(|(id, value)| id == av::FLAGS && u32_at(value, 0).unwrap_or(0) & FLAG_MIC != 0)
+            av_pairs(pairs)
+                .any(|(id, value)| id == av::FLAGS && u32_at(value, 0).unwrap_or(0) & FLAG_MIC != 0)
         })
     }
 }
@@ -153,7 +154,8 @@ impl<'a> Authenticate<'a> {
 /// Text in either charset. The OEM charset is unknown: what is not ASCII there is taken as Latin-1.
 fn decode(raw: &[u8], unicode: bool) -> String {
     if unicode {
-        let units: Vec<u16> = raw.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+        let units: Vec<u16> =
+            raw.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
         String::from_utf16_lossy(&units)
     } else {
         raw.iter().map(|&byte| char::from(byte)).collect()

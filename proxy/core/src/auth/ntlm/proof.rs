@@ -95,7 +95,9 @@ pub(crate) fn first_signature(key: &SessionKey, side: Side, exchanged: bool, dat
             b"session key to server-to-client sealing key magic constant\0",
         ),
     };
-    let derive = |magic: &[u8]| Zeroizing::new(<[u8; 16]>::from(Md5::new().chain_update(key.bytes()).chain_update(magic).finalize()));
+    let derive = |magic: &[u8]| {
+        Zeroizing::new(<[u8; 16]>::from(Md5::new().chain_update(key.bytes()).chain_update(magic).finalize()))
+    };
     let sequence = [0; 4];
     let mac = hmac_md5(&*derive(sign), &[&sequence, data]);
     let mut sum = [0; 8];
@@ -122,15 +124,19 @@ mod tests {
     fn the_specifications_example() {
         let hash = NtHash::new(hex("a4 f4 9c 40 65 10 bd ca b6 82 4e e7 c3 0f d8 52").try_into().unwrap());
         let challenge = hex("01 23 45 67 89 ab cd ef").try_into().unwrap();
-        let info = hex("02 00 0c 00 44 00 6f 00 6d 00 61 00 69 00 6e 00 01 00 0c 00 53 00 65 00 72 00 76 00 65 00 72 00 \
-                        00 00 00 00");
-        let mut blob = hex("01 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 aa aa aa aa aa aa aa aa 00 00 00 00");
+        let info = hex(
+            "02 00 0c 00 44 00 6f 00 6d 00 61 00 69 00 6e 00 01 00 0c 00 53 00 65 00 72 00 76 00 65 00 72 00 \
+                        00 00 00 00",
+        );
+        let mut blob =
+            hex("01 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00 aa aa aa aa aa aa aa aa 00 00 00 00");
         blob.extend(info);
         blob.extend([0; 4]);
         let proof = Proof::new(&hash, "User", "Domain", &challenge, &blob);
         assert_eq!(proof.nt_proof.to_vec(), hex("68 cd 0a b8 51 e5 1c 96 aa bc 92 7b eb ef 6a 1c"));
         assert_eq!(proof.base_key.to_vec(), hex("8d e4 0c ca db c1 4a 82 f1 5c b0 ad 0d e9 5c a3"));
-        let key = exported_key(&proof, true, &hex("c5 da d2 54 4f c9 79 90 94 ce 1c e9 0b c9 d0 3e")).unwrap();
+        let key =
+            exported_key(&proof, true, &hex("c5 da d2 54 4f c9 79 90 94 ce 1c e9 0b c9 d0 3e")).unwrap();
         assert_eq!(key.bytes(), [0x55; 16]);
     }
 
