@@ -43,7 +43,9 @@ pub enum RecordError {
     #[error("the record is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
     /// Written by a newer build.
-    #[error("the record has version {0}, this build reads up to {VERSION}: run the newer build, or remove the store")]
+    #[error(
+        "the record has version {0}, this build reads up to {VERSION}: run the newer build, or remove the store"
+    )]
     TooNew(u32),
 }
 

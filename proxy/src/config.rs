@@ -1,0 +1,77 @@
+//! The configuration file. Every mistake in it is found at once and named with its line and a remedy.
+
+mod read;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A whole configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) nodes: Vec<NodeConfig>,
+    /// smbpasswd file.
+    pub(crate) ntlm: Option<PathBuf>,
+    pub(crate) store: StoreUrl,
+    pub(crate) fence_exec: Option<Vec<String>>,
+    pub(crate) fence_timeout: Duration,
+    pub(crate) unfenced_silence: bool,
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) probe_interval: Duration,
+    pub(crate) silence_after: Duration,
+    pub(crate) takeover_deadline: Duration,
+    pub(crate) grace_park: Duration,
+    pub(crate) shutdown_grace: Duration,
+    pub(crate) workers: usize,
+    pub(crate) log_format: LogFormat,
+    pub(crate) log_level: String,
+}
+
+/// One Samba node.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    pub(crate) name: String,
+    /// `host:port`; the host is an address or a name.
+    pub(crate) address: String,
+}
+
+/// Where state is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreUrl {
+    Memory,
+    File(PathBuf),
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Human,
+    Json,
+}
+
+/// One mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mistake {
+    /// Counted from 1; `None` if it is about something that is missing.
+    pub(crate) line: Option<usize>,
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            Some(line) => write!(f, "line {line}: {}\n    {}", self.what, self.remedy),
+            None => write!(f, "{}\n    {}", self.what, self.remedy),
+        }
+    }
+}
+
+impl Config {
+    /// Reads the text of a configuration. `demo` allows what loses state.
+    ///
+    /// # Errors
+    /// All mistakes, in the order of their lines.
+    pub(crate) fn parse(text: &str, demo: bool) -> Result<Self, Vec<Mistake>> {
+        read::parse(text, demo)
+    }
+}

@@ -1,0 +1,449 @@
+//! Reading the TOML table by hand: serde would stop at the first mistake.
+
+use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
+
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, LogFormat, Mistake, NodeConfig, StoreUrl};
+
+const TOP: &[&str] = &[
+    "listen",
+    "nodes",
+    "credentials",
+    "store",
+    "fence",
+    "admin",
+    "health",
+    "log",
+    "takeover_deadline",
+    "grace_park",
+    "shutdown_grace",
+    "workers",
+];
+
+struct Reader<'a> {
+    text: &'a str,
+    mistakes: Vec<Mistake>,
+}
+
+/// One table and where it stands.
+#[derive(Clone, Copy)]
+struct Section<'a> {
+    name: &'a str,
+    table: &'a DeTable<'a>,
+}
+
+pub(super) fn parse(text: &str, demo: bool) -> Result<Config, Vec<Mistake>> {
+    let mut reader = Reader { text, mistakes: Vec::new() };
+    let root = match DeTable::parse(text) {
+        Ok(root) => root,
+        Err(error) => {
+            let line = error.span().map(|span| reader.line(&span));
+            let what = error.message().to_owned();
+            return Err(vec![Mistake { line, what, remedy: "the file is not TOML from here on".into() }]);
+        }
+    };
+    let root = Section { name: "", table: root.get_ref() };
+    let config = reader.config(root, demo);
+    reader.mistakes.sort_by_key(|m| m.line.unwrap_or(usize::MAX));
+    match config {
+        Some(config) if reader.mistakes.is_empty() => Ok(config),
+        _ => Err(reader.mistakes),
+    }
+}
+
+impl<'a> Reader<'a> {
+    fn config(&mut self, root: Section<'a>, demo: bool) -> Option<Config> {
+        self.only(root, TOP);
+        let listen = self.address(root, "listen", true);
+        let nodes = self.nodes(root);
+        let credentials = self.section(root, "credentials", &["ntlm"]);
+        let ntlm = credentials.and_then(|s| self.string(s, "ntlm")).map(|(path, _)| PathBuf::from(path));
+        let store = self.store(root, demo, nodes.len());
+        let fence = self.section(root, "fence", &["exec", "timeout", "unfenced_silence"]);
+        let fence_exec = fence.and_then(|s| self.exec(s));
+        let admin = self.section(root, "admin", &["listen"]);
+        let health = self.section(root, "health", &["probe_interval", "silence_after"]);
+        let log = self.section(root, "log", &["format", "level"]);
+        let workers = self.integer(root, "workers", 1..257);
+        let config = Config {
+            listen: listen?,
+            nodes,
+            ntlm,
+            store: store?,
+            fence_exec,
+            fence_timeout: self.duration(fence, "timeout", 10_000, 100..600_001),
+            unfenced_silence: fence.and_then(|s| self.boolean(s, "unfenced_silence")).unwrap_or(false),
+            admin: admin.and_then(|s| self.address(s, "listen", false)),
+            probe_interval: self.duration(health, "probe_interval", 500, 50..60_001),
+            silence_after: self.duration(health, "silence_after", 1500, 200..600_001),
+            takeover_deadline: self.duration(Some(root), "takeover_deadline", 60_000, 1_000..3_600_001),
+            grace_park: self.duration(Some(root), "grace_park", 10_000, 0..60_001),
+            shutdown_grace: self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001),
+            workers: workers.unwrap_or_else(|| {
+                std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16)
+            }),
+            log_format: self.log_format(log),
+            log_level: log
+                .and_then(|s| self.string(s, "level"))
+                .map_or_else(|| "info".into(), |(level, _)| level.into()),
+        };
+        if config.silence_after < config.probe_interval * 2 {
+            self.missing(
+                "[health] silence_after is less than twice probe_interval",
+                "one slow answer would count as silence: give silence_after at least 2 × probe_interval",
+            );
+        }
+        Some(config)
+    }
+
+    fn line(&self, span: &Range<usize>) -> usize {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        before.bytes().filter(|&byte| byte == b'\n').count() + 1
+    }
+
+    fn wrong(&mut self, span: &Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
+        let line = Some(self.line(span));
+        self.mistakes.push(Mistake { line, what: what.into(), remedy: remedy.into() });
+    }
+
+    fn missing(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+        self.mistakes.push(Mistake { line: None, what: what.into(), remedy: remedy.into() });
+    }
+
+    /// Refuses keys that are not known, and says which known one is near.
+    fn only(&mut self, section: Section<'a>, known: &[&str]) {
+        for (key, _) in section.table {
+            let name = key.get_ref().as_ref();
+            if !known.contains(&name) {
+                let near = known.iter().min_by_key(|k| distance(k, name)).filter(|k| distance(k, name) <= 3);
+                let remedy = match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("known here: {}", known.join(", ")),
+                };
+                let place =
+                    if section.name.is_empty() { String::new() } else { format!(" in [{}]", section.name) };
+                self.wrong(&key.span(), format!("unknown key `{name}`{place}"), remedy);
+            }
+        }
+    }
+
+    fn section(&mut self, root: Section<'a>, name: &'a str, known: &[&str]) -> Option<Section<'a>> {
+        let value = root.table.get(name)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.wrong(
+                &value.span(),
+                format!("`{name}` is not a table"),
+                format!("write [{name}] on a line of its own"),
+            );
+            return None;
+        };
+        let section = Section { name, table };
+        self.only(section, known);
+        Some(section)
+    }
+
+    fn string(&mut self, section: Section<'a>, key: &str) -> Option<(&'a str, Range<usize>)> {
+        let value = section.table.get(key)?;
+        if let DeValue::String(text) = value.get_ref() {
+            Some((text.as_ref(), value.span()))
+        } else {
+            self.wrong(&value.span(), format!("`{key}` is not a string"), "put it in double quotes");
+            None
+        }
+    }
+
+    fn boolean(&mut self, section: Section<'a>, key: &str) -> Option<bool> {
+        let value = section.table.get(key)?;
+        if let DeValue::Boolean(value) = value.get_ref() {
+            Some(*value)
+        } else {
+            self.wrong(
+                &value.span(),
+                format!("`{key}` is neither true nor false"),
+                "write true or false, no quotes",
+            );
+            None
+        }
+    }
+
+    fn integer(&mut self, section: Section<'a>, key: &str, range: Range<usize>) -> Option<usize> {
+        let value = section.table.get(key)?;
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => number.as_str().parse::<usize>().ok().filter(|n| range.contains(n)),
+            _ => None,
+        };
+        if number.is_none() {
+            let remedy = format!("write a number from {} to {}", range.start, range.end - 1);
+            self.wrong(&value.span(), format!("`{key}` is out of range or not a number"), remedy);
+        }
+        number
+    }
+
+    fn duration(
+        &mut self,
+        section: Option<Section<'a>>,
+        key: &str,
+        default: u64,
+        range: Range<u64>,
+    ) -> Duration {
+        let Some((text, span)) = section.and_then(|s| self.string(s, key)) else {
+            return Duration::from_millis(default);
+        };
+        match milliseconds(text).filter(|ms| range.contains(ms)) {
+            Some(ms) => Duration::from_millis(ms),
+            None => {
+                let remedy = format!(
+                    "write it like \"500ms\" or \"2s\", from {}ms to {}ms",
+                    range.start,
+                    range.end - 1
+                );
+                self.wrong(&span, format!("`{key} = \"{text}\"` is no duration that fits"), remedy);
+                Duration::from_millis(default)
+            }
+        }
+    }
+
+    fn address(&mut self, section: Section<'a>, key: &str, needed: bool) -> Option<SocketAddr> {
+        let Some((text, span)) = self.string(section, key) else {
+            if needed && !section.table.contains_key(key) {
+                self.missing(
+                    format!("`{key}` is missing"),
+                    format!(
+                        "add {key} = \"10.0.0.100:445\" with the floating address, or \"[::]:445\" for all"
+                    ),
+                );
+            }
+            return None;
+        };
+        let parsed = text.parse().ok();
+        if parsed.is_none() {
+            let remedy = "write an IP address and a port, like \"10.0.0.100:445\" or \"[::]:445\"";
+            self.wrong(&span, format!("`{key} = \"{text}\"` is not an address with a port"), remedy);
+        }
+        parsed
+    }
+
+    fn nodes(&mut self, root: Section<'a>) -> Vec<NodeConfig> {
+        let mut nodes: Vec<NodeConfig> = Vec::new();
+        let Some(value) = root.table.get("nodes") else {
+            self.missing(
+                "no [[nodes]]",
+                "add one [[nodes]] table per Samba node, each with a name and an address",
+            );
+            return nodes;
+        };
+        let DeValue::Array(array) = value.get_ref() else {
+            self.wrong(&value.span(), "`nodes` is not a list of tables", "write [[nodes]] with two brackets");
+            return nodes;
+        };
+        for entry in array.iter() {
+            let DeValue::Table(table) = entry.get_ref() else {
+                self.wrong(&entry.span(), "a node is not a table", "write [[nodes]], then name and address");
+                continue;
+            };
+            let section = Section { name: "nodes", table };
+            self.only(section, &["name", "address"]);
+            let name = self.string(section, "name");
+            let address = self.string(section, "address");
+            let (Some((name, name_span)), Some((address, span))) = (name, address) else {
+                self.wrong(
+                    &entry.span(),
+                    "a node lacks its name or address",
+                    "give both: name = \"...\", address = \"host:445\"",
+                );
+                continue;
+            };
+            let port = address.rsplit_once(':').and_then(|(host, port)| {
+                let port = port.parse::<u16>().ok()?;
+                (!host.is_empty() && port != 0).then_some(port)
+            });
+            if port.is_none() {
+                self.wrong(&span, format!("`{address}` has no port"), format!("write \"{address}:445\""));
+            }
+            if nodes.iter().any(|n| n.name == name) {
+                self.wrong(
+                    &name_span,
+                    format!("two nodes are called `{name}`"),
+                    "give each node a name of its own",
+                );
+            }
+            if nodes.iter().any(|n| n.address == address) {
+                self.wrong(
+                    &span,
+                    format!("two nodes have the address `{address}`"),
+                    "a node can be listed only once",
+                );
+            }
+            nodes.push(NodeConfig { name: name.into(), address: address.into() });
+        }
+        if nodes.is_empty() {
+            self.wrong(&value.span(), "no node is usable", "add [[nodes]] with name and address");
+        }
+        nodes
+    }
+
+    fn store(&mut self, root: Section<'a>, demo: bool, nodes: usize) -> Option<StoreUrl> {
+        let section = self.section(root, "store", &["url"]);
+        let Some((url, span)) = section.and_then(|s| self.string(s, "url")) else {
+            if section.is_none_or(|s| !s.table.contains_key("url")) {
+                self.missing("[store] url is missing", "add [store] and url = \"file:/var/lib/understudy\"");
+            }
+            return None;
+        };
+        if let Some(path) = url.strip_prefix("file:").filter(|path| path.starts_with('/')) {
+            return Some(StoreUrl::File(path.into()));
+        }
+        if url == "memory:" {
+            if nodes > 1 && !demo {
+                self.wrong(
+                    &span,
+                    "a memory store forgets which node serves when the proxy restarts",
+                    "with two or more nodes use \"file:/var/lib/understudy\" (or start with --demo)",
+                );
+            }
+            return Some(StoreUrl::Memory);
+        }
+        let remedy = "write \"file:/absolute/directory\", or \"memory:\" for a single node";
+        self.wrong(&span, format!("`{url}` is not a store"), remedy);
+        None
+    }
+
+    fn exec(&mut self, section: Section<'a>) -> Option<Vec<String>> {
+        let value = section.table.get("exec")?;
+        let words: Option<Vec<String>> = match value.get_ref() {
+            DeValue::Array(array) => array
+                .iter()
+                .map(|word| match word.get_ref() {
+                    DeValue::String(text) => Some(text.to_string()),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        match words {
+            Some(words) if words.first().is_some_and(|program| program.starts_with('/')) => Some(words),
+            _ => {
+                self.wrong(
+                    &value.span(),
+                    "`exec` is not a command",
+                    "write a list with an absolute path first: [\"/usr/local/sbin/fence-node\", \"{name}\"]",
+                );
+                None
+            }
+        }
+    }
+
+    fn log_format(&mut self, section: Option<Section<'a>>) -> LogFormat {
+        match section.and_then(|s| self.string(s, "format")) {
+            None | Some(("human", _)) => LogFormat::Human,
+            Some(("json", _)) => LogFormat::Json,
+            Some((other, span)) => {
+                self.wrong(
+                    &span,
+                    format!("`format = \"{other}\"` is not known"),
+                    "write \"human\" or \"json\"",
+                );
+                LogFormat::Human
+            }
+        }
+    }
+}
+
+fn milliseconds(text: &str) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u64 = number.parse().ok()?;
+    match unit.trim() {
+        "ms" => Some(number),
+        "s" => number.checked_mul(1000),
+        "m" | "min" => number.checked_mul(60_000),
+        _ => None,
+    }
+}
+
+/// Levenshtein distance, for suggestions.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for (j, y) in b.bytes().enumerate() {
+            let up = row.get(j + 1).copied().unwrap_or(0);
+            let left = row.get(j).copied().unwrap_or(0);
+            let next = (diagonal + usize::from(x != y)).min(up + 1).min(left + 1);
+            diagonal = up;
+            if let Some(cell) = row.get_mut(j + 1) {
+                *cell = next;
+            }
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+listen = "10.0.0.100:445"
+[[nodes]]
+name = "samba-0"
+address = "10.0.0.10:445"
+[[nodes]]
+name = "samba-1"
+address = "node-1.example:445"
+[credentials]
+ntlm = "/etc/understudy/smbpasswd"
+[store]
+url = "file:/var/lib/understudy"
+[fence]
+exec = ["/usr/local/sbin/fence-node", "{name}"]
+[admin]
+listen = "127.0.0.1:9645"
+"#;
+
+    #[test]
+    fn the_documented_file_is_read() {
+        let config = parse(GOOD, false).unwrap();
+        assert_eq!(config.nodes.len(), 2);
+        assert_eq!(config.nodes[1].address, "node-1.example:445");
+        assert_eq!(config.store, StoreUrl::File("/var/lib/understudy".into()));
+        assert_eq!(config.fence_exec.unwrap()[1], "{name}");
+        assert!(!config.unfenced_silence);
+        assert_eq!(config.silence_after, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_line() {
+        let text = "listne = \"x\"\nlisten = \"nowhere\"\n[[nodes]]\nname = \"a\"\naddress = \"host\"\n[[nodes]]\nname = \"a\"\n\
+                    address = 5\n[store]\nurl = \"redis:\"\n[fence]\nunfenced_silence = \"yes\"\n[health]\nsilence_after = \"soon\"\n";
+        let mistakes = parse(text, false).unwrap_err();
+        let lines: Vec<_> = mistakes.iter().filter_map(|m| m.line).collect();
+        assert_eq!(lines, [1, 2, 5, 6, 8, 10, 12, 14], "{mistakes:#?}");
+        assert!(mistakes[0].remedy.contains("`listen`"));
+    }
+
+    #[test]
+    fn a_memory_store_needs_one_node_or_a_demo() {
+        let text = GOOD.replace("file:/var/lib/understudy", "memory:");
+        assert!(parse(&text, false).unwrap_err()[0].what.contains("memory store"));
+        assert_eq!(parse(&text, true).unwrap().store, StoreUrl::Memory);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let mistakes = parse("", false).unwrap_err();
+        let all = mistakes.iter().map(|m| m.what.as_str()).collect::<Vec<_>>().join("; ");
+        for word in ["listen", "[[nodes]]", "[store]"] {
+            assert!(all.contains(word), "{word}: {all}");
+        }
+    }
+
+    #[test]
+    fn broken_toml_is_said_with_its_line() {
+        let mistakes = parse("listen = \"a\"\n[[nodes\n", false).unwrap_err();
+        assert_eq!(mistakes[0].line, Some(2));
+    }
+}

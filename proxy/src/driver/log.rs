@@ -1,0 +1,135 @@
+//! What a Link's news look like in log and metrics.
+
+use std::net::SocketAddr;
+
+use understudy_core::{
+    effect::CloseReason,
+    event::{Event, LegLoss, Phase, Protection, SessionNews, TakeoverReport},
+    ids::{LinkId, NodeId},
+};
+
+use crate::shared::Shared;
+
+pub(super) fn leg_lost(shared: &Shared, link: LinkId, node: NodeId, loss: LegLoss) {
+    let how = match loss {
+        LegLoss::Closed => "closed",
+        LegLoss::Refused => "refused",
+        LegLoss::Silent => "silent",
+    };
+    let node = shared.node_name(node);
+    shared.metrics.leg_losses.with_label_values(&[node, how]).inc();
+    tracing::debug!(link = link.0, node, how, "the connection to the node is lost");
+}
+
+pub(super) fn event(shared: &Shared, link: LinkId, client: SocketAddr, event: Event) {
+    match event {
+        Event::Session(news) => session(shared, link, client, &news),
+        Event::SessionEnded(protection) => sessions(shared, protection).dec(),
+        Event::Takeover(report) => takeover(shared, link, client, &report),
+        Event::Waiting(what) => tracing::warn!(link = link.0, %client, "waiting: {what}"),
+        Event::SignatureRefused => {
+            shared.metrics.signature_refused.inc();
+            tracing::warn!(link = link.0, %client, "refused a message whose signature is missing or wrong");
+        }
+        Event::NotUnderstood => shared.metrics.not_understood.inc(),
+        Event::File(_) | Event::LegLost { .. } => {}
+    }
+}
+
+fn sessions(shared: &Shared, protection: Protection) -> prometheus::IntGauge {
+    shared.metrics.sessions.with_label_values(&[protection.label()])
+}
+
+fn session(shared: &Shared, link: LinkId, client: SocketAddr, news: &SessionNews) {
+    if let Some(was) = news.was {
+        sessions(shared, was).dec();
+    }
+    sessions(shared, news.protection).inc();
+    let (user, protection) = (&news.user, news.protection.label());
+    if news.protection.is_protected() {
+        tracing::info!(link = link.0, %client, user, protection, "session established");
+        return;
+    }
+    shared.metrics.unprotected_total.with_label_values(&[protection]).inc();
+    let why = why_unprotected(news.protection);
+    tracing::warn!(link = link.0, %client, user, protection, "session would not survive the loss of its node: {why}");
+}
+
+fn why_unprotected(protection: Protection) -> &'static str {
+    match protection {
+        Protection::NoUserUnknown => "the user is not in the smbpasswd file; add them (pdbedit -L -w)",
+        Protection::NoCredentials => "no smbpasswd file is configured ([credentials] ntlm)",
+        Protection::NoMechanism => "the login was not NTLM; Kerberos is not supported yet",
+        Protection::NoKeyMismatch => {
+            "the hash in the smbpasswd file is not the one the node has; export it again"
+        }
+        Protection::NoEncrypted => "it is encrypted, which is not supported yet",
+        Protection::NoLogin => "its login was not understood (NTLMv1?)",
+        Protection::Guest | Protection::Anonymous | Protection::Ntlm => "it is protected",
+    }
+}
+
+fn takeover(shared: &Shared, link: LinkId, client: SocketAddr, report: &TakeoverReport) {
+    shared.metrics.takeover(report);
+    let ms = |phase: Phase| {
+        let took =
+            report.phases.iter().find(|(p, _)| *p == phase).map_or(0.0, |(_, took)| took.as_secs_f64());
+        (took * 10_000.0).round() / 10.0
+    };
+    let total: f64 = Phase::ALL.iter().map(|phase| ms(*phase)).sum();
+    let fields = [
+        ("from", shared.node_name(report.from).to_owned()),
+        ("to", report.to.map_or("none", |node| shared.node_name(node)).to_owned()),
+    ];
+    let [(_, from), (_, to)] = &fields;
+    let cause = report.cause.label();
+    macro_rules! line {
+        ($level:ident, $text:expr) => {
+            tracing::$level!(
+                link = link.0, %client, cause, from, to,
+                sessions = report.sessions, sessions_lost = report.sessions_lost,
+                opens_reclaimed = report.opens_reclaimed, opens_lost = report.opens_lost,
+                replayed = report.replayed, failed_requests = report.failed_requests,
+                total_ms = total,
+                assign_ms = ms(Phase::Assign), connect_ms = ms(Phase::Connect),
+                negotiate_ms = ms(Phase::Negotiate), authenticate_ms = ms(Phase::Authenticate),
+                trees_ms = ms(Phase::Trees), reclaim_ms = ms(Phase::Reclaim), barrier_ms = ms(Phase::Barrier),
+                "{}", $text
+            )
+        };
+    }
+    match report.failed {
+        None => line!(info, "taken over"),
+        Some(reason) => line!(warn, format!("takeover failed: {}", why_closed(reason))),
+    }
+}
+
+pub(super) fn closed(shared: &Shared, link: LinkId, client: SocketAddr, reason: CloseReason) {
+    let (label, why) = (reason.label(), why_closed(reason));
+    let _ = shared;
+    if reason == CloseReason::ClientClosed {
+        tracing::debug!(link = link.0, %client, reason = label, "{why}");
+    } else {
+        tracing::warn!(link = link.0, %client, reason = label, "disconnected: {why}");
+    }
+}
+
+fn why_closed(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::ClientClosed => "the client closed the connection",
+        CloseReason::ProtocolError => "the client sent what no SMB client sends",
+        CloseReason::SignatureInvalid => "a message that must be signed was not, or wrongly",
+        CloseReason::NodeClosed => "the node closed a connection without a session",
+        CloseReason::Unprotected => "the node is lost and no session of this client can be moved",
+        CloseReason::LostInHandshake => {
+            "the node was lost during negotiation or login; the client can connect again"
+        }
+        CloseReason::Deadline => "no node could serve within takeover_deadline",
+        CloseReason::TooManyTakeovers => {
+            "nodes keep closing this connection although they live; a request of it may be the cause"
+        }
+        CloseReason::TakeoverFailed => "no session could be established on the new node",
+        CloseReason::Shutdown => "the proxy is stopping",
+        CloseReason::Idle => "the client was silent in the middle of a frame, or never spoke",
+    }
+}

@@ -1,0 +1,188 @@
+//! Driving the Fleet: its questions become connections, its fence a process, its placement a record in the store.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    time::{Instant, sleep_until, timeout},
+};
+use understudy_core::{
+    event::Cause,
+    fleet::{Assignment, Fleet, FleetEffect, Token},
+    ids::NodeId,
+};
+use understudy_state::{Batch, PlacementRecord, Store};
+
+use crate::{
+    fence, probe,
+    shared::{Command, FleetInput, Shared},
+};
+
+/// How long the store may take over a placement before the move goes on without it.
+const STORE: Duration = Duration::from_secs(2);
+
+/// How fencing is done.
+#[derive(Debug, Clone)]
+pub(crate) struct FenceConfig {
+    pub(crate) exec: Vec<String>,
+    pub(crate) timeout: Duration,
+}
+
+/// The task that owns the Fleet.
+pub(crate) struct FleetTask {
+    pub(crate) fleet: Fleet,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) fence: Option<FenceConfig>,
+    pub(crate) inputs: UnboundedReceiver<FleetInput>,
+}
+
+impl FleetTask {
+    /// Runs for ever.
+    pub(crate) async fn run(mut self) {
+        loop {
+            self.drain();
+            self.measure();
+            let due = self.fleet.poll_timeout().map(Instant::from_std);
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(input) => self.input(input),
+                    None => return,
+                },
+                () = until(due) => self.fleet.handle_timeout(std::time::Instant::now()),
+            }
+        }
+    }
+
+    fn input(&mut self, input: FleetInput) {
+        let now = std::time::Instant::now();
+        match input {
+            FleetInput::LegLost { node, generation, loss } => {
+                self.fleet.handle_leg_lost(now, node, generation, loss)
+            }
+            FleetInput::Probe { node, report } => self.fleet.handle_probe(now, node, report),
+            FleetInput::Verified { node, token, report } => {
+                self.fleet.handle_verify(now, node, token, report)
+            }
+            FleetInput::Fenced { node, token, success } => {
+                let result = if success { "ok" } else { "failed" };
+                self.shared.metrics.fences.with_label_values(&[result]).inc();
+                self.fleet.handle_fenced(now, node, token, success);
+            }
+            FleetInput::Stored { token } => self.fleet.handle_placement_stored(token),
+            FleetInput::Reclaimed => self.fleet.handle_reclaimed(),
+            FleetInput::Cleared { node } => self.fleet.handle_cleared(now, node),
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(effect) = self.fleet.poll_effect() {
+            match effect {
+                FleetEffect::Verify { node, token, timeout } => self.verify(node, token, timeout),
+                FleetEffect::Fence { node, token } => self.fence(node, token),
+                FleetEffect::StorePlacement { record, token } => self.store(&record, token),
+                FleetEffect::Move { assignment, cause, from, state_lost } => {
+                    self.moved(assignment, cause, from, state_lost);
+                }
+                FleetEffect::NodeSilent { node, why } => {
+                    tracing::error!(
+                        node = self.shared.node_name(node),
+                        "the serving node is silent; clients wait: {why}"
+                    );
+                    self.shared.tell_all(Command::NodeSilent);
+                }
+                FleetEffect::NodeAnswers { node } => {
+                    tracing::warn!(node = self.shared.node_name(node), "the silent node answers again");
+                    self.shared.tell_all(Command::NodeAnswers);
+                }
+            }
+        }
+    }
+
+    fn inputs_to(&self) -> UnboundedSender<FleetInput> {
+        self.shared.fleet.clone()
+    }
+
+    fn verify(&self, node: NodeId, token: Token, limit: Duration) {
+        let Some(address) = self.shared.nodes.get(usize::from(node.0)).map(|n| n.address.clone()) else {
+            return;
+        };
+        let inputs = self.inputs_to();
+        tokio::spawn(async move {
+            let report = probe::ask(&address, limit).await;
+            let _ = inputs.send(FleetInput::Verified { node, token, report });
+        });
+    }
+
+    fn fence(&self, node: NodeId, token: Token) {
+        let inputs = self.inputs_to();
+        let (fence, config) = (self.fence.clone(), self.shared.nodes.get(usize::from(node.0)).cloned());
+        tokio::spawn(async move {
+            let success = match (fence, config) {
+                (Some(fence), Some(node)) => fence::run(&fence.exec, &node, fence.timeout).await,
+                _ => false,
+            };
+            let _ = inputs.send(FleetInput::Fenced { node, token, success });
+        });
+    }
+
+    fn store(&self, record: &PlacementRecord, token: Token) {
+        let (inputs, store, shared) = (self.inputs_to(), Arc::clone(&self.store), Arc::clone(&self.shared));
+        let change = record.to_change();
+        tokio::spawn(async move {
+            let failed = match change {
+                Ok(change) => match timeout(STORE, store.commit(Batch(vec![change]))).await {
+                    Ok(Ok(())) => None,
+                    Ok(Err(error)) => Some(error.to_string()),
+                    Err(_) => Some("no answer in time".to_owned()),
+                },
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(error) = failed {
+                shared.metrics.store_errors.inc();
+                tracing::error!(error, "the placement could not be stored; clients are moved all the same");
+            }
+            let _ = inputs.send(FleetInput::Stored { token });
+        });
+    }
+
+    fn moved(&self, assignment: Assignment, cause: Cause, from: Option<NodeId>, state_lost: bool) {
+        let (node, epoch) = (self.shared.node_name(assignment.node), assignment.epoch);
+        match from.map(|from| self.shared.node_name(from)) {
+            None => tracing::info!(node, epoch, "serving"),
+            Some(from) if state_lost => {
+                let (cause, clients) = (cause.label(), self.shared.links());
+                tracing::warn!(from, node, epoch, cause, clients, "moving all clients");
+            }
+            Some(_) => tracing::info!(node, "the node lives; only connections were lost"),
+        }
+        self.shared.assign(assignment, cause, state_lost);
+        if self.shared.with_files(|files| files.unreclaimed()) == 0 {
+            let _ = self.shared.fleet.send(FleetInput::Reclaimed);
+        }
+    }
+
+    fn measure(&self) {
+        let metrics = &self.shared.metrics;
+        let serving = self.fleet.assignment().map(|a| a.node);
+        for (at, (health, dirty)) in self.fleet.status(std::time::Instant::now()).into_iter().enumerate() {
+            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
+            let name = [self.shared.node_name(node)];
+            let is_up = matches!(health, understudy_core::fleet::Health::Up);
+            metrics.node_health.with_label_values(&name).set(i64::from(is_up));
+            metrics.node_active.with_label_values(&name).set(i64::from(serving == Some(node)));
+            metrics.node_dirty.with_label_values(&name).set(i64::from(dirty));
+        }
+        if let Some(assignment) = self.fleet.assignment() {
+            #[allow(clippy::cast_precision_loss, reason = "an epoch counts takeovers")]
+            metrics.epoch.set(assignment.epoch as f64);
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
+}

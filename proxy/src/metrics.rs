@@ -1,0 +1,223 @@
+//! Prometheus metrics.
+
+use prometheus::{
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+use smb_parse::header::Command;
+use understudy_core::{
+    effect::CloseReason,
+    event::{Phase, Protection, TakeoverReport},
+    link::Counters,
+};
+
+/// Everything that is measured.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) connections: IntGauge,
+    pub(crate) connections_total: IntCounter,
+    bytes: IntCounterVec,
+    pub(crate) bytes_from_client: IntCounter,
+    pub(crate) bytes_to_client: IntCounter,
+    messages: IntCounterVec,
+    sealed: IntCounter,
+    pub(crate) not_understood: IntCounter,
+    pub(crate) signature_refused: IntCounter,
+    pub(crate) sessions: IntGaugeVec,
+    pub(crate) unprotected_total: IntCounterVec,
+    takeovers: IntCounterVec,
+    phases: HistogramVec,
+    opens: IntCounterVec,
+    requests: IntCounterVec,
+    pub(crate) closed: IntCounterVec,
+    pub(crate) leg_losses: IntCounterVec,
+    pub(crate) node_health: IntGaugeVec,
+    pub(crate) node_active: IntGaugeVec,
+    pub(crate) node_dirty: IntGaugeVec,
+    pub(crate) fences: IntCounterVec,
+    pub(crate) store_errors: IntCounter,
+    pub(crate) open_files: IntGauge,
+    pub(crate) unreclaimed: IntGauge,
+    pub(crate) epoch: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything, so that every series is there from the start.
+    pub(crate) fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let bytes = counters(r, "bytes_total", "Bytes of the client legs", &["direction"])?;
+        let metrics = Self {
+            connections: gauge(r, "connections", "Client connections")?,
+            connections_total: counter(r, "connections_total", "Client connections accepted")?,
+            bytes_from_client: bytes.with_label_values(&["from_client"]),
+            bytes_to_client: bytes.with_label_values(&["to_client"]),
+            bytes,
+            messages: counters(
+                r,
+                "messages_total",
+                "SMB2 messages on the client legs",
+                &["command", "direction"],
+            )?,
+            sealed: counter(r, "sealed_frames_total", "Encrypted frames passed on unread")?,
+            not_understood: counter(r, "not_understood_total", "Frames passed on without being understood")?,
+            signature_refused: counter(
+                r,
+                "signatures_refused_total",
+                "Messages refused for a missing or wrong signature",
+            )?,
+            sessions: gauges(
+                r,
+                "sessions",
+                "Sessions by protection; only guest, anonymous and ntlm survive a node",
+                &["protection"],
+            )?,
+            unprotected_total: counters(
+                r,
+                "unprotected_sessions_total",
+                "Sessions that would not survive a node, by reason",
+                &["reason"],
+            )?,
+            takeovers: counters(
+                r,
+                "takeovers_total",
+                "Takeovers of one connection each",
+                &["result", "cause"],
+            )?,
+            phases: phase_histogram(r)?,
+            opens: counters(r, "takeover_opens_total", "Opens in takeovers", &["result"])?,
+            requests: counters(r, "takeover_requests_total", "Requests in flight in takeovers", &["result"])?,
+            closed: counters(r, "client_closed_total", "Client connections ended, by reason", &["reason"])?,
+            leg_losses: counters(r, "leg_losses_total", "Node connections lost", &["node", "how"])?,
+            node_health: gauges(r, "node_up", "1 while the node answers", &["node"])?,
+            node_active: gauges(r, "node_active", "1 for the node that serves", &["node"])?,
+            node_dirty: gauges(
+                r,
+                "node_dirty",
+                "1 while a node that was left unfenced is not eligible",
+                &["node"],
+            )?,
+            fences: counters(r, "fences_total", "Runs of the fence", &["result"])?,
+            store_errors: counter(r, "store_errors_total", "Changes the store did not take")?,
+            open_files: gauge(r, "opens", "Opens that are recorded")?,
+            unreclaimed: gauge(r, "opens_unreclaimed", "Opens that are not back on the serving node yet")?,
+            epoch: {
+                let gauge = Gauge::new("understudy_epoch", "Grows with every change of the serving node")?;
+                r.register(Box::new(gauge.clone()))?;
+                gauge
+            },
+            registry: registry.clone(),
+        };
+        metrics.preset();
+        Ok(metrics)
+    }
+
+    fn preset(&self) {
+        for protection in Protection::ALL {
+            self.sessions.with_label_values(&[protection.label()]).set(0);
+            if !protection.is_protected() {
+                self.unprotected_total.with_label_values(&[protection.label()]).inc_by(0);
+            }
+        }
+        for reason in CloseReason::ALL {
+            self.closed.with_label_values(&[reason.label()]).inc_by(0);
+        }
+        for (result, cause) in
+            [("ok", "crash"), ("failed", "crash"), ("ok", "silence"), ("failed", "silence")]
+        {
+            self.takeovers.with_label_values(&[result, cause]).inc_by(0);
+        }
+        for result in ["ok", "failed"] {
+            self.fences.with_label_values(&[result]).inc_by(0);
+        }
+        let _ = &self.bytes;
+    }
+
+    /// Takes a Link's counters in.
+    pub(crate) fn count(&self, counters: &Counters) {
+        for (table, direction) in [(&counters.requests, "request"), (&counters.responses, "response")] {
+            for (value, count) in table.iter().enumerate().filter(|(_, count)| **count > 0) {
+                let name = u16::try_from(value).map(Command).map_or("unknown", |command| command.name());
+                self.messages.with_label_values(&[name, direction]).inc_by(*count);
+            }
+        }
+        self.sealed.inc_by(counters.sealed);
+    }
+
+    /// Takes the end of a takeover in.
+    pub(crate) fn takeover(&self, report: &TakeoverReport) {
+        let result = if report.failed.is_none() { "ok" } else { "failed" };
+        self.takeovers.with_label_values(&[result, report.cause.label()]).inc();
+        self.opens.with_label_values(&["reclaimed"]).inc_by(u64::from(report.opens_reclaimed));
+        self.opens.with_label_values(&["lost"]).inc_by(u64::from(report.opens_lost));
+        self.requests.with_label_values(&["replayed"]).inc_by(u64::from(report.replayed));
+        self.requests.with_label_values(&["failed"]).inc_by(u64::from(report.failed_requests));
+        for (phase, took) in &report.phases {
+            self.phases.with_label_values(&[phase.label()]).observe(took.as_secs_f64());
+        }
+    }
+
+    /// The page.
+    pub(crate) fn render(&self) -> Result<String, prometheus::Error> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(String::from_utf8_lossy(&out).into_owned())
+    }
+}
+
+fn name(short: &str) -> String {
+    format!("understudy_{short}")
+}
+
+fn counter(r: &Registry, short: &str, help: &str) -> prometheus::Result<IntCounter> {
+    let metric = IntCounter::new(name(short), help)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(r: &Registry, short: &str, help: &str) -> prometheus::Result<IntGauge> {
+    let metric = IntGauge::new(name(short), help)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+    let metric = IntCounterVec::new(Opts::new(name(short), help), labels)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauges(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+    let metric = IntGaugeVec::new(Opts::new(name(short), help), labels)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn phase_histogram(r: &Registry) -> prometheus::Result<HistogramVec> {
+    let buckets = vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0];
+    let opts = HistogramOpts::new(name("takeover_phase_seconds"), "How long each phase of a takeover took")
+        .buckets(buckets);
+    let metric = HistogramVec::new(opts, &["phase"])?;
+    for phase in Phase::ALL {
+        metric.with_label_values(&[phase.label()]);
+    }
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_names_every_reason_before_anything_happened() {
+        let page = Metrics::new().unwrap().render().unwrap();
+        for reason in CloseReason::ALL {
+            assert!(
+                page.contains(&format!("understudy_client_closed_total{{reason=\"{}\"}} 0", reason.label())),
+                "{page}"
+            );
+        }
+        assert!(page.contains("understudy_sessions{protection=\"ntlm\"} 0"));
+    }
+}

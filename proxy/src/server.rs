@@ -1,0 +1,197 @@
+//! The process: threads, tasks, and their end.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{Builder, Handle},
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc::unbounded_channel, oneshot},
+    time::sleep,
+};
+use understudy_core::{
+    auth::{Credentials, NoCredentials},
+    fleet::{FenceMode, Fleet, FleetConfig},
+    ids::NodeId,
+    link::LinkConfig,
+};
+use understudy_state::{Embedded, Memory, PlacementRecord, Store};
+
+use crate::{
+    admin,
+    config::{Config, StoreUrl},
+    credentials::CredentialsFile,
+    driver,
+    fleet::{FenceConfig, FleetTask},
+    metrics::Metrics,
+    net, probe,
+    shared::Shared,
+};
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+    Builder::new_current_thread().enable_all().build()?.block_on(serve(config))
+}
+
+/// The users' hashes, or a mistake to tell.
+pub(crate) fn credentials(config: &Config) -> anyhow::Result<Arc<dyn Credentials + Send + Sync>> {
+    let Some(path) = &config.ntlm else { return Ok(Arc::new(NoCredentials)) };
+    match CredentialsFile::open(path) {
+        Ok(file) => {
+            tracing::info!(path = %path.display(), users = file.users(), "users that can be moved to another node");
+            Ok(Arc::new(file))
+        }
+        Err(error) => bail!("the smbpasswd file {} {error}", path.display()),
+    }
+}
+
+/// Opens the store and reads the placement it holds.
+pub(crate) async fn store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<PlacementRecord>)> {
+    let store: Arc<dyn Store> = match &config.store {
+        StoreUrl::Memory => Arc::new(Memory::default()),
+        StoreUrl::File(dir) => Arc::new(Embedded::open(dir).context(
+            "the directory of [store] url must be writable, and only one understudy can use it at a time",
+        )?),
+    };
+    let bytes = store.get(PlacementRecord::KEY.into()).await?;
+    let placement =
+        bytes.map(|bytes| PlacementRecord::from_bytes(&bytes)).transpose().context("the stored placement")?;
+    Ok((store, placement))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let credentials = credentials(&config)?;
+    let (store, placement) = store(&config).await?;
+    let listener = net::listen(config.listen).with_context(|| {
+        format!(
+            "cannot listen on {}: is another server (smbd?) using the port, and does this machine have the address?",
+            config.listen
+        )
+    })?;
+    let admin = match config.admin {
+        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
+            format!("cannot listen on {address} for [admin] listen: is the port in use?")
+        })?),
+        None => None,
+    };
+    let (fleet_inputs, inputs) = unbounded_channel();
+    let shared = Arc::new(Shared::new(
+        config.nodes.clone(),
+        link_config(&config),
+        credentials,
+        Metrics::new()?,
+        fleet_inputs,
+        config.takeover_deadline,
+    ));
+    let fleet = Fleet::new(fleet_config(&config), placement.as_ref(), Instant::now());
+    let fence = config.fence_exec.clone().map(|exec| FenceConfig { exec, timeout: config.fence_timeout });
+    tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, fence, inputs }.run());
+    for at in 0..u16::try_from(config.nodes.len())? {
+        tokio::spawn(probe::watch(Arc::clone(&shared), NodeId(at), config.probe_interval));
+    }
+    if let Some(admin) = admin {
+        tokio::spawn(admin::serve(admin, Arc::clone(&shared)));
+    }
+    let workers = (0..config.workers).map(worker).collect::<anyhow::Result<Vec<_>>>()?;
+    let nodes: Vec<_> = config.nodes.iter().map(|n| n.name.as_str()).collect();
+    tracing::info!(listen = %config.listen, ?nodes, workers = workers.len(), "understudy {}", env!("CARGO_PKG_VERSION"));
+    accept(&shared, &listener, &workers).await?;
+    drop(listener);
+    tracing::info!(
+        clients = shared.links(),
+        "stopping: no new connections, requests in flight are still answered"
+    );
+    shared.stop();
+    let deadline = Instant::now() + config.shutdown_grace + Duration::from_secs(1);
+    while shared.links() > 0 && Instant::now() < deadline {
+        sleep(Duration::from_millis(10)).await;
+    }
+    for worker in workers {
+        worker.join().await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Accepts until the process is told to stop.
+async fn accept(shared: &Arc<Shared>, listener: &TcpListener, workers: &[Worker]) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut next = workers.iter().cycle();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        match (accepted, next.next()) {
+            (Ok((stream, peer)), Some(worker)) => worker.serve(Arc::clone(shared), stream, peer),
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                // Out of file descriptors, mostly: those who are served go on, the others wait.
+                tracing::error!(%error, "cannot accept connections; raise the limit of open files (ulimit -n)");
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// A thread that drives Links.
+struct Worker {
+    handle: Handle,
+    stop: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+fn worker(number: usize) -> anyhow::Result<Worker> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new().name(format!("links-{number}")).spawn(move || {
+        // An error means that the sender is gone: the same as being told.
+        let _ = runtime.block_on(stopped);
+    })?;
+    Ok(Worker { handle, stop, thread })
+}
+
+impl Worker {
+    fn serve(&self, shared: Arc<Shared>, stream: TcpStream, peer: SocketAddr) {
+        let moved = stream.into_std();
+        self.handle.spawn(async move {
+            match moved.and_then(TcpStream::from_std) {
+                Ok(stream) => driver::serve(shared, stream, peer).await,
+                Err(error) => tracing::error!(%error, %peer, "a connection could not be served"),
+            }
+        });
+    }
+
+    async fn join(self) {
+        let _ = self.stop.send(());
+        let _ = tokio::task::spawn_blocking(move || self.thread.join()).await;
+    }
+}
+
+fn link_config(config: &Config) -> LinkConfig {
+    LinkConfig {
+        takeover_deadline: config.takeover_deadline,
+        grace_park: config.grace_park,
+        shutdown_grace: config.shutdown_grace,
+        ..LinkConfig::default()
+    }
+}
+
+fn fleet_config(config: &Config) -> FleetConfig {
+    let names = config.nodes.iter().map(|node| node.name.clone()).collect();
+    let fence = match (&config.fence_exec, config.unfenced_silence) {
+        (Some(_), _) => FenceMode::Fence,
+        (None, true) => FenceMode::Unfenced,
+        (None, false) => FenceMode::None,
+    };
+    FleetConfig { silence_after: config.silence_after, fence, ..FleetConfig::new(names) }
+}

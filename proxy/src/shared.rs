@@ -1,0 +1,194 @@
+//! What all Links of the process have in common.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use tokio::sync::mpsc::UnboundedSender;
+use understudy_core::{
+    auth::Credentials,
+    event::{Cause, FileEvent, LegLoss},
+    files::Files,
+    fleet::{Assignment, ProbeReport, Token},
+    ids::{LinkId, NodeId},
+    link::LinkConfig,
+};
+
+use crate::{config::NodeConfig, metrics::Metrics};
+
+/// What a Link is told from outside.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Command {
+    /// A node is named.
+    Assignment(Assignment, Cause),
+    /// The node is silent and may not be left.
+    NodeSilent,
+    /// It answers again.
+    NodeAnswers,
+    /// Barriers have changed.
+    FilesChanged,
+    /// The proxy stops.
+    Shutdown,
+}
+
+/// What the Fleet is told.
+#[derive(Debug)]
+pub(crate) enum FleetInput {
+    LegLost { node: NodeId, generation: u64, loss: LegLoss },
+    Probe { node: NodeId, report: ProbeReport },
+    Verified { node: NodeId, token: Token, report: ProbeReport },
+    Fenced { node: NodeId, token: Token, success: bool },
+    Stored { token: Token },
+    Reclaimed,
+    Cleared { node: NodeId },
+}
+
+/// A Link as others reach it.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    commands: UnboundedSender<Command>,
+    /// It is to be told when barriers change.
+    waits: Arc<AtomicBool>,
+}
+
+/// One per process.
+pub(crate) struct Shared {
+    pub(crate) nodes: Vec<NodeConfig>,
+    pub(crate) link_config: Arc<LinkConfig>,
+    pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
+    pub(crate) metrics: Metrics,
+    pub(crate) fleet: UnboundedSender<FleetInput>,
+    /// TCP_USER_TIMEOUT of node legs.
+    pub(crate) user_timeout: Duration,
+    files: Mutex<Files>,
+    files_version: AtomicU64,
+    links: DashMap<LinkId, Handle>,
+    next_link: AtomicU64,
+    assignment: Mutex<Option<(Assignment, Cause)>>,
+    stopping: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        nodes: Vec<NodeConfig>,
+        link_config: LinkConfig,
+        credentials: Arc<dyn Credentials + Send + Sync>,
+        metrics: Metrics,
+        fleet: UnboundedSender<FleetInput>,
+        user_timeout: Duration,
+    ) -> Self {
+        Self {
+            nodes,
+            link_config: Arc::new(link_config),
+            credentials,
+            metrics,
+            fleet,
+            user_timeout,
+            files: Mutex::new(Files::default()),
+            files_version: AtomicU64::new(0),
+            links: DashMap::new(),
+            next_link: AtomicU64::new(1),
+            assignment: Mutex::new(None),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// A node's name, for people.
+    pub(crate) fn node_name(&self, node: NodeId) -> &str {
+        self.nodes.get(usize::from(node.0)).map_or("?", |n| &n.name)
+    }
+
+    /// Makes a Link known. Whoever registers asks for [`Self::assignment`] and [`Self::is_stopping`] afterwards, so that
+    /// nothing is missed.
+    pub(crate) fn register(&self, commands: UnboundedSender<Command>) -> (LinkId, Arc<AtomicBool>) {
+        let id = LinkId(self.next_link.fetch_add(1, Ordering::Relaxed));
+        let waits = Arc::new(AtomicBool::new(false));
+        self.links.insert(id, Handle { commands, waits: Arc::clone(&waits) });
+        self.metrics.connections.inc();
+        self.metrics.connections_total.inc();
+        (id, waits)
+    }
+
+    /// A Link is over, and its Opens with it.
+    pub(crate) fn unregister(&self, id: LinkId) {
+        if self.links.remove(&id).is_some() {
+            self.metrics.connections.dec();
+        }
+        self.change_files(|files| files.link_gone(id));
+    }
+
+    /// How many Links there are.
+    pub(crate) fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// The assignment in force.
+    pub(crate) fn assignment(&self) -> Option<(Assignment, Cause)> {
+        *self.assignment.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node is named: Files first, then every Link.
+    pub(crate) fn assign(&self, assignment: Assignment, cause: Cause, state_lost: bool) {
+        if state_lost {
+            self.change_files(Files::all_lost);
+        }
+        *self.assignment.lock().unwrap_or_else(PoisonError::into_inner) = Some((assignment, cause));
+        self.tell_all(Command::Assignment(assignment, cause));
+    }
+
+    /// Tells every Link.
+    pub(crate) fn tell_all(&self, command: Command) {
+        for link in &self.links {
+            // A Link that is just ending hears nothing any more.
+            let _ = link.commands.send(command);
+        }
+    }
+
+    /// No further Link is served.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.tell_all(Command::Shutdown);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// The version of Files, cheaply.
+    pub(crate) fn files_version(&self) -> u64 {
+        self.files_version.load(Ordering::Acquire)
+    }
+
+    /// Looks at Files.
+    pub(crate) fn with_files<T>(&self, look: impl FnOnce(&Files) -> T) -> T {
+        look(&self.files.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One Link's news.
+    pub(crate) fn file_events(&self, link: LinkId, events: impl Iterator<Item = FileEvent>) {
+        self.change_files(|files| events.for_each(|event| files.handle(link, event)));
+    }
+
+    fn change_files(&self, change: impl FnOnce(&mut Files)) {
+        let (reclaimed, changed) = {
+            let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = files.unreclaimed();
+            change(&mut files);
+            let changed = self.files_version.swap(files.version(), Ordering::AcqRel) != files.version();
+            (before > 0 && files.unreclaimed() == 0, changed)
+        };
+        if reclaimed {
+            let _ = self.fleet.send(FleetInput::Reclaimed);
+        }
+        if changed {
+            for link in self.links.iter().filter(|link| link.waits.swap(false, Ordering::AcqRel)) {
+                let _ = link.commands.send(Command::FilesChanged);
+            }
+        }
+    }
+}
