@@ -66,35 +66,41 @@ impl<'a> Reader<'a> {
         let health = self.section(root, "health", &["probe_interval", "silence_after"]);
         let log = self.section(root, "log", &["format", "level"]);
         let workers = self.integer(root, "workers", 1..257);
-        let config = Config {
-            listen: listen?,
-            nodes,
-            ntlm,
-            store: store?,
-            fence_exec,
-            fence_timeout: self.duration(fence, "timeout", 10_000, 100..600_001),
-            unfenced_silence: fence.and_then(|s| self.boolean(s, "unfenced_silence")).unwrap_or(false),
-            admin: admin.and_then(|s| self.address(s, "listen", false)),
-            probe_interval: self.duration(health, "probe_interval", 500, 50..60_001),
-            silence_after: self.duration(health, "silence_after", 1500, 200..600_001),
-            takeover_deadline: self.duration(Some(root), "takeover_deadline", 60_000, 1_000..3_600_001),
-            grace_park: self.duration(Some(root), "grace_park", 10_000, 0..60_001),
-            shutdown_grace: self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001),
-            workers: workers.unwrap_or_else(|| {
-                std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16)
-            }),
-            log_format: self.log_format(log),
-            log_level: log
-                .and_then(|s| self.string(s, "level"))
-                .map_or_else(|| "info".into(), |(level, _)| level.into()),
-        };
-        if config.silence_after < config.probe_interval * 2 {
+        let fence_timeout = self.duration(fence, "timeout", 10_000, 100..600_001);
+        let unfenced_silence = fence.and_then(|s| self.boolean(s, "unfenced_silence")).unwrap_or(false);
+        let admin = admin.and_then(|s| self.address(s, "listen", false));
+        let probe_interval = self.duration(health, "probe_interval", 500, 50..60_001);
+        let silence_after = self.duration(health, "silence_after", 1500, 200..600_001);
+        let takeover_deadline = self.duration(Some(root), "takeover_deadline", 60_000, 1_000..3_600_001);
+        let grace_park = self.duration(Some(root), "grace_park", 10_000, 0..60_001);
+        let shutdown_grace = self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001);
+        let log_format = self.log_format(log);
+        let log_level = log.and_then(|s| self.string(s, "level")).map_or("info", |(level, _)| level);
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
+        if silence_after < probe_interval * 2 {
             self.missing(
                 "[health] silence_after is less than twice probe_interval",
                 "one slow answer would count as silence: give silence_after at least 2 × probe_interval",
             );
         }
-        Some(config)
+        Some(Config {
+            listen: listen?,
+            nodes,
+            ntlm,
+            store: store?,
+            fence_exec,
+            fence_timeout,
+            unfenced_silence,
+            admin,
+            probe_interval,
+            silence_after,
+            takeover_deadline,
+            grace_park,
+            shutdown_grace,
+            workers: workers.unwrap_or_else(cores),
+            log_format,
+            log_level: log_level.to_owned(),
+        })
     }
 
     fn line(&self, span: &Range<usize>) -> usize {
