@@ -1,2 +1,71 @@
-//! End-to-end tests.
-fn main() {}
+//! End-to-end tests of Understudy against real Samba, in network namespaces of their own.
+
+mod cases;
+mod rig;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+use cases::Scale;
+
+const MIB: u64 = 1 << 20;
+
+#[derive(Parser)]
+#[command(about, version)]
+struct Arguments {
+    #[command(subcommand)]
+    order: Order,
+}
+
+#[derive(Subcommand)]
+enum Order {
+    /// Runs every case once, or those whose name contains the word.
+    Run {
+        /// Part of the names to run.
+        filter: Option<String>,
+        /// MiB of each copy.
+        #[arg(long, default_value_t = 96)]
+        mib: u64,
+    },
+    /// Names the cases and what they show.
+    List,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.order {
+        Order::List => {
+            for case in cases::all() {
+                println!("{:<24} {}", case.name, case.shows);
+            }
+            Ok(())
+        }
+        Order::Run { filter, mib } => {
+            require_root()?;
+            run(filter.as_deref().unwrap_or_default(), &Scale { copy: mib * MIB })
+        }
+    }
+}
+
+fn run(filter: &str, scale: &Scale) -> Result<()> {
+    let (mut passed, mut failed) = (0, 0);
+    for case in cases::all().iter().filter(|c| c.name.contains(filter)) {
+        if cases::run(case, scale).0 {
+            passed += 1;
+        } else {
+            failed += 1;
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed > 0 || passed == 0 {
+        bail!("not every case passed");
+    }
+    Ok(())
+}
+
+fn require_root() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("these tests make network namespaces and start Samba servers: run them as root, or with sudo");
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Copies that outlive their node.
+
+use anyhow::{Result, ensure};
+
+use super::{Case, Report, Scale};
+use crate::rig::{
+    Rig, Site,
+    copy::{Copy, Fault, Way, Who},
+    node::USER,
+};
+
+const PLAIN: Who = Who { protection: "plain", ..Who::SIGNED };
+
+const fn signed(dialect: &'static str) -> Who {
+    Who { dialect, user: Some(USER), protection: "sign" }
+}
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "crash-3.1.1-signed",
+        shows: "get and put as a signed NTLM user survive kill -9 of the serving node",
+        soak: 20,
+        run: |scale| crash(scale, &Who::SIGNED),
+    },
+    Case {
+        name: "crash-3.1.1-guest",
+        shows: "the same as guest",
+        soak: 5,
+        run: |scale| crash(scale, &Who::GUEST),
+    },
+    Case {
+        name: "crash-3.1.1-unsigned",
+        shows: "the same as an NTLM user without signing",
+        soak: 5,
+        run: |scale| crash(scale, &PLAIN),
+    },
+    Case {
+        name: "crash-3.0.2-signed",
+        shows: "the same on SMB 3.0.2",
+        soak: 5,
+        run: |scale| crash(scale, &signed("SMB3_02")),
+    },
+    Case {
+        name: "crash-3.0-signed",
+        shows: "the same on SMB 3.0",
+        soak: 5,
+        run: |scale| crash(scale, &signed("SMB3_00")),
+    },
+    Case {
+        name: "crash-2.1-signed",
+        shows: "the same on SMB 2.1",
+        soak: 5,
+        run: |scale| crash(scale, &signed("SMB2_10")),
+    },
+    Case {
+        name: "crash-2.0.2-signed",
+        shows: "the same on SMB 2.0.2",
+        soak: 5,
+        run: |scale| crash(scale, &signed("SMB2_02")),
+    },
+];
+
+fn crash(scale: &Scale, who: &Who) -> Result<Report> {
+    let mut rig = Rig::new(&Site::default())?;
+    let mut report = Report::default();
+    let mut stalls = Vec::new();
+    for way in [Way::Get, Way::Put] {
+        let before = connections(&rig)?;
+        let copy = Copy::start(&rig, who, way, "bulk.bin", scale.copy)?;
+        let mut dead = 0;
+        let fault = Fault::at(scale.copy / 3, |rig| {
+            dead = rig.kill_serving()?;
+            Ok(())
+        });
+        let outcome = copy.run(&mut rig, vec![fault])?;
+        ensure!(connections(&rig)? == before + 1.0, "the client connected more than once");
+        let done = rig.proxy.metrics(&rig.net)?;
+        ensure!(
+            done.get("understudy_takeovers_total{cause=\"crash\",result=\"ok\"}").is_some_and(|n| *n >= 1.0),
+            "no takeover was counted"
+        );
+        rig.restart(dead)?;
+        stalls.push(outcome.stall.as_millis());
+        std::fs::remove_file(rig.data().join("bulk.bin"))?;
+    }
+    report.stall_ms = stalls.iter().max().copied();
+    report.notes.push(format!("stalls get, put: {stalls:?} ms"));
+    Ok(report)
+}
+
+fn connections(rig: &Rig) -> Result<f64> {
+    Ok(rig.proxy.metrics(&rig.net)?.get("understudy_connections_total").copied().unwrap_or_default())
+}

@@ -1,0 +1,238 @@
+//! smbclient at work, watched: how far the copy is, and how long it stood still.
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Rig,
+    net::FLOATING,
+    node::{PASSWORD, USER},
+};
+
+/// Who copies, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who {
+    pub(crate) dialect: &'static str,
+    /// `None`: as guest.
+    pub(crate) user: Option<&'static str>,
+    /// `sign`, `plain` or `encrypt`.
+    pub(crate) protection: &'static str,
+}
+
+impl Who {
+    pub(crate) const SIGNED: Self = Self { dialect: "SMB3_11", user: Some(USER), protection: "sign" };
+    pub(crate) const GUEST: Self = Self { dialect: "SMB3_11", user: None, protection: "plain" };
+
+    /// smbclient's words for it.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        let mut words = vec![
+            "-m".into(),
+            self.dialect.into(),
+            "--option=client min protocol=SMB2_02".into(),
+            format!("--client-protection={}", if self.user.is_none() { "off" } else { self.protection }),
+        ];
+        if self.user.is_some() && self.protection == "plain" {
+            words.pop();
+            words.push("--client-protection=off".into());
+        }
+        match self.user {
+            Some(user) => words.push(format!("-U{user}%{PASSWORD}")),
+            None => words.extend(["-N".into(), "-Unobody%".into()]),
+        }
+        words
+    }
+}
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Get,
+    Put,
+}
+
+/// What came of a copy.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) took: Duration,
+    /// The longest time without progress after the first fault.
+    pub(crate) stall: Duration,
+    pub(crate) sha256: String,
+}
+
+/// Something to do once so many bytes have been copied.
+pub(crate) struct Fault<'a> {
+    pub(crate) at: u64,
+    pub(crate) act: Box<dyn FnMut(&mut Rig) -> Result<()> + 'a>,
+}
+
+impl<'a> Fault<'a> {
+    pub(crate) fn at(at: u64, act: impl FnMut(&mut Rig) -> Result<()> + 'a) -> Self {
+        Self { at, act: Box::new(act) }
+    }
+}
+
+/// Where a copy begins and ends.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    pub(crate) source: PathBuf,
+    pub(crate) target: PathBuf,
+    pub(crate) len: u64,
+    pub(crate) sha256: String,
+}
+
+/// Makes the file to be copied.
+pub(crate) fn prepare(rig: &Rig, way: Way, name: &str, len: u64) -> Result<Files> {
+    let (share, local) = (rig.data().join(name), rig.local()?.join(name));
+    let (source, target) = if way == Way::Get { (share, local) } else { (local, share) };
+    let _ = fs::remove_file(&target);
+    if !fs::metadata(&source).is_ok_and(|m| m.len() == len) {
+        write_noise(&source, len)?;
+    }
+    let sha256 = sha256(&source)?;
+    Ok(Files { source, target, len, sha256 })
+}
+
+/// A running copy.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    child: Child,
+    files: Files,
+    begun: Instant,
+}
+
+impl Copy {
+    /// Starts smbclient from the clients' namespace, to `server`.
+    pub(crate) fn start(rig: &Rig, who: &Who, way: Way, name: &str, len: u64) -> Result<Self> {
+        Self::start_to(rig, FLOATING, who, way, name, len)
+    }
+
+    /// The same, to another address.
+    pub(crate) fn start_to(
+        rig: &Rig,
+        server: &str,
+        who: &Who,
+        way: Way,
+        name: &str,
+        len: u64,
+    ) -> Result<Self> {
+        let files = prepare(rig, way, name, len)?;
+        let local = rig.local()?.join(name);
+        let verb = if way == Way::Get { "get" } else { "put" };
+        let order = match way {
+            Way::Get => format!("{verb} {name} {}", local.display()),
+            Way::Put => format!("{verb} {} {name}", local.display()),
+        };
+        let child = rig
+            .net
+            .command("client", "smbclient")
+            .arg(format!("//{server}/share"))
+            .args(who.arguments())
+            .args(["-t", "120", "-c", &order])
+            .env("HOME", rig.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting smbclient")?;
+        Ok(Self { child, files, begun: Instant::now() })
+    }
+
+    /// Bytes that have arrived.
+    pub(crate) fn progress(&self) -> u64 {
+        fs::metadata(&self.files.target).map_or(0, |m| m.len())
+    }
+
+    /// Watches the copy to its end, with faults on its way. All faults must have come, and the bytes be equal.
+    pub(crate) fn run(mut self, rig: &mut Rig, mut faults: Vec<Fault<'_>>) -> Result<Outcome> {
+        faults.reverse();
+        let limit = Duration::from_secs(300);
+        let (mut last, mut moved) = (0, Instant::now());
+        let (mut stall, mut faulted) = (Duration::ZERO, false);
+        let status = loop {
+            let now = self.progress();
+            if now != last {
+                if faulted {
+                    stall = stall.max(moved.elapsed());
+                }
+                (last, moved) = (now, Instant::now());
+            }
+            if faults.last().is_some_and(|f| now >= f.at) {
+                if let Some(mut fault) = faults.pop() {
+                    moved = Instant::now();
+                    faulted = true;
+                    (fault.act)(rig)?;
+                }
+                continue;
+            }
+            if let Some(status) = self.child.try_wait()? {
+                break status;
+            }
+            if self.begun.elapsed() > limit {
+                let _ = self.child.kill();
+                bail!("the copy hangs at {now} of {} bytes", self.files.len);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let took = self.begun.elapsed();
+        let said = said(&mut self.child);
+        if !status.success() {
+            bail!("smbclient: {status}, {last} of {} bytes: {said}", self.files.len);
+        }
+        if !faults.is_empty() {
+            bail!("the copy ended before {} of its faults came", faults.len());
+        }
+        let sha256 = sha256(&self.files.target)?;
+        if sha256 != self.files.sha256 {
+            bail!("the bytes differ: {} became {sha256}", self.files.sha256);
+        }
+        Ok(Outcome { took, stall, sha256 })
+    }
+
+    /// Waits for the end of a copy that may fail; smbclient's status and words.
+    pub(crate) fn wait(mut self) -> Result<(bool, String)> {
+        let status = self.child.wait()?;
+        Ok((status.success(), said(&mut self.child)))
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn said(child: &mut Child) -> String {
+    let mut text = String::new();
+    if let Some(out) = &mut child.stdout {
+        let _ = out.read_to_string(&mut text);
+    }
+    if let Some(err) = &mut child.stderr {
+        let _ = err.read_to_string(&mut text);
+    }
+    text.trim().to_owned()
+}
+
+/// The checksum of a file, in hexadecimal.
+pub(crate) fn sha256(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).with_context(|| path.display().to_string())?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash)?;
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// A file of bytes that do not repeat.
+pub(crate) fn write_noise(path: &Path, len: u64) -> Result<()> {
+    let mut noise = fs::File::open("/dev/urandom")?.take(len);
+    let mut file = fs::File::create(path)?;
+    std::io::copy(&mut noise, &mut file)?;
+    Ok(())
+}

@@ -1,0 +1,151 @@
+//! A small site: namespaces, Samba nodes on one shared directory, the proxy on a floating address.
+
+pub(crate) mod copy;
+pub(crate) mod net;
+pub(crate) mod node;
+pub(crate) mod proxy;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use self::{
+    net::Net,
+    node::{Node, Settings},
+    proxy::Proxy,
+};
+
+/// The whole site. Dropped, nothing of it is left.
+#[derive(Debug)]
+pub(crate) struct Rig {
+    pub(crate) proxy: Proxy,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) net: Net,
+    pub(crate) dir: Scratch,
+}
+
+/// What a case wants of its rig.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    pub(crate) nodes: usize,
+    /// Appended to understudy.toml: keys first, then tables.
+    pub(crate) config: String,
+    pub(crate) samba: Settings,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self { nodes: 2, config: String::new(), samba: Settings::default() }
+    }
+}
+
+impl Rig {
+    /// Builds it all and waits until the proxy is ready.
+    pub(crate) fn new(site: &Site) -> Result<Self> {
+        let dir = Scratch::new()?;
+        let mut net = Net::new()?;
+        let data = dir.path().join("data");
+        std::fs::create_dir_all(&data)?;
+        let mut nodes: Vec<Node> = Vec::new();
+        for index in 0..site.nodes {
+            let mut node = Node::new(&mut net, dir.path(), index, &data, &site.samba)?;
+            match nodes.first() {
+                None => node.add_users()?,
+                Some(first) => node.copy_users(first)?,
+            }
+            node.start(&net)?;
+            nodes.push(node);
+        }
+        let proxy = Proxy::start(&net, dir.path(), &nodes, &site.config)?;
+        Ok(Self { proxy, nodes, net, dir })
+    }
+
+    /// The directory that all nodes share.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A directory of the clients.
+    pub(crate) fn local(&self) -> Result<PathBuf> {
+        let path = self.dir.path().join("local");
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// The index of the node that serves now.
+    pub(crate) fn serving(&self) -> Result<usize> {
+        let metrics = self.proxy.metrics(&self.net)?;
+        self.nodes
+            .iter()
+            .position(|n| {
+                metrics.get(&format!("understudy_node_active{{node=\"{}\"}}", n.name)) == Some(&1.0)
+            })
+            .context("no node serves")
+    }
+
+    /// Kills the node that serves.
+    pub(crate) fn kill_serving(&mut self) -> Result<usize> {
+        let index = self.serving()?;
+        self.nodes.get_mut(index).context("no such node")?.kill();
+        Ok(index)
+    }
+
+    /// Starts a killed node again.
+    pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
+        self.nodes.get_mut(index).context("no such node")?.start(&self.net)
+    }
+}
+
+/// A directory in memory that goes away.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    pub(crate) fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let base = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        let name = format!("understudy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(base).join(name);
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if std::env::var_os("KEEP").is_some() {
+            eprintln!("kept: {}", self.0.display());
+            return;
+        }
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Asks again and again, every few milliseconds, until it is so.
+pub(crate) fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
+    let start = Instant::now();
+    while !is_so() {
+        if start.elapsed() > limit {
+            bail!("waited {limit:?} in vain: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// Samba wants an account of the system for every user of its own.
+fn ensure_account(user: &str) -> Result<()> {
+    if Command::new("id").arg(user).output()?.status.success() {
+        return Ok(());
+    }
+    net::run(&["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", user])
+}

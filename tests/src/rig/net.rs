@@ -1,0 +1,106 @@
+//! Network namespaces: one for the proxy with a bridge in it, one for each node, one for the clients.
+
+use std::{
+    fs::File,
+    net::TcpStream,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The floating address.
+pub(crate) const FLOATING: &str = "10.77.0.100";
+
+/// The namespaces of one rig. Dropped, they are gone.
+#[derive(Debug)]
+pub(crate) struct Net {
+    tag: String,
+    spaces: Vec<String>,
+}
+
+impl Net {
+    /// The hub with the floating address, and a namespace for the clients.
+    pub(crate) fn new() -> Result<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let tag = format!("us{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut net = Self { tag, spaces: Vec::new() };
+        let hub = net.add_space("hub")?;
+        run(&["ip", "-n", &hub, "link", "add", "br0", "type", "bridge"])?;
+        run(&["ip", "-n", &hub, "addr", "add", &format!("{FLOATING}/24"), "dev", "br0"])?;
+        run(&["ip", "-n", &hub, "link", "set", "br0", "up"])?;
+        net.add_host("client", "10.77.0.1")?;
+        Ok(net)
+    }
+
+    /// The full name of a namespace.
+    pub(crate) fn space(&self, name: &str) -> String {
+        format!("{}-{name}", self.tag)
+    }
+
+    fn add_space(&mut self, name: &str) -> Result<String> {
+        let space = self.space(name);
+        run(&["ip", "netns", "add", &space])?;
+        self.spaces.push(space.clone());
+        run(&["ip", "-n", &space, "link", "set", "lo", "up"])?;
+        Ok(space)
+    }
+
+    /// A further namespace with one address on the bridge.
+    pub(crate) fn add_host(&mut self, name: &str, address: &str) -> Result<()> {
+        let hub = self.space("hub");
+        let space = self.add_space(name)?;
+        let port = format!("v-{name}");
+        run(&[
+            "ip", "-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &space,
+        ])?;
+        run(&["ip", "-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
+        run(&["ip", "-n", &space, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+        run(&["ip", "-n", &space, "link", "set", "eth0", "up"])
+    }
+
+    /// Cuts a host's cable, or mends it.
+    pub(crate) fn set_link(&self, name: &str, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        run(&["ip", "-n", &self.space("hub"), "link", "set", &format!("v-{name}"), state])
+    }
+
+    /// A command that runs in a namespace.
+    pub(crate) fn command(&self, name: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space(name), program]);
+        command
+    }
+
+    /// A TCP connection made from within a namespace.
+    pub(crate) fn connect(&self, name: &str, address: &str) -> Result<TcpStream> {
+        let path = format!("/var/run/netns/{}", self.space(name));
+        let address = address.to_owned();
+        let made = std::thread::spawn(move || -> Result<TcpStream> {
+            let space = File::open(&path).with_context(|| path.clone())?;
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
+            TcpStream::connect(&address).with_context(|| format!("connecting to {address}"))
+        });
+        made.join().map_err(|_| anyhow::anyhow!("the connecting thread died"))?
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for space in &self.spaces {
+            let _ = run(&["ip", "netns", "del", space]);
+        }
+    }
+}
+
+/// Runs a command to its end; its errors are ours.
+pub(crate) fn run(words: &[&str]) -> Result<()> {
+    let (program, arguments) = words.split_first().context("no command")?;
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
+    if !output.status.success() {
+        bail!("{}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! One Samba node: its own directories, configuration, PID namespace and address; a data directory shared with others.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{net::Net, wait_until};
+
+/// The test user and its password.
+pub(crate) const USER: &str = "alice";
+/// See [`USER`].
+pub(crate) const PASSWORD: &str = "Sunshine-4711";
+/// A second user, whom the proxy does not know.
+pub(crate) const STRANGER: &str = "mallory";
+
+/// Where smbd and its libraries are: the system's, or an unpacked tree of another version.
+#[derive(Debug, Clone)]
+pub(crate) struct Samba {
+    root: PathBuf,
+}
+
+impl Samba {
+    /// `SAMBA_ROOT`, or the system's.
+    pub(crate) fn from_environment() -> Self {
+        Self { root: std::env::var_os("SAMBA_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from) }
+    }
+
+    fn program(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// The variables under which the tree's programs find the tree's libraries.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        if self.root == Path::new("/") {
+            return Vec::new();
+        }
+        let lib = self.root.join("usr/lib/x86_64-linux-gnu");
+        let paths = [lib.clone(), lib.join("samba"), self.root.join("lib/x86_64-linux-gnu")];
+        let paths = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(":");
+        vec![("LD_LIBRARY_PATH", paths)]
+    }
+}
+
+/// One node.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    dir: PathBuf,
+    samba: Samba,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Lays out the node's directories. `passdb` of a first node is copied, so that all know the same users.
+    pub(crate) fn new(
+        net: &mut Net,
+        root: &Path,
+        index: usize,
+        data: &Path,
+        settings: &Settings,
+    ) -> Result<Self> {
+        let name = format!("n{index}");
+        let address = format!("10.77.0.{}", 11 + index);
+        net.add_host(&name, &address)?;
+        let dir = root.join(&name);
+        for sub in ["private", "lock", "state", "cache", "pid", "ncalrpc", "log"] {
+            fs::create_dir_all(dir.join(sub))?;
+        }
+        let node = Self { name, address, dir, samba: Samba::from_environment(), child: None };
+        node.write_config(data, settings)?;
+        Ok(node)
+    }
+
+    fn write_config(&self, data: &Path, settings: &Settings) -> Result<()> {
+        let dir = self.dir.display();
+        let data = data.display();
+        let (global, share) = (settings.global.join("\n   "), settings.share.join("\n   "));
+        let address = &self.address;
+        let text = format!(
+            "[global]
+   netbios name = CLUSTER
+   workgroup = TESTGROUP
+   server role = standalone server
+   security = user
+   map to guest = Bad User
+   guest account = nobody
+   passdb backend = tdbsam:{dir}/private/passdb.tdb
+   private dir = {dir}/private
+   lock directory = {dir}/lock
+   state directory = {dir}/state
+   cache directory = {dir}/cache
+   pid directory = {dir}/pid
+   ncalrpc dir = {dir}/ncalrpc
+   log file = {dir}/log/smbd.log
+   log level = {level}
+   max log size = 0
+   interfaces = {address}
+   bind interfaces only = yes
+   smb ports = 445
+   disable netbios = yes
+   disable spoolss = yes
+   load printers = no
+   printcap name = /dev/null
+   rpc start on demand helpers = no
+   server multi channel support = yes
+   smb2 leases = yes
+   server min protocol = SMB2_02
+   kernel oplocks = no
+   kernel share modes = no
+   posix locking = no
+   {global}
+[share]
+   path = {data}
+   read only = no
+   guest ok = yes
+   force user = root
+   {share}
+",
+            level = settings.log_level
+        );
+        fs::write(self.config(), text).context("writing smb.conf")
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.join("smb.conf")
+    }
+
+    fn tool(&self, program: &str) -> Command {
+        let mut command = Command::new(self.samba.program(program));
+        command.envs(self.samba.environment()).arg("-s").arg(self.config());
+        command
+    }
+
+    /// Makes the test users known.
+    pub(crate) fn add_users(&self) -> Result<()> {
+        use std::io::Write;
+        for user in [USER, STRANGER] {
+            super::ensure_account(user)?;
+            let mut child = self
+                .tool("usr/bin/pdbedit")
+                .args(["-a", "-t", "-u", user])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::piped())
+                .spawn()
+                .context("pdbedit")?;
+            let mut input = child.stdin.take().context("pdbedit has no stdin")?;
+            write!(input, "{PASSWORD}\n{PASSWORD}\n")?;
+            drop(input);
+            let output = child.wait_with_output()?;
+            if !output.status.success() {
+                bail!("pdbedit: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over another node's users.
+    pub(crate) fn copy_users(&self, from: &Self) -> Result<()> {
+        for file in ["passdb.tdb", "secrets.tdb"] {
+            let source = from.dir.join("private").join(file);
+            if source.exists() {
+                fs::copy(source, self.dir.join("private").join(file))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `pdbedit -L -w`, without users that the proxy is not to know.
+    pub(crate) fn smbpasswd(&self) -> Result<String> {
+        let output = self.tool("usr/bin/pdbedit").args(["-L", "-w"]).output().context("pdbedit -L -w")?;
+        let text = String::from_utf8(output.stdout)?;
+        Ok(text.lines().filter(|l| !l.starts_with(STRANGER)).map(|l| format!("{l}\n")).collect())
+    }
+
+    /// Starts smbd and waits until it listens.
+    pub(crate) fn start(&mut self, net: &Net) -> Result<()> {
+        let smbd = self.samba.program("usr/sbin/smbd");
+        let log = fs::File::create(self.dir.join("log/stdout"))?;
+        let child = net
+            .command(&self.name, "unshare")
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(smbd)
+            .args(["--foreground", "--no-process-group", "-s"])
+            .arg(self.config())
+            .envs(self.samba.environment())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting smbd")?;
+        self.child = Some(child);
+        let address = format!("{}:445", self.address);
+        wait_until("smbd listens", Duration::from_secs(20), || net.connect("hub", &address).is_ok())
+    }
+
+    /// Whether it was started and not killed.
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// `kill -9` of every process of the node.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // First the init of the PID namespace: with it, the kernel kills all others.
+            for pid in self.pids().into_iter().take(1) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops every process of the node where it stands, or lets it go on.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        for pid in self.pids() {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// The processes of the node, the first one first.
+    pub(crate) fn pids(&self) -> Vec<Pid> {
+        let Some(child) = &self.child else { return Vec::new() };
+        let wanted = fs::read_link(format!("/proc/{}/ns/pid_for_children", child.id())).ok();
+        let mut found: Vec<(u32, Pid)> = fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == wanted)
+            .filter_map(|pid| {
+                let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+                let inner = status.lines().find(|l| l.starts_with("NSpid:"))?.split_whitespace().last()?;
+                Some((inner.parse().ok()?, Pid::from_raw(pid)?))
+            })
+            .collect();
+        found.sort_by_key(|(inner, _)| *inner);
+        found.into_iter().map(|(_, pid)| pid).collect()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a case changes in smb.conf.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    pub(crate) global: Vec<&'static str>,
+    pub(crate) share: Vec<&'static str>,
+    pub(crate) log_level: u32,
+}

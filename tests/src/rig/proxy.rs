@@ -1,0 +1,146 @@
+//! The proxy under test, as its own process in the hub.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    net::{FLOATING, Net},
+    node::Node,
+    wait_until,
+};
+
+const ADMIN: &str = "127.0.0.1:9645";
+
+/// The running proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Proxy {
+    /// Writes a configuration for these nodes, with `extra` at its end, and starts the proxy.
+    pub(crate) fn start(net: &Net, dir: &Path, nodes: &[Node], extra: &str) -> Result<Self> {
+        let passwords = dir.join("smbpasswd");
+        let known = nodes.first().context("no nodes")?.smbpasswd()?;
+        fs::write(&passwords, known)?;
+        fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600))?;
+        let mut text = format!("listen = \"{FLOATING}:445\"\n");
+        let (top, tables): (Vec<&str>, Vec<&str>) = {
+            let split = extra.find('[').unwrap_or(extra.len());
+            (vec![&extra[..split]], vec![&extra[split..]])
+        };
+        text.extend(top);
+        for node in nodes {
+            text += &format!("[[nodes]]\nname = \"{}\"\naddress = \"{}:445\"\n", node.name, node.address);
+        }
+        text += &format!("[credentials]\nntlm = \"{}\"\n", passwords.display());
+        text += &format!("[store]\nurl = \"file:{}\"\n", dir.join("store").display());
+        text += &format!("[admin]\nlisten = \"{ADMIN}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n");
+        text.extend(tables);
+        let config = dir.join("understudy.toml");
+        fs::write(&config, text)?;
+        let log = dir.join("proxy.log");
+        let file = fs::File::create(&log)?;
+        let child = net
+            .command("hub", &binary()?.display().to_string())
+            .args(["run", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .context("starting the proxy")?;
+        let mut proxy = Self { child, log };
+        let address = format!("{FLOATING}:445");
+        let listens = wait_until("the proxy is ready", Duration::from_secs(20), || {
+            net.connect("client", &address).is_ok() && proxy.get(net, "/ready").is_ok_and(|r| r.0 == 200)
+        });
+        if listens.is_err() {
+            bail!("the proxy does not start: {}", proxy.log_text());
+        }
+        proxy.child.try_wait()?;
+        Ok(proxy)
+    }
+
+    /// Asks the admin page.
+    pub(crate) fn get(&self, net: &Net, path: &str) -> Result<(u16, String)> {
+        self.ask(net, "GET", path)
+    }
+
+    /// Asks the admin page by another method.
+    pub(crate) fn ask(&self, net: &Net, method: &str, path: &str) -> Result<(u16, String)> {
+        let mut stream = net.connect("hub", ADMIN)?;
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no HTTP status")?;
+        Ok((status, body.to_owned()))
+    }
+
+    /// The metrics, by name with labels.
+    pub(crate) fn metrics(&self, net: &Net) -> Result<BTreeMap<String, f64>> {
+        let (_, page) = self.get(net, "/metrics")?;
+        Ok(page
+            .lines()
+            .filter(|l| !l.starts_with('#'))
+            .filter_map(|l| l.rsplit_once(' '))
+            .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+            .collect())
+    }
+
+    /// Everything logged so far.
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The log's records.
+    pub(crate) fn log(&self) -> Vec<serde_json::Value> {
+        self.log_text().lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
+    }
+
+    /// The process that `ip netns exec` became.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGTERM, and what became of it.
+    pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, Signal::TERM)?;
+        Ok(self.child.wait()?)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `understudy` beside this program, or `UNDERSTUDY_BIN`.
+pub(crate) fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("UNDERSTUDY_BIN") {
+        return Ok(path.into());
+    }
+    let path = std::env::current_exe()?.with_file_name("understudy");
+    if !path.exists() {
+        bail!("{} is not there: build it (cargo build --release), or set UNDERSTUDY_BIN", path.display());
+    }
+    Ok(path)
+}
