@@ -3,6 +3,8 @@
 mod cases;
 mod rig;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
@@ -31,9 +33,18 @@ enum Order {
     List,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    match arguments.order {
+fn main() -> ExitCode {
+    match obey(&Arguments::parse().order) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn obey(order: &Order) -> Result<()> {
+    match order {
         Order::List => {
             for case in cases::all() {
                 println!("{:<24} {}", case.name, case.shows);
@@ -42,7 +53,7 @@ fn main() -> Result<()> {
         }
         Order::Run { filter, mib } => {
             require_root()?;
-            run(filter.as_deref().unwrap_or_default(), &Scale { copy: mib * MIB })
+            run(filter.as_deref().unwrap_or_default(), &Scale { copy: *mib * MIB })
         }
     }
 }
