@@ -4,7 +4,7 @@ use std::{fs, path::Path, sync::Arc};
 
 use redb::{Database, ReadableDatabase, TableDefinition, TableError};
 
-use crate::store::{Batch, BoxFuture, Change, Key, Store, StoreError};
+use crate::store::{Batch, BoxFuture, Change, Entry, Key, Store, StoreError};
 
 /// The only table.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
@@ -69,7 +69,7 @@ impl Store for Embedded {
         })
     }
 
-    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<(Key, Vec<u8>)>, StoreError>> {
+    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         self.run(move |db| {
             let table = match db.begin_read()?.open_table(RECORDS) {
                 Ok(table) => table,

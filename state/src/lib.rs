@@ -13,4 +13,4 @@ mod store;
 pub use embedded::Embedded;
 pub use memory::Memory;
 pub use record::{Phase, PlacementRecord, RecordError};
-pub use store::{Batch, BoxFuture, Change, Key, Store, StoreError};
+pub use store::{Batch, BoxFuture, Change, Entry, Key, Store, StoreError};

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::store::{Batch, BoxFuture, Change, Key, Store, StoreError};
+use crate::store::{Batch, BoxFuture, Change, Entry, Key, Store, StoreError};
 
 /// Keeps everything in memory.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ impl Store for Memory {
         Box::pin(async { Ok(value) })
     }
 
-    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<(Key, Vec<u8>)>, StoreError>> {
+    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let found = map
             .range(Key(prefix.clone())..)

@@ -5,6 +5,9 @@ use std::{fmt, future::Future, pin::Pin};
 /// A boxed future, so that stores can be chosen at run time.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// A key with its value.
+pub type Entry = (Key, Vec<u8>);
+
 /// A key: words joined by `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(pub String);
@@ -62,5 +65,5 @@ pub trait Store: Send + Sync {
     fn get(&self, key: Key) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>>;
 
     /// Every key that begins with `prefix`, in order, with its value.
-    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<(Key, Vec<u8>)>, StoreError>>;
+    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
 }

@@ -1,5 +1,6 @@
 //! What every store must do, run against each of them.
 #![cfg(feature = "embedded")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use understudy_state::{Batch, Change, Embedded, Key, Memory, Store};
 

@@ -70,8 +70,11 @@ pub(crate) struct Outcome {
 /// Something to do once so many bytes have been copied.
 pub(crate) struct Fault<'a> {
     pub(crate) at: u64,
-    pub(crate) act: Box<dyn FnMut(&mut Rig) -> Result<()> + 'a>,
+    pub(crate) act: Act<'a>,
 }
+
+/// What a fault does to the site.
+pub(crate) type Act<'a> = Box<dyn FnMut(&mut Rig) -> Result<()> + 'a>;
 
 impl<'a> Fault<'a> {
     pub(crate) fn at(at: u64, act: impl FnMut(&mut Rig) -> Result<()> + 'a) -> Self {

@@ -44,7 +44,7 @@ impl SigningAlg {
 pub struct SigningKey(Schedule);
 
 enum Schedule {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Cmac(cmac::Key),
     Gmac(LessSafeKey),
     /// The library refused the key: nothing verifies, nothing is signed rightly.
@@ -56,7 +56,9 @@ impl SigningKey {
     pub fn new(alg: SigningAlg, key: [u8; 16]) -> Self {
         let key = zeroize::Zeroizing::new(key);
         Self(match alg {
-            SigningAlg::HmacSha256 => Schedule::Hmac(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice())),
+            SigningAlg::HmacSha256 => {
+                Schedule::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice())))
+            }
             SigningAlg::AesCmac => {
                 cmac::Key::new(cmac::AES_128, key.as_slice()).map_or(Schedule::Unusable, Schedule::Cmac)
             }
@@ -90,7 +92,7 @@ impl SigningKey {
 
     fn mac(&self, header: &Header, msg: &[u8]) -> Option<[u8; 16]> {
         match &self.0 {
-            Schedule::Hmac(key) => hmac::sign(key, msg).as_ref().get(..16)?.try_into().ok(),
+            Schedule::Hmac(key) => hmac::sign(key.as_ref(), msg).as_ref().get(..16)?.try_into().ok(),
             Schedule::Cmac(key) => cmac::sign(key, msg).ok()?.as_ref().try_into().ok(),
             Schedule::Gmac(key) => {
                 let tag = key.seal_in_place_separate_tag(nonce(header), Aad::from(msg), &mut []).ok()?;

@@ -12,6 +12,7 @@ impl Rig {
     fn new(fence: FenceMode, placement: Option<PlacementRecord>) -> Self {
         let mut config = FleetConfig::new(vec!["a".into(), "b".into()]);
         config.fence = fence;
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
         Self { fleet: Fleet::new(config, placement.as_ref(), now), now }
     }

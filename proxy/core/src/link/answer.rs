@@ -8,10 +8,11 @@ use smb_parse::{
 };
 
 use crate::{
-    ids::{MessageId, SessionId},
+    ids::MessageId,
     link::{
         Link,
         request::{Interim, Request},
+        session::Sessions,
     },
 };
 
@@ -28,7 +29,7 @@ impl Link {
     /// was signed, and sends it.
     pub(super) fn answer(&mut self, request: &Request, mut msg: Vec<u8>) {
         self.sign_for_client(request, &mut msg);
-        self.out.to_client(encode::frame(&msg).into());
+        self.out.send_client(encode::frame(&msg).into());
     }
 
     /// The header of an answer of ours. Grants credits; final answers only.
@@ -84,7 +85,7 @@ impl Link {
             session_id: request.header.session_id,
             signature: [0; 16],
         };
-        self.out.to_client(encode::frame(&encode::error_response(&header)).into());
+        self.out.send_client(encode::frame(encode::error_response(&header)).into());
     }
 
     /// Answers an ECHO in the node's place.
@@ -117,13 +118,14 @@ impl Link {
             (_, false) => Check::Passed,
         }
     }
+}
 
-    /// The session that signs towards the node, if the request was signed.
-    pub(super) fn sign_for_node(&self, session: SessionId, signed: bool, msg: &mut [u8]) {
-        match self.sessions.get(session).and_then(|s| s.node_key.as_ref()) {
-            Some(key) if signed => key.sign(msg),
-            _ => unsign(msg),
-        }
+/// Signs a request towards the node as the client has signed it: `header` is the client's.
+pub(super) fn sign_for_node(sessions: &Sessions, header: &Header, msg: &mut [u8]) {
+    let key = sessions.get(header.session_id).and_then(|s| s.node_key.as_ref());
+    match key.filter(|_| header.flags.contains(Flags::SIGNED)) {
+        Some(key) => key.sign(msg),
+        None => unsign(msg),
     }
 }
 

@@ -147,7 +147,7 @@ impl Link {
                 )
             }
         };
-        self.out.to_client(encode::frame(&msg).into());
+        self.out.send_client(encode::frame(&msg).into());
     }
 }
 

@@ -14,10 +14,10 @@ use smb_parse::{
 
 use super::{
     Link, State,
-    answer::{Check, body, changes_state, unsign},
+    answer::{Check, body, changes_state, sign_for_node, unsign},
     node_leg::Pending,
     open::minted_file_id,
-    request::{Interim, Request},
+    request::{Chain, Interim, Request},
 };
 use crate::{
     effect::{Close, CloseReason},
@@ -48,9 +48,9 @@ impl Link {
         }
         match &self.state {
             State::Recovering(_) => self.greet_while_recovering(&ids),
-            State::Bridge(_) if self.barrier || !self.parked.is_empty() => self.parked.push_back(ids),
             State::Bridge(_) => {
-                if !self.send_unit(now, &ids) {
+                let waits = self.barrier || !self.parked.is_empty();
+                if waits || !self.send_unit(now, &ids) {
                     self.parked.push_back(ids);
                 }
             }
@@ -62,6 +62,7 @@ impl Link {
     pub(super) fn register_raw(&mut self, now: Instant, frame: &Bytes, unit: u64) -> Option<Vec<MessageId>> {
         let mut ids = Vec::with_capacity(1);
         let mut compounded = false;
+        let mut chain = Chain::default();
         for element in elements(frame.get(PREFIX..)?) {
             let element = element.ok()?;
             let header = element.header;
@@ -75,7 +76,8 @@ impl Link {
                 return None;
             }
             let at = PREFIX + element.range.start..PREFIX + element.range.end;
-            let request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            chain.link(&mut request);
             self.credits.consumed(request.charge());
             ids.push(header.message_id);
             if !self.requests.insert(request) {
@@ -106,7 +108,7 @@ impl Link {
     /// Verifies a kept request; one that is refused is answered here, unsigned.
     pub(super) fn verify_kept(&mut self, id: MessageId) -> Check {
         let Some(request) = self.requests.get(id) else { return Check::NoSession };
-        if request.verified || (request.is_related() && request.header.session_id == u64::MAX) {
+        if request.verified {
             return Check::Passed;
         }
         let header = request.header;
@@ -164,14 +166,14 @@ impl Link {
         let whole: usize = ranges.iter().map(|r| r.len()).sum::<usize>() + PREFIX;
         if single || whole == frame.len() {
             if !ranges.is_empty() {
-                self.out.to_client(frame.freeze());
+                self.out.send_client(frame.freeze());
             }
             return;
         }
         for range in ranges {
             if let Some(msg) = frame.get(range.clone()) {
                 // Cut out of its chain, it must not point to a next one; it is unsigned or was signed alone.
-                self.out.to_client(super::answer::framed(msg));
+                self.out.send_client(super::answer::framed(msg));
             }
         }
     }
@@ -291,9 +293,7 @@ impl Link {
         }
         tree.client_id = crate::ids::Client(id);
         patch::set_tree_id(msg, id);
-        if let Some(session) = self.sessions.get_mut(request.header.session_id) {
-            session.trees.insert(tree.client_id, tree);
-        }
+        self.add_tree(request, tree);
     }
 
     /// CANCEL (MS-SMB2 3.3.5.16): of a request on the node, or of one that waits here.
@@ -305,16 +305,15 @@ impl Link {
         }
         let Some(id) = self.requests.cancelled_by(header) else { return };
         let Some(request) = self.requests.get(id) else { return };
-        let (sent, signed) = (request.sent, header.flags.contains(Flags::SIGNED));
-        match (&self.state, sent) {
+        match (&self.state, request.sent) {
             (State::Bridge(leg), Some((on, node_id))) if leg.id == on => {
                 let Some(node) = self.sessions.get(header.session_id).map(|s| s.node_id.0) else { return };
                 let leg = leg.id;
                 patch::set_sync(&mut own, 0);
                 patch::set_message_id(&mut own, node_id);
                 patch::set_session_id(&mut own, node);
-                self.sign_for_node(header.session_id, signed, &mut own);
-                self.out.to_node(leg, super::answer::framed(&own));
+                sign_for_node(&self.sessions, header, &mut own);
+                self.out.send_node(leg, super::answer::framed(&own));
             }
             _ => {
                 if self.verify_kept(id) == Check::Passed {

@@ -13,7 +13,7 @@ use crate::ids::{MessageId, OpenToken};
 
 impl Link {
     fn enumerated(&self, request: &Request) -> Option<OpenToken> {
-        self.request_open(request, request.file_id()?)
+        self.request_open(request)
     }
 
     /// An enumeration that had ended before the takeover has still ended.

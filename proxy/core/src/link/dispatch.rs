@@ -2,17 +2,23 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use smb_parse::{
     cmd::{create, ioctl, set_info},
     frame::{PREFIX, write_prefix},
     fsctl,
-    header::{Command, Header, Status},
+    header::{Command, Flags, Status},
     patch,
 };
 
 use super::{
-    Link, State, answer::Check, credit::charge, fsctl::refused_fsctl, node_leg::Pending, open::file_key,
-    request::Request,
+    Link, State,
+    answer::{Check, sign_for_node},
+    credit::charge,
+    fsctl::refused_fsctl,
+    node_leg::Pending,
+    open::file_key,
+    request::{Request, keep},
 };
 use crate::{
     effect::{Close, CloseReason},
@@ -80,9 +86,7 @@ impl Link {
     }
 
     fn is_file_blocked(&self, request: &Request, files: &Files) -> bool {
-        let Some(id) = request.file_id() else { return false };
-        let open = if request.raw { self.opens.by_client(id) } else { self.opens.by_node(id) };
-        open.is_some_and(|open| files.is_blocked(&file_key(&open.share, &open.name)))
+        self.opens.of(request).is_some_and(|open| files.is_blocked(&file_key(&open.share, &open.name)))
     }
 
     /// Sends a frame's requests to the node. False if it has to wait for credits.
@@ -182,62 +186,53 @@ impl Link {
         }
     }
 
-    /// Translates, stamps and signs the members of one frame, and sends it.
+    /// Translates, stamps and signs the members of one frame, and sends it. None is sent if one cannot be translated.
     fn transmit_unit(&mut self, ids: &[MessageId]) {
         let mut frame = vec![0; PREFIX];
-        let mut failed: Option<Status> = None;
-        let mut staged = Vec::with_capacity(ids.len());
-        for (index, id) in ids.iter().enumerate() {
+        let mut members = Vec::with_capacity(ids.len());
+        for id in ids {
             let Some(request) = self.requests.get(*id) else { continue };
-            let mut msg = request.msg.to_vec();
+            let start = frame.len();
+            frame.extend_from_slice(&request.msg);
+            let Some(msg) = frame.get_mut(start..) else { continue };
             if ids.len() == 1 {
-                patch::set_next_command(&mut msg, 0);
+                patch::set_next_command(msg, 0);
             }
-            let header = request.header;
-            if let Err(status) = self.translate(&header, &mut msg, index > 0) {
-                failed = Some(status);
-                break;
+            if let Err(status) = self.translate(request, msg, start == PREFIX) {
+                for id in ids {
+                    self.fail_request(*id, status);
+                }
+                return;
             }
-            staged.push((*id, header, msg));
+            members.push((*id, request.header, start..frame.len()));
         }
-        if let Some(status) = failed {
-            for id in ids {
-                self.fail_request(*id, status);
-            }
-            return;
-        }
-        for (id, header, mut msg) in staged {
-            let State::Bridge(leg) = &mut self.state else { return };
-            let node_id = leg.stamp(&mut msg, header.credit_charge, Pending::Client(id));
-            let leg = leg.id;
-            let signed = header.flags.contains(smb_parse::header::Flags::SIGNED);
-            let session = self.signing_session(&header, ids);
-            self.sign_for_node(session, signed, &mut msg);
-            frame.extend_from_slice(&msg);
-            self.requests.replace_msg(id, msg.into(), false);
-            if let Some(request) = self.requests.get_mut(id) {
-                request.sent = Some((leg, node_id));
+        let State::Bridge(leg) = &mut self.state else { return };
+        for (id, header, range) in &members {
+            let Some(msg) = frame.get_mut(range.clone()) else { continue };
+            let sent = (leg.id, leg.stamp(msg, header.credit_charge, Pending::Client(*id)));
+            sign_for_node(&self.sessions, header, msg);
+            if let Some(request) = self.requests.get_mut(*id) {
+                request.sent = Some(sent);
                 request.parked = None;
             }
         }
-        let State::Bridge(leg) = &self.state else { return };
         let leg = leg.id;
         let len = frame.len() - PREFIX;
         write_prefix(&mut frame, len);
-        self.out.to_node(leg, frame.into());
-    }
-
-    /// Whose key signs a member: a related one may name no session.
-    fn signing_session(&self, header: &Header, ids: &[MessageId]) -> u64 {
-        if header.session_id != u64::MAX {
-            return header.session_id;
+        let frame = Bytes::from(frame);
+        for (id, _, range) in members {
+            self.requests.replace_msg(id, keep(&frame.slice(range)), false);
         }
-        ids.first().and_then(|id| self.requests.get(*id)).map_or(0, |r| r.header.session_id)
+        self.out.send_node(leg, frame);
     }
 
-    /// SessionId, TreeId and FileIds become the node's.
-    fn translate(&self, header: &Header, msg: &mut [u8], follows: bool) -> Result<(), Status> {
-        if header.session_id != 0 && !(follows && header.session_id == u64::MAX) {
+    /// SessionId, TreeId and FileIds become the node's. `first`: nothing stands before it in its frame.
+    fn translate(&self, request: &Request, msg: &mut [u8], first: bool) -> Result<(), Status> {
+        let header = &request.header;
+        if first && request.is_related() {
+            self.stand_alone(request, msg)?;
+        }
+        if header.session_id != 0 {
             let session = self
                 .sessions
                 .get(header.session_id)
@@ -245,7 +240,7 @@ impl Link {
                 .ok_or(Status::USER_SESSION_DELETED)?;
             patch::set_session_id(msg, session.node_id.0);
             if let Some(tree) = header.tree_id().filter(|_| needs_tree(header.command))
-                && !(follows && tree == u32::MAX)
+                && (first || tree != u32::MAX)
             {
                 let tree = self.sessions.tree(header.session_id, tree).filter(|t| !t.lost);
                 patch::set_tree_id(msg, tree.ok_or(Status::NETWORK_NAME_DELETED)?.node_id.0);
@@ -255,6 +250,16 @@ impl Link {
             return Err(Status::INVALID_PARAMETER);
         }
         self.ids_for_node(msg)
+    }
+
+    /// The members before it in its compound were answered by a node since lost: what it took from them is spelt out.
+    fn stand_alone(&self, request: &Request, msg: &mut [u8]) -> Result<(), Status> {
+        patch::set_flags(msg, request.header.flags.without(Flags::RELATED));
+        if request.file_id() == Some(RELATED_FILE_ID) {
+            let file = request.related_file.ok_or(Status::INTERNAL_ERROR)?;
+            patch::set_request_file_id(msg, file);
+        }
+        Ok(())
     }
 }
 
@@ -286,9 +291,4 @@ fn renames(msg: &[u8]) -> bool {
 /// The disposition of a CREATE, for the verdict.
 pub(crate) fn create_disposition(msg: &[u8]) -> Option<u32> {
     create::Request::parse(msg).ok().map(|r| r.create_disposition)
-}
-
-/// Whether a FileId stands for the one opened earlier in the compound.
-pub(crate) fn is_related_id(id: smb_parse::FileId) -> bool {
-    id == RELATED_FILE_ID
 }

@@ -106,7 +106,7 @@ impl NodeLeg {
         if let Some(key) = key {
             key.sign(&mut msg);
         }
-        out.to_node(self.id, encode::frame(&msg).into());
+        out.send_node(self.id, encode::frame(&msg).into());
         msg
     }
 

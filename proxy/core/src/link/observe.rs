@@ -2,7 +2,7 @@
 
 use smb_parse::{
     FileId,
-    cmd::{close, create, lock, oplock_break, query_directory, set_info},
+    cmd::{create, lock, oplock_break, query_directory, set_info},
     header::{Command, Header, Status},
     patch,
 };
@@ -11,7 +11,7 @@ use super::{
     Link,
     open::{OpenState, Place, file_key, open_from},
     request::Request,
-    session::{LoginStep, tree_from},
+    session::{LoginStep, Tree, tree_from},
 };
 use crate::{
     event::{Event, FileEvent, SessionNews},
@@ -97,6 +97,12 @@ impl Link {
 
     fn observe_tree_connect(&mut self, request: &Request, header: &Header, msg: &[u8]) {
         let Some(tree) = tree_from(&request.msg, header, msg) else { return };
+        self.add_tree(request, tree);
+    }
+
+    /// Records a tree connect.
+    pub(super) fn add_tree(&mut self, request: &Request, tree: Tree) {
+        self.requests.connected(request, tree.client_id.0);
         if let Some(session) = self.sessions.get_mut(request.header.session_id) {
             session.trees.insert(tree.client_id, tree);
         }
@@ -117,26 +123,25 @@ impl Link {
         let token = self.opens.next_token();
         let Some(mut open) = open_from(token, place, &request.msg, msg, Client(client)) else { return };
         open.node_id = crate::ids::Node(node);
+        self.requests.opened(request, client);
         self.out.file(FileEvent::Opened { open: token, key: open.key() });
         self.opens.insert(open);
     }
 
     fn observe_close(&mut self, request: &Request) {
-        let Ok(parsed) = close::Request::parse(&request.msg) else { return };
-        let Some(token) = self.request_open(request, parsed.file_id) else { return };
+        let Some(token) = self.request_open(request) else { return };
         self.opens.remove(token);
         self.out.file(FileEvent::Closed { open: token });
     }
 
-    /// The Open a request was about: `msg` of a request has the client's ids while raw, else the node's.
-    pub(super) fn request_open(&self, request: &Request, id: FileId) -> Option<crate::ids::OpenToken> {
-        let open = if request.raw { self.opens.by_client(id) } else { self.opens.by_node(id) };
-        open.map(|o| o.token)
+    /// The Open a request is about.
+    pub(super) fn request_open(&self, request: &Request) -> Option<crate::ids::OpenToken> {
+        self.opens.of(request).map(|o| o.token)
     }
 
     fn observe_lock(&mut self, request: &Request) {
         let Ok(parsed) = lock::Request::parse(&request.msg) else { return };
-        let Some(token) = self.request_open(request, parsed.file_id) else { return };
+        let Some(token) = self.request_open(request) else { return };
         let Some(open) = self.opens.get_mut(token) else { return };
         for lock in parsed.locks().filter_map(Result::ok) {
             if lock.flags & UNLOCK == 0 {
@@ -151,7 +156,7 @@ impl Link {
 
     fn observe_set_info(&mut self, request: &Request) {
         let Ok(parsed) = set_info::Request::parse(&request.msg) else { return };
-        let Some(token) = self.request_open(request, parsed.file_id) else { return };
+        let Some(token) = self.request_open(request) else { return };
         if parsed.info_type != INFO_FILE {
             return;
         }
@@ -199,7 +204,7 @@ impl Link {
     /// Remembers which names of a directory the client has had.
     pub(super) fn observe_query_directory(&mut self, request: &Request, status: Status, msg: &[u8]) {
         let Ok(asked) = query_directory::Request::parse(&request.msg) else { return };
-        let Some(token) = self.request_open(request, asked.file_id) else { return };
+        let Some(token) = self.request_open(request) else { return };
         let Some(open) = self.opens.get_mut(token) else { return };
         open.cursor.note(&asked, status, msg);
     }

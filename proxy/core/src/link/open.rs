@@ -10,7 +10,8 @@ use smb_parse::{
 
 use crate::{
     files::FileKey,
-    ids::{Client, MessageId, Node, OpenToken, SessionId, TreeId},
+    ids::{Client, MessageId, Node, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
+    link::request::Request,
     takeover::cursor::Cursor,
 };
 
@@ -140,6 +141,15 @@ impl Opens {
 
     pub(crate) fn by_node_mut(&mut self, id: FileId) -> Option<&mut Open> {
         self.by_token.get_mut(self.by_node.get(&Node(id))?)
+    }
+
+    /// The Open a request is about. A request's FileId is the client's while it is raw, else the node's.
+    pub(crate) fn of(&self, request: &Request) -> Option<&Open> {
+        match request.file_id()? {
+            RELATED_FILE_ID => self.by_client(request.related_file?),
+            id if request.raw => self.by_client(id),
+            id => self.by_node(id),
+        }
     }
 
     /// The Open has a new id on the node.

@@ -19,11 +19,11 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn to_client(&mut self, frame: Bytes) {
+    pub(crate) fn send_client(&mut self, frame: Bytes) {
         self.transmits.push_back(Transmit { to: Leg::Client, frame });
     }
 
-    pub(crate) fn to_node(&mut self, leg: LegId, frame: Bytes) {
+    pub(crate) fn send_node(&mut self, leg: LegId, frame: Bytes) {
         self.transmits.push_back(Transmit { to: Leg::Node(leg), frame });
     }
 

@@ -14,7 +14,7 @@ use smb_parse::{
 use super::{
     Attached, Link, State,
     answer::{body, changes_state},
-    request::{Interim, Request},
+    request::{Chain, Interim, Request},
 };
 use crate::{
     effect::{Close, CloseReason},
@@ -31,17 +31,17 @@ impl Link {
             Protocol::Smb2 => {}
             Protocol::Transform => {
                 self.note_sealed(body(&frame));
-                self.out.to_node(attached.leg, frame.freeze());
+                self.out.send_node(attached.leg, frame.freeze());
                 return;
             }
             Protocol::Smb1 => {
                 self.credits.consumed(1);
-                self.out.to_node(attached.leg, frame.freeze());
+                self.out.send_node(attached.leg, frame.freeze());
                 return;
             }
             _ => {
                 self.out.event(Event::NotUnderstood);
-                self.out.to_node(attached.leg, frame.freeze());
+                self.out.send_node(attached.leg, frame.freeze());
                 return;
             }
         }
@@ -52,13 +52,14 @@ impl Link {
         if !self.watch_requests(now, attached, &frame) {
             return;
         }
-        self.out.to_node(attached.leg, frame);
+        self.out.send_node(attached.leg, frame);
     }
 
     /// Registers the requests of a frame. False if the frame must not be sent as it is.
     fn watch_requests(&mut self, now: Instant, attached: Attached, frame: &Bytes) -> bool {
         let unit = self.requests.next_unit();
         let mut compounded = false;
+        let mut chain = Chain::default();
         for element in elements(frame.get(PREFIX..).unwrap_or_default()) {
             let Ok(element) = element else {
                 self.out.event(Event::NotUnderstood);
@@ -72,6 +73,7 @@ impl Link {
                 continue;
             }
             let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            chain.link(&mut request);
             request.sent = Some((attached.leg, header.message_id));
             self.credits.consumed(request.charge());
             let filler = if compounded { None } else { self.filler_for(&header, element.msg) };
@@ -96,7 +98,7 @@ impl Link {
         let mut echo = Header::request(Command::ECHO, header.message_id);
         echo.credit_charge = header.credit_charge;
         echo.credits = header.credits;
-        self.out.to_node(attached.leg, encode::frame(&encode::echo(&echo)).into());
+        self.out.send_node(attached.leg, encode::frame(encode::echo(&echo)).into());
     }
 
     /// What must be known of a request before its answer comes.
@@ -122,7 +124,7 @@ impl Link {
             Protocol::Transform => self.note_sealed(body(&frame)),
             _ => self.out.event(Event::NotUnderstood),
         }
-        self.out.to_client(frame.freeze());
+        self.out.send_client(frame.freeze());
         if self.stopping.is_some() {
             self.finish_shutdown(now);
         }
@@ -225,10 +227,23 @@ impl Link {
         true
     }
 
-    /// Sends parked frames on, as they came.
+    /// Sends a parked frame on, as it came.
     pub(super) fn relay_parked(&mut self, ids: &[u64]) {
         let State::Relay(attached) = &self.state else { return };
         let attached = *attached;
+        if let [id] = ids
+            && let Some(request) = self.requests.get(*id).filter(|r| !r.compounded)
+            && let Some(status) = self.filler_for(&request.header, &request.msg)
+        {
+            let header = request.header;
+            if let Some(request) = self.requests.get_mut(*id) {
+                request.parked = None;
+                request.filler = Some(status);
+                request.sent = Some((attached.leg, *id));
+            }
+            self.send_filler(attached, &header);
+            return;
+        }
         let mut bytes = vec![0; PREFIX];
         for id in ids {
             let Some(request) = self.requests.get_mut(*id) else { continue };
@@ -240,6 +255,6 @@ impl Link {
         }
         let len = bytes.len() - PREFIX;
         smb_parse::frame::write_prefix(&mut bytes, len);
-        self.out.to_node(attached.leg, bytes.into());
+        self.out.send_node(attached.leg, bytes.into());
     }
 }

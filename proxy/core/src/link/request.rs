@@ -7,12 +7,13 @@ use std::{
 
 use bytes::Bytes;
 use smb_parse::{
-    header::{Flags, Header, Status},
+    FileId,
+    header::{Command, Flags, Header, Status, Target},
     patch,
 };
 
 use crate::{
-    ids::{LegId, MessageId},
+    ids::{LegId, MessageId, RELATED_FILE_ID, SessionId, TreeId},
     link::credit::charge,
 };
 
@@ -22,7 +23,7 @@ const COPY_LIMIT: usize = 4096;
 /// One unanswered request.
 #[derive(Debug)]
 pub(crate) struct Request {
-    /// Its header as the client sent it.
+    /// Its header as the client sent it, but for ids that name an earlier member of the compound: those are spelt out.
     pub(crate) header: Header,
     /// The message, from its header on.
     pub(crate) msg: Bytes,
@@ -30,6 +31,8 @@ pub(crate) struct Request {
     pub(crate) raw: bool,
     /// Whether the client's signature was checked. Until then `msg` is as the client sent it.
     pub(crate) verified: bool,
+    /// The FileId it works on, as the client knows it, where its own says "the one before me in the compound".
+    pub(crate) related_file: Option<FileId>,
     /// Which frame it came in: members of a compound share the number.
     pub(crate) unit: u64,
     /// Whether other requests came in the same frame.
@@ -71,12 +74,12 @@ impl Interim {
 
 impl Request {
     pub(crate) fn new(header: Header, msg: &Bytes, unit: u64, compounded: bool, now: Instant) -> Self {
-        let msg = if msg.len() <= COPY_LIMIT { Bytes::copy_from_slice(msg) } else { msg.clone() };
         Self {
             header,
-            msg,
+            msg: keep(msg),
             raw: true,
             verified: false,
+            related_file: None,
             unit,
             compounded,
             at: now,
@@ -106,9 +109,47 @@ impl Request {
     }
 
     /// The FileId in its fixed part, as it stands in `msg`.
-    pub(crate) fn file_id(&self) -> Option<smb_parse::FileId> {
+    pub(crate) fn file_id(&self) -> Option<FileId> {
         patch::request_file_id(&self.msg)
     }
+}
+
+/// What the members of one frame hand down to those behind them (MS-SMB2 3.3.5.2.7.2): SessionId, TreeId, FileId.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    session: Option<SessionId>,
+    tree: Option<TreeId>,
+    file: Option<FileId>,
+}
+
+impl Chain {
+    /// Spells out what a related member leaves to those before it. Members are to be given in order.
+    pub(crate) fn link(&mut self, request: &mut Request) {
+        let header = &mut request.header;
+        let related = header.flags.contains(Flags::RELATED);
+        if let Some(session) = self.session.filter(|_| related) {
+            header.session_id = session;
+        }
+        if let (Target::Sync { tree_id, .. }, Some(tree)) =
+            (&mut header.target, self.tree.filter(|_| related))
+        {
+            *tree_id = tree;
+        }
+        self.session = Some(header.session_id);
+        // What TREE_CONNECT and CREATE bring is known with their answers.
+        self.tree = header.tree_id().filter(|_| header.command != Command::TREE_CONNECT);
+        match request.file_id() {
+            Some(RELATED_FILE_ID) if related => request.related_file = self.file,
+            Some(id) => self.file = Some(id),
+            None if request.header.command == Command::CREATE => self.file = None,
+            None => {}
+        }
+    }
+}
+
+/// A message as it is kept: a small one does not pin the buffer it came in.
+pub(crate) fn keep(msg: &Bytes) -> Bytes {
+    if msg.len() <= COPY_LIMIT { Bytes::copy_from_slice(msg) } else { msg.clone() }
 }
 
 /// All unanswered requests of a Link, by MessageId.
@@ -186,6 +227,30 @@ impl Requests {
         self.by_id.is_empty()
     }
 
+    /// The members behind `request` in its compound that lean on what it has brought.
+    fn leaning_on<'a>(&'a mut self, request: &'a Request) -> impl Iterator<Item = &'a mut Request> {
+        let behind = self.by_id.range_mut(request.message_id()..).map(|(_, behind)| behind);
+        behind.take_while(|_| request.compounded).filter(|r| r.unit == request.unit && r.is_related())
+    }
+
+    /// A CREATE has brought this FileId: the related members behind it work on that.
+    pub(crate) fn opened(&mut self, create: &Request, id: FileId) {
+        for request in self.leaning_on(create) {
+            if request.file_id() == Some(RELATED_FILE_ID) {
+                request.related_file = Some(id);
+            }
+        }
+    }
+
+    /// A TREE_CONNECT has brought this TreeId: the related members behind it work on that.
+    pub(crate) fn connected(&mut self, tree_connect: &Request, id: TreeId) {
+        for request in self.leaning_on(tree_connect) {
+            if let Target::Sync { tree_id, .. } = &mut request.header.target {
+                *tree_id = id;
+            }
+        }
+    }
+
     /// Bytes kept.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
@@ -213,7 +278,6 @@ impl Request {
     /// Whether our STATUS_PENDING may be sent for it: one in its life, never in a compound, never where it must be
     /// signed or would confuse the handshake.
     pub(crate) fn may_pend(&self) -> bool {
-        use smb_parse::header::Command;
         let allowed = !matches!(
             self.header.command,
             Command::NEGOTIATE | Command::SESSION_SETUP | Command::TREE_CONNECT | Command::LOGOFF

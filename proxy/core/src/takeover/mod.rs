@@ -272,7 +272,7 @@ impl Link {
         if header.message_id == u64::MAX {
             // A break of what has just been reclaimed: the client hears of it as of any other.
             if self.translate_break(msg) {
-                self.out.to_client(smb_parse::encode::frame(msg).into());
+                self.out.send_client(smb_parse::encode::frame(msg).into());
             }
             return;
         }

@@ -6,8 +6,9 @@ use smb_parse::{
     header::{Command, Status},
 };
 
+use crate::ids::RELATED_FILE_ID;
 use crate::link::{
-    dispatch::{create_disposition, is_related_id},
+    dispatch::create_disposition,
     open::{OpenState, Opens},
     request::Request,
 };
@@ -63,10 +64,10 @@ const NAME_CLASSES: [u8; 4] = [10, 11, 65, 72];
 
 impl Facts {
     pub(crate) fn of(request: &Request, opens: &Opens) -> Self {
-        let lost = request
-            .file_id()
-            .filter(|id| !is_related_id(*id))
-            .is_some_and(|id| opens.by_client(id).is_none_or(|o| o.state != OpenState::Live));
+        // A related request whose CREATE is not answered either will work on what that opens.
+        let opened =
+            request.file_id().is_some_and(|id| id != RELATED_FILE_ID || request.related_file.is_some());
+        let lost = opened && opens.of(request).is_none_or(|o| o.state != OpenState::Live);
         Self { kind: kind(request), deaths: request.deaths, open_lost: lost }
     }
 }
