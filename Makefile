@@ -1,0 +1,52 @@
+# Everything a maintainer types. CI runs `make test`, and nothing else.
+
+E2E := target/release/understudy-e2e
+OUT := out
+
+.PHONY: demo test lint unit e2e soak bench captures fuzz deny setup build
+
+# A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
+demo: setup build
+	$(E2E) demo
+
+# What CI runs: each case once, on small data.
+test: setup lint unit e2e
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+	tests/purity.sh
+
+unit:
+	cargo test --workspace --locked --quiet
+
+e2e: build
+	$(E2E) run
+
+# The repeated counts, resumable; results in out/soak. CASE= picks cases by a part of their name, RUNS= overrides the counts.
+soak: setup build
+	$(E2E) soak $(if $(CASE),$(CASE)) $(if $(RUNS),--runs $(RUNS)) --out $(OUT)/soak
+
+# Direct Samba, HAProxy and Understudy side by side. Never in CI.
+bench: setup build
+	$(E2E) bench --out $(OUT)/bench
+	cargo run --release --locked --quiet -p smb-parse --example parse_bench
+
+# Parses the captures of a directory (DIR=) and names what the parser does not know.
+captures:
+	cargo run --release --locked --quiet -p smb-parse --example captures -- $(DIR)
+
+# Damaged frames, for as many seconds (SECONDS=).
+fuzz:
+	cargo run --release --locked --quiet -p smb-parse --example fuzz -- $(or $(SECONDS),60)
+
+# Licences and advisories; needs cargo-deny (cargo install cargo-deny).
+deny:
+	cargo deny --all-features check licenses bans sources
+
+# Debian packages that the tests and the demo use; installs what is missing. Needs root.
+setup:
+	tests/setup.sh
+
+build:
+	cargo build --release --locked -p understudy -p understudy-e2e

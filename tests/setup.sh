@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that the tests and the demo use, if they are missing. Nothing is configured or started:
+# the tests bring their own configurations, directories and network namespaces.
+set -euo pipefail
+
+declare -A provider=(
+    [smbd]=samba [pdbedit]=samba-common-bin [smbclient]=smbclient [ip]=iproute2 [unshare]=util-linux
+    [haproxy]=haproxy [tshark]=tshark [cc]=gcc [make]=make
+)
+missing=()
+for program in "${!provider[@]}"; do
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${provider[$program]}")
+done
+[ "${#missing[@]}" -eq 0 ] && exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "setup: these packages are missing: ${missing[*]}. Run as root, or: sudo apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+# Installing a server must not start it: the system's own Samba and HAProxy stay as they are.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod +x "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}"
