@@ -2,8 +2,9 @@
 
 mod cases;
 mod rig;
+mod soak;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -29,6 +30,20 @@ enum Order {
         #[arg(long, default_value_t = 96)]
         mib: u64,
     },
+    /// Runs every case as often as its claim needs, and keeps the results.
+    Soak {
+        /// Part of the names to run.
+        filter: Option<String>,
+        /// Instead of each case's own count.
+        #[arg(long)]
+        runs: Option<u32>,
+        /// MiB of each copy.
+        #[arg(long, default_value_t = 1024)]
+        mib: u64,
+        /// Where results are kept.
+        #[arg(long, default_value = "out/soak")]
+        out: PathBuf,
+    },
     /// Names the cases and what they show.
     List,
 }
@@ -53,7 +68,16 @@ fn obey(order: &Order) -> Result<()> {
         }
         Order::Run { filter, mib } => {
             require_root()?;
-            run(filter.as_deref().unwrap_or_default(), &Scale { copy: *mib * MIB })
+            run(filter.as_deref().unwrap_or_default(), &Scale { copy: *mib * MIB, soak: false })
+        }
+        Order::Soak { filter, runs, mib, out } => {
+            require_root()?;
+            soak::run(&soak::Plan {
+                filter: filter.as_deref().unwrap_or_default(),
+                runs: *runs,
+                out,
+                scale: Scale { copy: *mib * MIB, soak: true },
+            })
         }
     }
 }
@@ -61,7 +85,7 @@ fn obey(order: &Order) -> Result<()> {
 fn run(filter: &str, scale: &Scale) -> Result<()> {
     let (mut passed, mut failed) = (0, 0);
     for case in cases::all().iter().filter(|c| c.name.contains(filter)) {
-        if cases::run(case, scale).0 {
+        if cases::run(case, scale).is_ok() {
             passed += 1;
         } else {
             failed += 1;

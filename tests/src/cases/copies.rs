@@ -63,7 +63,6 @@ pub(super) const CASES: &[Case] = &[
 fn crash(scale: &Scale, who: &Who) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     let mut report = Report::default();
-    let mut stalls = Vec::new();
     for way in [Way::Get, Way::Put] {
         let before = connections(&rig)?;
         let copy = Copy::start(&rig, who, way, "bulk.bin", scale.copy)?;
@@ -80,11 +79,9 @@ fn crash(scale: &Scale, who: &Who) -> Result<Report> {
             "no takeover was counted"
         );
         rig.restart(dead)?;
-        stalls.push(outcome.stall.as_millis());
+        report.stalls_ms.push(outcome.stall.as_millis());
         std::fs::remove_file(rig.data().join("bulk.bin"))?;
     }
-    report.stall_ms = stalls.iter().max().copied();
-    report.notes.push(format!("stalls get, put: {stalls:?} ms"));
     Ok(report)
 }
 

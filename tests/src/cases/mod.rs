@@ -21,12 +21,15 @@ pub(crate) struct Case {
 pub(crate) struct Scale {
     /// Bytes of a copy.
     pub(crate) copy: u64,
+    /// The full size of what is not a copy, too: as many clients and files as the claim names.
+    pub(crate) soak: bool,
 }
 
 /// What a case has to tell besides that it passed.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    pub(crate) stall_ms: Option<u128>,
+    /// How long each copy stood still.
+    pub(crate) stalls_ms: Vec<u128>,
     pub(crate) notes: Vec<String>,
 }
 
@@ -35,23 +38,18 @@ pub(crate) fn all() -> Vec<Case> {
     copies::CASES.to_vec()
 }
 
-/// Runs one case and tells of it. True if it passed.
-pub(crate) fn run(case: &Case, scale: &Scale) -> (bool, Report) {
+/// Runs one case and tells of it.
+pub(crate) fn run(case: &Case, scale: &Scale) -> Result<Report> {
     let start = Instant::now();
     let result = (case.run)(scale);
     let took = start.elapsed().as_secs_f64();
-    match result {
+    match &result {
         Ok(report) => {
-            let stall = report.stall_ms.map(|ms| format!(", stall {ms} ms")).unwrap_or_default();
-            println!("ok      {} ({took:.1} s{stall})", case.name);
-            for note in &report.notes {
-                println!("        {note}");
-            }
-            (true, report)
+            let stalls = report.stalls_ms.iter().map(|ms| format!(", stall {ms} ms")).collect::<String>();
+            println!("ok      {} ({took:.1} s{stalls})", case.name);
+            report.notes.iter().for_each(|note| println!("        {note}"));
         }
-        Err(error) => {
-            println!("FAILED  {} ({took:.1} s): {error:#}", case.name);
-            (false, Report::default())
-        }
+        Err(error) => println!("FAILED  {} ({took:.1} s): {error:#}", case.name),
     }
+    result
 }
