@@ -38,26 +38,7 @@ impl Link {
             Interim::Node(_) => 0,
             Interim::None | Interim::Ours => self.credits.grant(request.charge(), request.header.credits),
         };
-        let mut flags = Flags::SERVER_TO_REDIR;
-        let target = match request.interim.async_id(request.message_id()) {
-            Some(async_id) => {
-                flags = flags | Flags::ASYNC;
-                Target::Async { async_id }
-            }
-            None => Target::Sync { reserved: 0xfeff, tree_id: request.header.tree_id().unwrap_or_default() },
-        };
-        Header {
-            credit_charge: request.header.credit_charge,
-            status: status.0,
-            command: request.header.command,
-            credits,
-            flags,
-            next_command: 0,
-            message_id: request.message_id(),
-            target,
-            session_id: request.header.session_id,
-            signature: [0; 16],
-        }
+        response_header(request, status, credits)
     }
 
     /// A signed request gets a signed answer, if the session still stands; nothing else is signed.
@@ -117,6 +98,30 @@ impl Link {
             (None, true) => Check::Refused,
             (_, false) => Check::Passed,
         }
+    }
+}
+
+/// The header of a final answer that grants these credits.
+pub(super) fn response_header(request: &Request, status: Status, credits: u16) -> Header {
+    let mut flags = Flags::SERVER_TO_REDIR;
+    let target = match request.interim.async_id(request.message_id()) {
+        Some(async_id) => {
+            flags = flags | Flags::ASYNC;
+            Target::Async { async_id }
+        }
+        None => Target::Sync { reserved: 0xfeff, tree_id: request.header.tree_id().unwrap_or_default() },
+    };
+    Header {
+        credit_charge: request.header.credit_charge,
+        status: status.0,
+        command: request.header.command,
+        credits,
+        flags,
+        next_command: 0,
+        message_id: request.message_id(),
+        target,
+        session_id: request.header.session_id,
+        signature: [0; 16],
     }
 }
 

@@ -78,9 +78,9 @@ impl Link {
             let at = PREFIX + element.range.start..PREFIX + element.range.end;
             let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
             chain.link(&mut request);
-            self.credits.consumed(request.charge());
+            let granted = self.credits.consume(header.message_id, request.charge());
             ids.push(header.message_id);
-            if !self.requests.insert(request) {
+            if !granted || !self.requests.insert(request) {
                 return None;
             }
         }
@@ -99,7 +99,7 @@ impl Link {
         }
     }
 
-    fn check_and_answer_echo(&mut self, id: MessageId) {
+    pub(super) fn check_and_answer_echo(&mut self, id: MessageId) {
         if self.verify_kept(id) == Check::Passed {
             self.answer_echo(id);
         }
@@ -131,6 +131,13 @@ impl Link {
             request.header.flags = request.header.flags.without(Flags::SIGNED);
             let msg = smb_parse::encode::error_response(&self.response_header(&request, status));
             self.answer(&request, msg);
+        }
+    }
+
+    /// Gives a kept request up. Its answer is signed only if it was verified.
+    pub(super) fn give_up_request(&mut self, id: MessageId, status: Status) {
+        if self.verify_kept(id) == Check::Passed {
+            self.fail_request(id, status);
         }
     }
 
@@ -315,11 +322,7 @@ impl Link {
                 sign_for_node(&self.sessions, header, &mut own);
                 self.out.send_node(leg, super::answer::framed(&own));
             }
-            _ => {
-                if self.verify_kept(id) == Check::Passed {
-                    self.fail_request(id, Status::CANCELLED);
-                }
-            }
+            _ => self.give_up_request(id, Status::CANCELLED),
         }
     }
 

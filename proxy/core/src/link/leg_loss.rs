@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Attached, Link, Opening, State, request::Request};
+use super::{Attached, Link, Opening, State};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, Event, FileEvent, LegLoss},
@@ -57,11 +57,11 @@ impl Link {
     }
 
     fn relay_leg_lost(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
-        if self.conn.dialect.is_none() && !self.handshake.is_empty() {
+        if let Some(handshake) = self.handshake.replace(Vec::new()) {
             self.requests = super::Requests::default();
             self.conn = super::Connection::new();
             self.credits = super::ClientCredits::new();
-            self.held.extend(std::mem::take(&mut self.handshake));
+            self.held.extend(handshake);
             self.reopen(now, attached, loss);
             return;
         }
@@ -120,8 +120,8 @@ impl Link {
         }
         self.answer_ended_sessions();
         for id in self.requests.ids() {
-            if self.requests.get(id).is_some_and(Request::is_echo) {
-                self.answer_echo(id);
+            if self.requests.get(id).is_some_and(|r| r.is_echo() && !r.compounded) {
+                self.check_and_answer_echo(id);
             }
         }
         if let Some(assignment) = self.assignment.filter(|a| a.generation > lost.generation) {

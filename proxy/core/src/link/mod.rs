@@ -83,8 +83,8 @@ pub struct Link {
     /// Frames of the client that no node has had, while Opening.
     held: VecDeque<BytesMut>,
     held_bytes: usize,
-    /// Frames sent before the node's first answer: sent again if it dies before that.
-    handshake: Vec<BytesMut>,
+    /// Frames sent before the node's first answer: sent again if it dies before that. `None` once it has answered.
+    handshake: Option<Vec<BytesMut>>,
     /// Frames that wait for a barrier or for credits, in order: the MessageIds of each.
     pub(crate) parked: VecDeque<Vec<MessageId>>,
     /// Some Open of some Link is unreclaimed, as far as this Link knows.
@@ -153,7 +153,7 @@ impl Link {
             counters: Counters::default(),
             held: VecDeque::new(),
             held_bytes: 0,
-            handshake: Vec::new(),
+            handshake: Some(Vec::new()),
             parked: VecDeque::new(),
             barrier: false,
             silent_since: None,

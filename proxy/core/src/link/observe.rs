@@ -56,7 +56,6 @@ impl Link {
         if status.is_success() && !self.conn.response(msg) {
             self.out.event(Event::NotUnderstood);
         }
-        self.handshake.clear();
     }
 
     fn observe_session_setup(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {

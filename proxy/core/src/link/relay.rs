@@ -13,7 +13,7 @@ use smb_parse::{
 
 use super::{
     Attached, Link, State,
-    answer::{body, changes_state},
+    answer::{body, changes_state, response_header},
     request::{Chain, Interim, Request},
 };
 use crate::{
@@ -24,8 +24,8 @@ use crate::{
 impl Link {
     /// A frame of the client in Relay.
     pub(super) fn relay_client_frame(&mut self, now: Instant, attached: Attached, frame: BytesMut) {
-        if self.conn.dialect.is_none() {
-            self.handshake.push(frame.clone());
+        if let Some(handshake) = &mut self.handshake {
+            handshake.push(frame.clone());
         }
         match protocol(body(&frame)) {
             Protocol::Smb2 => {}
@@ -35,7 +35,7 @@ impl Link {
                 return;
             }
             Protocol::Smb1 => {
-                self.credits.consumed(1);
+                self.credits.consume(0, 1);
                 self.out.send_node(attached.leg, frame.freeze());
                 return;
             }
@@ -75,7 +75,7 @@ impl Link {
             let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
             chain.link(&mut request);
             request.sent = Some((attached.leg, header.message_id));
-            self.credits.consumed(request.charge());
+            self.credits.consume(header.message_id, request.charge());
             let filler = if compounded { None } else { self.filler_for(&header, element.msg) };
             if filler.is_none() {
                 self.watch_request(&header, element.msg);
@@ -115,6 +115,7 @@ impl Link {
 
     /// A frame of the node in Relay.
     pub(super) fn relay_node_frame(&mut self, now: Instant, mut frame: BytesMut) {
+        self.handshake = None;
         match protocol(body(&frame)) {
             Protocol::Smb2 => {
                 if !self.watch_responses(&mut frame) {
@@ -178,10 +179,7 @@ impl Link {
         let Some(request) = self.requests.remove(header.message_id) else { return };
         let status = request.filler.unwrap_or(Status::NOT_SUPPORTED);
         self.credits.granted(header.credits);
-        let mut answer = self.response_header(&request, status);
-        self.credits.consumed(u32::from(answer.credits));
-        answer.credits = header.credits;
-        let msg = encode::error_response(&answer);
+        let msg = encode::error_response(&response_header(&request, status, header.credits));
         self.answer(&request, msg);
     }
 
@@ -203,6 +201,7 @@ impl Link {
     /// A sealed frame: its session cannot be moved, for nobody can read it.
     fn note_sealed(&mut self, body: &[u8]) {
         self.counters.sealed();
+        self.credits.passed_sealed();
         let Ok(header) = transform::Header::parse(body) else { return };
         let Some(session) = self.sessions.get_mut(header.session_id) else { return };
         let was = session.protection;

@@ -79,7 +79,7 @@ impl Link {
             .map(|r| r.message_id())
             .collect();
         for id in late {
-            self.fail_request(id, Status::SHARING_VIOLATION);
+            self.give_up_request(id, Status::SHARING_VIOLATION);
         }
         let requests = &self.requests;
         self.parked.retain(|unit| unit.iter().any(|id| requests.get(*id).is_some()));
