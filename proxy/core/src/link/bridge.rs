@@ -1,7 +1,7 @@
 //! Bridge: the legs are independent. Every frame is verified on the way in, translated in place, and signed for the
 //! way out.
 
-use std::time::Instant;
+use std::{ops::Range, time::Instant};
 
 use bytes::{Bytes, BytesMut};
 use smb_parse::{
@@ -24,6 +24,14 @@ use crate::{
     event::Event,
     ids::{MessageId, RELATED_FILE_ID},
 };
+
+/// Where an answer of the node goes.
+enum Passage {
+    /// To the client, signed as the request was; unsigned if there is none.
+    Client(Option<Request>),
+    /// Nowhere: it was answered otherwise, or is no business of the client's.
+    Withheld,
+}
 
 impl Link {
     /// A frame of the client in Bridge, or while a new node is sought.
@@ -149,48 +157,58 @@ impl Link {
         }
         let mut out = Vec::new();
         let mut at = PREFIX;
-        let mut single = true;
+        let mut whole = true;
         while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(Ok(element)) = elements(rest).next() else {
                 self.out.event(Event::NotUnderstood);
                 break;
             };
             let (header, range) = (element.header, at + element.range.start..at + element.range.end);
-            single &= header.next_command == 0 && at == PREFIX;
             at = range.end;
             self.counters.response(header.command);
             let Some(msg) = frame.get_mut(range.clone()) else { break };
-            if self.bridge_answer(now, &header, msg) {
-                out.push(range);
+            match self.bridge_answer(now, &header, msg) {
+                Passage::Client(request) => out.push((range, request)),
+                Passage::Withheld => whole = false,
             }
         }
-        self.forward_answers(frame, &out, single);
+        let whole = whole && at == frame.len();
+        self.forward_answers(frame, out, whole);
         self.after_answers(now);
     }
 
-    /// Sends the answers of a frame that are for the client: as they stand if all are, else those alone.
-    fn forward_answers(&mut self, frame: BytesMut, ranges: &[std::ops::Range<usize>], single: bool) {
-        let whole: usize = ranges.iter().map(|r| r.len()).sum::<usize>() + PREFIX;
-        if single || whole == frame.len() {
-            if !ranges.is_empty() {
-                self.out.send_client(frame.freeze());
+    /// Signs and sends the answers of a frame that are for the client: as one frame if all are, else each alone.
+    fn forward_answers(
+        &mut self,
+        mut frame: BytesMut,
+        answers: Vec<(Range<usize>, Option<Request>)>,
+        whole: bool,
+    ) {
+        let is_empty = answers.is_empty();
+        for (range, request) in answers {
+            let Some(msg) = frame.get_mut(range) else { continue };
+            if !whole {
+                patch::set_next_command(msg, 0);
             }
-            return;
-        }
-        for range in ranges {
-            if let Some(msg) = frame.get(range.clone()) {
-                // Cut out of its chain, it must not point to a next one; it is unsigned or was signed alone.
+            match &request {
+                Some(request) => self.sign_for_client(request, msg),
+                None => unsign(msg),
+            }
+            if !whole {
                 self.out.send_client(super::answer::framed(msg));
             }
         }
+        if whole && !is_empty {
+            self.out.send_client(frame.freeze());
+        }
     }
 
-    /// One answer of the node; true if it goes to the client.
-    fn bridge_answer(&mut self, now: Instant, header: &Header, msg: &mut [u8]) -> bool {
+    /// One answer of the node, its ids made the client's.
+    fn bridge_answer(&mut self, now: Instant, header: &Header, msg: &mut [u8]) -> Passage {
         if header.message_id == u64::MAX {
-            return self.translate_break(msg);
+            return if self.translate_break(msg) { Passage::Client(None) } else { Passage::Withheld };
         }
-        let State::Bridge(leg) = &mut self.state else { return false };
+        let State::Bridge(leg) = &mut self.state else { return Passage::Withheld };
         leg.granted(header.credits);
         let interim = header.flags.contains(Flags::ASYNC) && Status(header.status) == Status::PENDING;
         let pending = leg.pending(header.message_id).cloned();
@@ -200,15 +218,15 @@ impl Link {
         match pending {
             Some(Pending::Client(id)) if interim => self.bridge_interim(id, msg),
             Some(Pending::Client(id)) => self.bridge_final(now, id, header, msg),
-            Some(Pending::Ours(_)) | None => false,
+            Some(Pending::Ours(_)) | None => Passage::Withheld,
         }
     }
 
     /// The node's STATUS_PENDING passes only if the client has had none.
-    fn bridge_interim(&mut self, id: MessageId, msg: &mut [u8]) -> bool {
-        let Some(request) = self.requests.get(id) else { return false };
+    fn bridge_interim(&mut self, id: MessageId, msg: &mut [u8]) -> Passage {
+        let Some(request) = self.requests.get(id) else { return Passage::Withheld };
         if request.interim != Interim::None {
-            return false;
+            return Passage::Withheld;
         }
         let (charge, wanted, session) = (request.charge(), request.header.credits, request.header.session_id);
         let credits = self.credits.grant(charge, wanted);
@@ -219,22 +237,21 @@ impl Link {
         patch::set_session_id(msg, session);
         patch::set_async_id(msg, id);
         patch::set_credits(msg, credits);
-        unsign(msg);
-        true
+        Passage::Client(None)
     }
 
-    fn bridge_final(&mut self, now: Instant, id: MessageId, header: &Header, msg: &mut [u8]) -> bool {
-        let Some(request) = self.requests.get(id) else { return false };
+    fn bridge_final(&mut self, now: Instant, id: MessageId, header: &Header, msg: &mut [u8]) -> Passage {
+        let Some(request) = self.requests.get(id) else { return Passage::Withheld };
         let session = request.header.session_id;
         if !self.is_from_node(request, header, msg) {
             self.out.event(Event::SignatureRefused);
             self.fail_request(id, Status::INTERNAL_ERROR);
-            return false;
+            return Passage::Withheld;
         }
         if header.command == Command::QUERY_DIRECTORY && self.withhold_entries(now, id, header, msg) {
-            return false;
+            return Passage::Withheld;
         }
-        let Some(request) = self.requests.remove(id) else { return false };
+        let Some(request) = self.requests.remove(id) else { return Passage::Withheld };
         if header.command == Command::TREE_CONNECT && Status(header.status).is_success() {
             self.adopt_tree(&request, header, msg);
         } else {
@@ -260,8 +277,7 @@ impl Link {
         } else if header.async_id().is_some() {
             patch::set_sync(msg, request.header.tree_id().unwrap_or_default());
         }
-        self.sign_for_client(&request, msg);
-        true
+        Passage::Client(Some(request))
     }
 
     /// Whether an answer is the node's: signed rightly wherever the request was signed.

@@ -1,0 +1,367 @@
+//! A node in memory: it keeps what MS-SMB2 says a server keeps, as far as the scenarios need it, and is strict about it.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use smb_parse::{
+    FileId,
+    cmd::{create, read, session_setup, tree_connect, write},
+    compound::elements,
+    encode,
+    frame::PREFIX,
+    header::{Command, Flags, Header, Status, Target},
+    patch,
+};
+use understudy_core::{
+    auth::{LoginObserver, spnego},
+    crypto::{
+        Dialect, kdf,
+        preauth::Preauth,
+        signing::{SigningAlg, SigningKey},
+    },
+};
+
+use crate::rig::Users;
+
+/// The files that all nodes share: name, contents; and the number of each file.
+pub(crate) type Disk = Rc<RefCell<BTreeMap<String, (u64, Vec<u8>)>>>;
+
+struct Session {
+    key: Option<SigningKey>,
+    trees: BTreeSet<u32>,
+}
+
+struct Login {
+    observer: LoginObserver,
+    preauth: Preauth,
+}
+
+/// What a node shall do out of the ordinary.
+#[derive(Default)]
+pub(crate) struct Habits {
+    /// Neither executes nor answers these.
+    pub(crate) mute: Vec<Command>,
+    /// Executes these, but never answers.
+    pub(crate) swallows: Vec<Command>,
+    /// Says STATUS_PENDING to these before the answer.
+    pub(crate) pends: Vec<Command>,
+    /// Maps whoever logs in to guest.
+    pub(crate) maps_to_guest: bool,
+    /// Grants this oplock level, whatever was asked.
+    pub(crate) oplock: Option<u8>,
+}
+
+/// One server and its only connection.
+pub(crate) struct Node {
+    /// Makes its ids unlike those of other nodes.
+    base: u64,
+    disk: Disk,
+    users: Users,
+    preauth: Preauth,
+    logins: BTreeMap<u64, Login>,
+    sessions: BTreeMap<u64, Session>,
+    pub(crate) opens: BTreeMap<u64, String>,
+    message_ids: BTreeSet<u64>,
+    next: u64,
+    pub(crate) habits: Habits,
+    /// Every request it was sent, in order.
+    pub(crate) seen: Vec<(Header, Vec<u8>)>,
+}
+
+fn u16s(values: &[u16]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+impl Node {
+    pub(crate) fn new(base: u64, disk: &Disk, users: &Users) -> Self {
+        Self {
+            base,
+            disk: Rc::clone(disk),
+            users: users.clone(),
+            preauth: Preauth::new(),
+            logins: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            opens: BTreeMap::new(),
+            message_ids: BTreeSet::new(),
+            next: 0,
+            habits: Habits::default(),
+            seen: Vec::new(),
+        }
+    }
+
+    /// The requests of one command it was sent.
+    pub(crate) fn seen(&self, command: Command) -> Vec<&(Header, Vec<u8>)> {
+        self.seen.iter().filter(|(header, _)| header.command == command).collect()
+    }
+
+    /// Takes a frame in; the frames that go back.
+    pub(crate) fn handle(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+        let (mut chain, mut out) = (Vec::new(), Vec::new());
+        let (mut session, mut tree, mut file) = (0, 0, FileId::ALL_ONES);
+        let mut keep = false;
+        for element in elements(&frame[PREFIX..]) {
+            let element = element.expect("the proxy sends whole messages");
+            let (mut header, msg) = (element.header, element.msg.to_vec());
+            self.seen.push((header, msg.clone()));
+            if header.command == Command::CANCEL {
+                continue;
+            }
+            for id in header.message_id..header.message_id + u64::from(header.credit_charge.max(1)) {
+                assert!(self.message_ids.insert(id), "MessageId {id} came twice");
+            }
+            if header.flags.contains(Flags::RELATED) {
+                assert!(!chain.is_empty() || keep, "the first of a compound is related to nothing");
+                header.session_id = session;
+                header.target = Target::Sync { reserved: 0, tree_id: tree };
+            }
+            (session, tree) = (header.session_id, header.tree_id().unwrap_or(tree));
+            if self.habits.mute.contains(&header.command) {
+                keep = true;
+                continue;
+            }
+            if self.habits.pends.contains(&header.command) {
+                out.push(encode::frame(encode::error_response(&interim(&header))));
+            }
+            let answer = self.answer(&header, &msg, &mut file);
+            if let Some(answer_header) =
+                Header::parse(&answer).ok().filter(|h| h.command == Command::SESSION_SETUP)
+            {
+                session = answer_header.session_id;
+            }
+            if self.habits.swallows.contains(&header.command) {
+                keep = true;
+            } else {
+                chain.push((header, session, answer));
+            }
+        }
+        let batches: Vec<&[_]> =
+            if keep { chain.chunks(1).collect() } else { chain.chunks(chain.len().max(1)).collect() };
+        for batch in batches {
+            let answers: Vec<_> = batch.iter().map(|(_, _, answer)| answer).collect();
+            let mut body = encode::compound(&answers);
+            let ranges: Vec<_> = elements(&body).map(|e| e.unwrap().range).collect();
+            for (range, (request, session, _)) in ranges.into_iter().zip(batch) {
+                self.sign(request, *session, &mut body[range]);
+            }
+            out.push(encode::frame(body));
+        }
+        out
+    }
+
+    fn sign(&self, request: &Header, session: u64, answer: &mut [u8]) {
+        let first = request.command == Command::SESSION_SETUP;
+        let Some(key) = self.sessions.get(&session).and_then(|s| s.key.as_ref()) else { return };
+        if first || request.flags.contains(Flags::SIGNED) {
+            key.sign(answer);
+        }
+    }
+
+    fn fresh(&mut self) -> u64 {
+        self.next += 1;
+        self.base + self.next
+    }
+
+    fn answer(&mut self, header: &Header, msg: &[u8], file: &mut FileId) -> Vec<u8> {
+        let ok = response(header, Status::SUCCESS);
+        let fail = |status| encode::error_response(&response(header, status));
+        match header.command {
+            Command::NEGOTIATE => return self.negotiate(header, msg),
+            Command::SESSION_SETUP => return self.session_setup(header, msg),
+            Command::ECHO => return encode::echo_response(&ok),
+            _ => {}
+        }
+        let Some(session) = self.sessions.get_mut(&header.session_id) else {
+            return fail(Status::USER_SESSION_DELETED);
+        };
+        if header.flags.contains(Flags::SIGNED) {
+            let key = session.key.as_ref().expect("a signed request on a session without key");
+            assert!(key.verify_mut(&mut msg.to_vec()), "a {} came wrongly signed", header.command.name());
+        }
+        if header.command == Command::TREE_CONNECT {
+            tree_connect::Request::parse(msg).expect("TREE_CONNECT");
+            let id = u32::try_from(self.next + self.base).unwrap() + 7;
+            session.trees.insert(id);
+            self.next += 1;
+            let mut ok = ok;
+            ok.target = Target::Sync { reserved: 0, tree_id: id };
+            return body(&ok, &[&u16s(&[16])[..], &[1, 0], &[0; 8], &0x001f_01ff_u32.to_le_bytes()].concat());
+        }
+        if !header.tree_id().is_some_and(|tree| session.trees.contains(&tree)) {
+            return fail(Status::NETWORK_NAME_DELETED);
+        }
+        if header.command == Command::CREATE {
+            return self.create(header, msg, file);
+        }
+        let id = match patch::request_file_id(msg) {
+            Some(FileId::ALL_ONES) => *file,
+            Some(id) => id,
+            None => return fail(Status::NOT_SUPPORTED),
+        };
+        *file = id;
+        let Some(name) = self.opens.get(&id.volatile).cloned() else { return fail(Status::FILE_CLOSED) };
+        self.on_file(header, msg, id, &name)
+    }
+
+    fn on_file(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
+        let ok = response(header, Status::SUCCESS);
+        let mut disk = self.disk.borrow_mut();
+        let Some((_, data)) = disk.get_mut(name) else {
+            return encode::error_response(&response(header, Status::DELETE_PENDING));
+        };
+        match header.command {
+            Command::READ => {
+                let asked = read::Request::parse(msg).expect("READ");
+                let from = usize::try_from(asked.offset).unwrap().min(data.len());
+                let to = (from + asked.length as usize).min(data.len());
+                if from == to {
+                    return encode::error_response(&response(header, Status::END_OF_FILE));
+                }
+                encode::read_response(&ok, &data[from..to])
+            }
+            Command::WRITE => {
+                let asked = write::Request::parse(msg).expect("WRITE");
+                let at = usize::try_from(asked.offset).unwrap();
+                data.resize(data.len().max(at + asked.data.len()), 0);
+                data[at..at + asked.data.len()].copy_from_slice(asked.data);
+                encode::write_response(&ok, u32::try_from(asked.data.len()).unwrap())
+            }
+            Command::CLOSE => {
+                self.opens.remove(&id.volatile);
+                body(&ok, &[&u16s(&[60])[..], &[0; 58]].concat())
+            }
+            Command::QUERY_INFO => body(&ok, &[&u16s(&[9, 72])[..], &4_u32.to_le_bytes(), b"info"].concat()),
+            Command::FLUSH => body(&ok, &u16s(&[4, 0])),
+            _ => encode::error_response(&response(header, Status::NOT_SUPPORTED)),
+        }
+    }
+
+    fn create(&mut self, header: &Header, msg: &[u8], file: &mut FileId) -> Vec<u8> {
+        const CREATED: u32 = 2;
+        let asked = create::Request::parse(msg).expect("CREATE");
+        let name = asked.name.to_string_lossy();
+        let exists = self.disk.borrow().contains_key(&name);
+        let status = match (asked.create_disposition, exists) {
+            (1, false) => Status::OBJECT_NAME_NOT_FOUND,
+            (CREATED, true) => Status::OBJECT_NAME_COLLISION,
+            _ => Status::SUCCESS,
+        };
+        if status != Status::SUCCESS {
+            return encode::error_response(&response(header, status));
+        }
+        let id = self.fresh();
+        let number = self.disk.borrow_mut().entry(name.clone()).or_insert((id, Vec::new())).0;
+        self.opens.insert(id, name);
+        *file = FileId { persistent: id, volatile: id };
+        let oplock = self.habits.oplock.unwrap_or(asked.requested_oplock_level);
+        let mut out = [&u16s(&[89])[..], &[oplock, 0], &1_u32.to_le_bytes(), &number.to_le_bytes()].concat();
+        out.extend([0; 24 + 16 + 4 + 4]);
+        out.extend(file.to_bytes());
+        out.extend([0; 8]);
+        body(&response(header, Status::SUCCESS), &out)
+    }
+
+    fn negotiate(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {
+        self.preauth.update(msg);
+        let mut out = [&u16s(&[65, 1, Dialect::SMB311.0, 2])[..], &[7; 16], &0_u32.to_le_bytes()].concat();
+        for _ in 0..3 {
+            out.extend((8_u32 << 20).to_le_bytes());
+        }
+        out.extend([0; 16]);
+        out.extend([&u16s(&[128, 0])[..], &128_u32.to_le_bytes()].concat());
+        // Preauthentication integrity, then signing by GMAC; each padded to 8 bytes.
+        out.extend([&u16s(&[1, 8])[..], &[0; 4], &u16s(&[1, 2, 1]), &[9, 9]].concat());
+        out.extend([&u16s(&[8, 4])[..], &[0; 4], &u16s(&[1, 2])].concat());
+        let answer = body(&response(header, Status::SUCCESS), &out);
+        self.preauth.update(&answer);
+        answer
+    }
+
+    fn session_setup(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {
+        let asked = session_setup::Request::parse(msg).expect("SESSION_SETUP");
+        let id = if header.session_id == 0 { self.fresh() } else { header.session_id };
+        let preauth = self.preauth.clone();
+        let login =
+            self.logins.entry(id).or_insert_with(|| Login { observer: LoginObserver::default(), preauth });
+        login.observer.client_token(asked.security_buffer);
+        login.preauth.update(msg);
+        let setup = |status, flags: u16, token: &[u8]| {
+            let mut header = response(header, status);
+            header.session_id = id;
+            let len = u16::try_from(token.len()).unwrap();
+            body(&header, &[&u16s(&[9, flags, 72, len])[..], token].concat())
+        };
+        if header.session_id == 0 {
+            let challenge = spnego::response(&challenge(self.base), None);
+            login.observer.server_token(&challenge);
+            let answer = setup(Status::MORE_PROCESSING_REQUIRED, 0, &challenge);
+            login.preauth.update(&answer);
+            return answer;
+        }
+        let Some(login) = self.logins.remove(&id) else { return setup(Status::LOGON_FAILURE, 0, &[]) };
+        let outcome = login.observer.finish(0, &self.users);
+        let key = match outcome.result {
+            Ok(derived) if !self.habits.maps_to_guest => derived.session_key,
+            Ok(_) => None,
+            Err(_) if outcome.user == "nobody" => None,
+            Err(_) => return setup(Status::LOGON_FAILURE, 0, &[]),
+        };
+        let flags = u16::from(key.is_none());
+        let key = key.map(|key| {
+            SigningKey::new(
+                SigningAlg::AesGmac,
+                kdf::signing_key(Dialect::SMB311, &key, &login.preauth.value()),
+            )
+        });
+        self.sessions.insert(id, Session { key, trees: BTreeSet::new() });
+        setup(Status::SUCCESS, flags, &[])
+    }
+}
+
+/// An NTLM CHALLENGE (MS-NLMP 2.2.1.2) with an empty TargetInfo.
+fn challenge(base: u64) -> Vec<u8> {
+    use understudy_core::auth::ntlm::message::{SIGNATURE, flags};
+    let flags = flags::UNICODE
+        | flags::NTLM
+        | flags::EXTENDED_SECURITY
+        | flags::TARGET_INFO
+        | flags::KEY_128
+        | flags::KEY_EXCH;
+    let mut out = SIGNATURE.to_vec();
+    out.extend(2_u32.to_le_bytes());
+    out.extend([0, 0, 0, 0, 48, 0, 0, 0]);
+    out.extend(flags.to_le_bytes());
+    out.extend(base.to_le_bytes());
+    out.extend([0; 8]);
+    out.extend([16, 0, 16, 0, 48, 0, 0, 0]);
+    out.extend([7, 0, 8, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0]);
+    out
+}
+
+/// The header of an answer that grants what was asked.
+fn response(request: &Header, status: Status) -> Header {
+    Header {
+        status: status.0,
+        flags: Flags::SERVER_TO_REDIR,
+        next_command: 0,
+        credits: request.credits.max(1),
+        signature: [0; 16],
+        ..*request
+    }
+}
+
+fn interim(request: &Header) -> Header {
+    let mut header = response(request, Status::PENDING);
+    header.flags = header.flags | Flags::ASYNC;
+    header.target = Target::Async { async_id: request.message_id + 0x1_0000 };
+    header
+}
+
+fn body(header: &Header, body: &[u8]) -> Vec<u8> {
+    let mut msg = vec![0; Header::LEN];
+    header.write(&mut msg);
+    msg.extend_from_slice(body);
+    msg
+}

@@ -1,0 +1,465 @@
+//! A client, a Link and two nodes on virtual time. The client checks what it gets as a real one would.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use smb_parse::{
+    FileId,
+    cmd::{create, session_setup},
+    compound::elements,
+    encode::{self, CreateParams, NegotiateParams, SessionSetupParams},
+    frame::PREFIX,
+    header::{Command, Flags, Header, Status, Target},
+};
+use understudy_core::{
+    auth::{Credentials, Identity, Kind, Login, keys::NtHash},
+    crypto::{
+        Dialect, kdf,
+        preauth::Preauth,
+        signing::{SigningAlg, SigningKey},
+    },
+    effect::{CloseReason, Effect, Leg},
+    event::{Cause, Event, FileEvent, LegLoss, TakeoverReport},
+    files::Files,
+    fleet::Assignment,
+    ids::{LegId, LinkId, NodeId},
+    link::{Link, LinkConfig},
+    random::Random,
+};
+
+use crate::node::{Disk, Node};
+
+/// Who is known, with a hash made of one byte.
+#[derive(Clone, Default)]
+pub(crate) struct Users(pub(crate) BTreeMap<String, u8>);
+
+impl Credentials for Users {
+    fn nt_hash(&self, _domain: &str, user: &str) -> Option<NtHash> {
+        self.0.get(user).map(|byte| NtHash::new([*byte; 16]))
+    }
+
+    fn configured(&self) -> bool {
+        true
+    }
+}
+
+/// Bytes that do not repeat soon.
+pub(crate) struct Counting(u64);
+
+impl Random for Counting {
+    fn fill(&mut self, buf: &mut [u8]) {
+        for byte in buf {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *byte = self.0.to_be_bytes()[0];
+        }
+    }
+}
+
+/// A session as the client has it.
+#[derive(Clone)]
+pub(crate) struct ClientSession {
+    pub(crate) id: u64,
+    pub(crate) tree: u32,
+    pub(crate) key: Option<Rc<SigningKey>>,
+}
+
+/// Everything.
+pub(crate) struct Rig {
+    pub(crate) link: Link,
+    pub(crate) now: Instant,
+    pub(crate) disk: Disk,
+    pub(crate) nodes: Vec<Node>,
+    /// Who can be dialled.
+    pub(crate) up: Vec<bool>,
+    pub(crate) leg: Option<(LegId, usize)>,
+    pub(crate) files: Rc<RefCell<Files>>,
+    id: LinkId,
+    generation: u64,
+    users: Users,
+    preauth: Preauth,
+    next: u64,
+    pub(crate) sessions: Vec<ClientSession>,
+    /// Messages for the client that no scenario has looked at.
+    pub(crate) inbox: Vec<Vec<u8>>,
+    /// What the client sent and what the node got, and the other way: frames as they were.
+    pub(crate) sent: Vec<Vec<u8>>,
+    pub(crate) delivered: Vec<Vec<u8>>,
+    pub(crate) closed: Option<CloseReason>,
+    pub(crate) takeovers: Vec<TakeoverReport>,
+    pub(crate) refused: usize,
+    /// The node that is named when the present one has died of its first frame.
+    pub(crate) later_node: Option<u16>,
+    finals: BTreeSet<u64>,
+    interims: BTreeSet<u64>,
+    asked: u32,
+    credits: u32,
+}
+
+impl Rig {
+    /// A client and its Link; the first node serves.
+    pub(crate) fn new() -> Self {
+        let users = Users([("alice".to_owned(), 3)].into());
+        Self::with(LinkId(1), users, &Disk::default(), &Rc::default())
+    }
+
+    /// The same with a disk and Files that others use too. `users` is what the proxy knows; the nodes know more.
+    pub(crate) fn with(id: LinkId, users: Users, disk: &Disk, files: &Rc<RefCell<Files>>) -> Self {
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
+        let now = Instant::now();
+        let known = Users([("alice".to_owned(), 3), ("mallory".to_owned(), 5)].into());
+        let config = Arc::new(LinkConfig::default());
+        let mut rig = Self {
+            link: Link::new(id, config, Arc::new(users.clone()), Box::new(Counting(id.0)), now),
+            now,
+            disk: Rc::clone(disk),
+            nodes: (1..3).map(|n| Node::new(n * 0x1000 + id.0 * 0x100, disk, &known)).collect(),
+            up: vec![true, true],
+            leg: None,
+            files: Rc::clone(files),
+            id,
+            generation: 0,
+            users: known,
+            preauth: Preauth::new(),
+            next: 0,
+            sessions: Vec::new(),
+            inbox: Vec::new(),
+            sent: Vec::new(),
+            delivered: Vec::new(),
+            closed: None,
+            takeovers: Vec::new(),
+            refused: 0,
+            later_node: None,
+            finals: BTreeSet::new(),
+            interims: BTreeSet::new(),
+            asked: 0,
+            credits: 1,
+        };
+        rig.assign(0);
+        rig
+    }
+
+    /// The Fleet names a node.
+    pub(crate) fn assign(&mut self, node: u16) {
+        self.generation += 1;
+        let assignment =
+            Assignment { generation: self.generation, epoch: self.generation, node: NodeId(node) };
+        self.link.handle_assignment(self.now, assignment, Cause::Crash);
+        self.pump();
+    }
+
+    /// Time passes; timers that are due act.
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        while self.link.poll_timeout().is_some_and(|(at, _)| at <= self.now) && self.closed.is_none() {
+            self.link.handle_timeout(self.now);
+            self.pump();
+        }
+    }
+
+    /// The node that serves dies, and with it all it had not written to disk.
+    pub(crate) fn crash(&mut self) {
+        let (leg, node) = self.leg.take().expect("a node serves");
+        self.up[node] = false;
+        self.link.handle_leg_lost(self.now, leg, LegLoss::Closed);
+        self.pump();
+    }
+
+    /// The node dies, the other one serves.
+    pub(crate) fn fail_over(&mut self) {
+        let other = 1 - self.leg.expect("a node serves").1;
+        self.crash();
+        self.assign(u16::try_from(other).unwrap());
+    }
+
+    /// Does what the Link wants until it wants nothing.
+    pub(crate) fn pump(&mut self) {
+        let mut shown = false;
+        loop {
+            let mut quiet = true;
+            while let Some(transmit) = self.link.poll_transmit() {
+                quiet = false;
+                match transmit.to {
+                    Leg::Client => self.receive(&transmit.frame),
+                    Leg::Node(to) => self.to_node(to, &transmit.frame),
+                }
+            }
+            while let Some(event) = self.link.poll_event() {
+                quiet = false;
+                self.event(event);
+            }
+            while let Some(effect) = self.link.poll_effect() {
+                quiet = false;
+                self.effect(effect);
+            }
+            if quiet && (shown || !self.link.wants_files()) {
+                return;
+            }
+            if quiet {
+                self.show_files();
+            }
+            shown = quiet;
+        }
+    }
+
+    /// The Link sees Files as they are.
+    pub(crate) fn show_files(&mut self) {
+        let files = Rc::clone(&self.files);
+        self.link.handle_files(self.now, &files.borrow());
+    }
+
+    fn to_node(&mut self, to: LegId, frame: &[u8]) {
+        let Some((_, node)) = self.leg.filter(|(leg, _)| *leg == to) else { return };
+        self.sent.push(frame.to_vec());
+        for answer in self.nodes[node].handle(frame) {
+            self.delivered.push(answer.clone());
+            self.link.handle_node_frame(self.now, to, BytesMut::from(&answer[..]));
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::File(event) => self.files.borrow_mut().handle(self.id, event),
+            Event::Takeover(report) => self.takeovers.push(*report),
+            Event::SignatureRefused => self.refused += 1,
+            _ => {}
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) {
+        match effect {
+            Effect::Connect { leg, node } => {
+                let node = usize::from(node.0);
+                if self.up[node] {
+                    self.leg = Some((leg, node));
+                    self.link.handle_connected(self.now, leg);
+                } else {
+                    self.link.handle_leg_lost(self.now, leg, LegLoss::Refused);
+                }
+            }
+            Effect::CloseLeg { leg, .. } => self.leg = self.leg.filter(|(open, _)| *open != leg),
+            Effect::CloseClient { reason, .. } => self.closed = Some(reason),
+        }
+    }
+
+    /// The client takes a frame in: one final answer and at most one interim each, rightly signed, credits kept.
+    fn receive(&mut self, frame: &[u8]) {
+        for element in elements(&frame[PREFIX..]) {
+            let element = element.expect("whole messages");
+            let header = element.header;
+            assert!(header.is_response());
+            self.credits += u32::from(header.credits);
+            if header.message_id != u64::MAX {
+                let interim = header.status == Status::PENDING.0;
+                let fresh =
+                    if interim { &mut self.interims } else { &mut self.finals }.insert(header.message_id);
+                assert!(fresh, "MessageId {} was answered twice", header.message_id);
+                assert!(header.message_id < self.next, "an answer to nothing");
+                assert!(!interim || !self.finals.contains(&header.message_id), "an interim after the final");
+            }
+            let known = self.sessions.iter().find(|s| s.id == header.session_id);
+            if header.flags.contains(Flags::SIGNED)
+                && let Some(key) = known.and_then(|s| s.key.as_ref())
+            {
+                assert!(key.verify_mut(&mut element.msg.to_vec()), "a wrong signature");
+            }
+            self.inbox.push(element.msg.to_vec());
+        }
+    }
+
+    /// A request header on a session. It is numbered when it is sent.
+    pub(crate) fn header(&self, command: Command, session: usize) -> Header {
+        let session = &self.sessions[session];
+        let mut header = Header::request(command, 0);
+        (header.session_id, header.credit_charge) = (session.id, 1);
+        header.target = Target::Sync { reserved: 0, tree_id: session.tree };
+        header.credits = 8;
+        header
+    }
+
+    /// Numbers and signs messages as one frame and sends it; the MessageIds.
+    pub(crate) fn send(&mut self, msgs: &[Vec<u8>]) -> Vec<u64> {
+        let frame = self.seal(msgs);
+        let ids = elements(&frame[PREFIX..]).map(|e| e.unwrap().header.message_id).collect();
+        self.send_raw(&frame);
+        ids
+    }
+
+    /// A frame as it is.
+    pub(crate) fn send_raw(&mut self, frame: &[u8]) {
+        self.link.handle_client_frame(self.now, BytesMut::from(frame));
+        self.pump();
+    }
+
+    /// Numbers and signs messages as one frame.
+    pub(crate) fn seal(&mut self, msgs: &[Vec<u8>]) -> Vec<u8> {
+        let mut chain = encode::compound(msgs);
+        let places: Vec<_> = elements(&chain).map(|e| e.unwrap()).map(|e| (e.range, e.header)).collect();
+        for (range, mut header) in places {
+            header.message_id = self.next;
+            self.next += u64::from(header.credit_charge.max(1));
+            self.asked += u32::from(header.credit_charge.max(1));
+            let msg = &mut chain[range];
+            header.write(msg);
+            let session = self.sessions.iter().find(|s| s.id == header.session_id);
+            if let Some(key) = session.and_then(|s| s.key.as_ref()) {
+                key.sign(msg);
+            }
+        }
+        encode::frame(chain)
+    }
+
+    /// The final answer to a MessageId, which must have come.
+    pub(crate) fn answer(&self, id: u64) -> (Header, &[u8]) {
+        self.final_answer(id).unwrap_or_else(|| panic!("MessageId {id} is not answered"))
+    }
+
+    /// The final answer to a MessageId, if it has come.
+    pub(crate) fn final_answer(&self, id: u64) -> Option<(Header, &[u8])> {
+        self.inbox
+            .iter()
+            .map(|msg| (Header::parse(msg).unwrap(), &msg[..]))
+            .find(|(h, _)| h.message_id == id && h.status != Status::PENDING.0)
+    }
+
+    /// Sends one message; its final answer's status and bytes.
+    pub(crate) fn ask(&mut self, msg: Vec<u8>) -> (Status, Vec<u8>) {
+        let id = self.send(&[msg])[0];
+        let (header, msg) = self.answer(id);
+        (Status(header.status), msg.to_vec())
+    }
+
+    /// NEGOTIATE 3.1.1.
+    pub(crate) fn negotiate(&mut self) {
+        let params = NegotiateParams {
+            dialects: &[0x0311],
+            security_mode: 1,
+            capabilities: 0,
+            client_guid: [5; 16],
+            preauth_salt: &[1; 32],
+            ciphers: &[],
+            signing_algs: &[2],
+            netname: None,
+        };
+        let frame = self.seal(&[encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)]);
+        self.preauth.update(&frame[PREFIX..]);
+        self.send_raw(&frame);
+        if let Some(node) = self.later_node.take() {
+            self.crash();
+            self.assign(node);
+        }
+        let (_, answer) = self.answer(0);
+        let answer = answer.to_vec();
+        self.preauth.update(&answer);
+    }
+
+    /// Logs a user in and connects to the share. `nobody` is a guest.
+    pub(crate) fn log_in(&mut self, user: &str) -> usize {
+        let kind = if user == "nobody" { Kind::Guest } else { Kind::Ntlm };
+        let identity = Identity { user: user.into(), domain: "WG".into(), workstation: "PC".into(), kind };
+        let mut login = Login::new(&identity, self.users.nt_hash("WG", user), true);
+        let mut preauth = self.preauth.clone();
+        let mut token = login.start();
+        let mut id = 0;
+        loop {
+            let mut header = Header::request(Command::SESSION_SETUP, 0);
+            (header.session_id, header.credits, header.credit_charge) = (id, 64, 1);
+            let params = SessionSetupParams {
+                flags: 0,
+                security_mode: 1,
+                capabilities: 0,
+                previous_session_id: 0,
+                token: &token,
+            };
+            let frame = self.seal(&[encode::session_setup(&header, &params)]);
+            preauth.update(&frame[PREFIX..]);
+            self.send_raw(&frame);
+            let (header, answer) = self.answer(self.next - 1);
+            id = header.session_id;
+            if header.status == Status::SUCCESS.0 {
+                break;
+            }
+            assert_eq!(Status(header.status), Status::MORE_PROCESSING_REQUIRED, "{user} is refused");
+            let answer = answer.to_vec();
+            preauth.update(&answer);
+            let challenge = session_setup::Response::parse(&answer).unwrap().security_buffer.to_vec();
+            token = login.step(&challenge, &mut Counting(77)).unwrap();
+        }
+        let key = login.session_key().map(|key| {
+            let key = kdf::signing_key(Dialect::SMB311, key, &preauth.value());
+            Rc::new(SigningKey::new(SigningAlg::AesGmac, key))
+        });
+        let key = key.filter(|_| kind == Kind::Ntlm);
+        self.sessions.push(ClientSession { id, tree: 0, key });
+        let at = self.sessions.len() - 1;
+        let path: Vec<u8> = r"\\server\share".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let asked = encode::tree_connect(&self.header(Command::TREE_CONNECT, at), &path);
+        let tree = self.send(&[asked])[0];
+        self.sessions[at].tree = self.answer(tree).0.tree_id().unwrap();
+        at
+    }
+
+    /// A CREATE by this disposition: 1 opens, 2 creates, 3 does either.
+    pub(crate) fn create(&self, session: usize, name: &str, disposition: u32) -> Vec<u8> {
+        let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let params = CreateParams {
+            oplock_level: 9,
+            impersonation_level: 2,
+            desired_access: 3,
+            file_attributes: 0,
+            share_access: 7,
+            create_disposition: disposition,
+            create_options: 0,
+            name_utf16: &name,
+            contexts: &[],
+        };
+        encode::create(&self.header(Command::CREATE, session), &params)
+    }
+
+    /// Opens a file; its FileId.
+    pub(crate) fn open(&mut self, session: usize, name: &str) -> FileId {
+        let (status, msg) = self.ask(self.create(session, name, 1));
+        assert_eq!(status, Status::SUCCESS, "{name}");
+        create::Response::parse(&msg).unwrap().file_id
+    }
+
+    /// A READ.
+    pub(crate) fn read(&self, session: usize, file: FileId, offset: u64, length: u32) -> Vec<u8> {
+        encode::read(&self.header(Command::READ, session), file, offset, length, 0)
+    }
+
+    /// A WRITE.
+    pub(crate) fn write(&self, session: usize, file: FileId, offset: u64, data: &[u8]) -> Vec<u8> {
+        encode::write(&self.header(Command::WRITE, session), file, offset, 0, data)
+    }
+
+    /// Puts a file on the disk that all nodes share.
+    pub(crate) fn put(&self, name: &str, number: u64, data: &[u8]) {
+        self.disk.borrow_mut().insert(name.into(), (number, data.to_vec()));
+    }
+
+    /// What is on the disk.
+    pub(crate) fn get(&self, name: &str) -> Vec<u8> {
+        self.disk.borrow().get(name).map(|(_, data)| data.clone()).unwrap_or_default()
+    }
+
+    /// Whom the nodes know.
+    pub(crate) fn users(&self) -> Users {
+        self.users.clone()
+    }
+
+    /// MessageIds the client may still use, as it counts them itself.
+    pub(crate) fn credits(&self) -> u32 {
+        self.credits - self.asked
+    }
+
+    /// Another Link's news of files, as the owner would apply it.
+    pub(crate) fn file_event(&self, link: LinkId, event: FileEvent) {
+        self.files.borrow_mut().handle(link, event);
+    }
+}
