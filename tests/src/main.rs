@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use cases::Scale;
+use rig::janitor::Janitor;
 
 const MIB: u64 = 1 << 20;
 
@@ -49,6 +50,7 @@ enum Order {
 }
 
 fn main() -> ExitCode {
+    let _janitor = Janitor::start();
     match obey(&Arguments::parse().order) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -100,7 +102,11 @@ fn run(filter: &str, scale: &Scale) -> Result<()> {
 
 fn require_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
-        bail!("these tests make network namespaces and start Samba servers: run them as root, or with sudo");
+        let words = std::env::args().collect::<Vec<_>>().join(" ");
+        bail!(
+            "this makes network namespaces and starts Samba servers of its own in them, which only root may do.\n\
+             Run it with sudo: sudo {words}"
+        );
     }
     Ok(())
 }

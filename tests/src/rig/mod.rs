@@ -1,13 +1,13 @@
 //! A small site: namespaces, Samba nodes on one shared directory, the proxy on a floating address.
 
 pub(crate) mod copy;
+pub(crate) mod janitor;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
@@ -101,14 +101,21 @@ impl Rig {
     }
 }
 
-/// A directory in memory that goes away.
+/// So much room is wanted in memory; a container has less, mostly, and gets the disk.
+const ROOM: u64 = 2 << 30;
+
+/// A directory that goes away, in memory if there is room.
 #[derive(Debug)]
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
     pub(crate) fn new() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let base = if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" };
+        let base = if rustix::fs::statvfs("/dev/shm").is_ok_and(|f| f.f_bavail * f.f_frsize >= ROOM) {
+            "/dev/shm"
+        } else {
+            "/tmp"
+        };
         let name = format!("understudy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(base).join(name);
         std::fs::create_dir_all(&path)?;
@@ -140,12 +147,4 @@ pub(crate) fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() ->
         std::thread::sleep(Duration::from_millis(2));
     }
     Ok(())
-}
-
-/// Samba wants an account of the system for every user of its own.
-fn ensure_account(user: &str) -> Result<()> {
-    if Command::new("id").arg(user).output()?.status.success() {
-        return Ok(());
-    }
-    net::run(&["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", user])
 }

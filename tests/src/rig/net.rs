@@ -1,8 +1,9 @@
 //! Network namespaces: one for the proxy with a bridge in it, one for each node, one for the clients.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     net::TcpStream,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -12,6 +13,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The floating address.
 pub(crate) const FLOATING: &str = "10.77.0.100";
+/// The clients' address.
+pub(crate) const CLIENT: &str = "10.77.0.1";
 
 /// The namespaces of one rig. Dropped, they are gone.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ impl Net {
         run(&["ip", "-n", &hub, "link", "add", "br0", "type", "bridge"])?;
         run(&["ip", "-n", &hub, "addr", "add", &format!("{FLOATING}/24"), "dev", "br0"])?;
         run(&["ip", "-n", &hub, "link", "set", "br0", "up"])?;
-        net.add_host("client", "10.77.0.1")?;
+        net.add_host("client", CLIENT)?;
         Ok(net)
     }
 
@@ -58,6 +61,22 @@ impl Net {
         run(&["ip", "-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
         run(&["ip", "-n", &space, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
         run(&["ip", "-n", &space, "link", "set", "eth0", "up"])
+    }
+
+    /// Makes accounts known to the programs of a namespace, and to no others: `ip netns exec` puts what is in
+    /// /etc/netns in the place of /etc.
+    pub(crate) fn add_accounts(&self, name: &str, users: &[&str]) -> Result<()> {
+        let mut text = fs::read_to_string("/etc/passwd")?;
+        for (user, id) in users.iter().zip(60_100..) {
+            text += &format!("{user}:x:{id}:65534::/nonexistent:/usr/sbin/nologin\n");
+        }
+        let dir = self.etc(name);
+        fs::create_dir_all(&dir)?;
+        fs::write(dir.join("passwd"), text).context("writing the accounts of a namespace")
+    }
+
+    fn etc(&self, name: &str) -> PathBuf {
+        Path::new("/etc/netns").join(self.space(name))
     }
 
     /// Cuts a host's cable, or mends it.
@@ -90,6 +109,7 @@ impl Drop for Net {
     fn drop(&mut self) {
         for space in &self.spaces {
             let _ = run(&["ip", "netns", "del", space]);
+            let _ = fs::remove_dir_all(Path::new("/etc/netns").join(space));
         }
     }
 }

@@ -52,6 +52,8 @@ impl Samba {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// Its namespace.
+    space: String,
     dir: PathBuf,
     samba: Samba,
     child: Option<Child>,
@@ -66,14 +68,16 @@ impl Node {
         data: &Path,
         settings: &Settings,
     ) -> Result<Self> {
-        let name = format!("n{index}");
+        let name = format!("samba-{index}");
         let address = format!("10.77.0.{}", 11 + index);
         net.add_host(&name, &address)?;
+        net.add_accounts(&name, &[USER, STRANGER])?;
         let dir = root.join(&name);
         for sub in ["private", "lock", "state", "cache", "pid", "ncalrpc", "log"] {
             fs::create_dir_all(dir.join(sub))?;
         }
-        let node = Self { name, address, dir, samba: Samba::from_environment(), child: None };
+        let space = net.space(&name);
+        let node = Self { name, address, space, dir, samba: Samba::from_environment(), child: None };
         node.write_config(data, settings)?;
         Ok(node)
     }
@@ -132,8 +136,10 @@ impl Node {
         self.dir.join("smb.conf")
     }
 
+    /// One of Samba's programs, in the node's namespace: there the test users are known.
     fn tool(&self, program: &str) -> Command {
-        let mut command = Command::new(self.samba.program(program));
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.space]).arg(self.samba.program(program));
         command.envs(self.samba.environment()).arg("-s").arg(self.config());
         command
     }
@@ -142,7 +148,6 @@ impl Node {
     pub(crate) fn add_users(&self) -> Result<()> {
         use std::io::Write;
         for user in [USER, STRANGER] {
-            super::ensure_account(user)?;
             let mut child = self
                 .tool("usr/bin/pdbedit")
                 .args(["-a", "-t", "-u", user])
