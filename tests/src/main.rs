@@ -1,6 +1,7 @@
 //! End-to-end tests of Understudy against real Samba, in network namespaces of their own.
 
 mod cases;
+mod demo;
 mod rig;
 mod soak;
 
@@ -47,6 +48,15 @@ enum Order {
     },
     /// Names the cases and what they show.
     List,
+    /// Copies a file down and up while its node is killed, and tells of it.
+    ///
+    /// Two real Samba servers, the proxy and a client, in network namespaces of their own. Nothing is left behind. KEEP=1
+    /// keeps the directory with configurations and logs.
+    Demo {
+        /// MiB of the file.
+        #[arg(long, default_value_t = 512, hide = true)]
+        mib: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +77,11 @@ fn obey(order: &Order) -> Result<()> {
                 println!("{:<24} {}", case.name, case.shows);
             }
             Ok(())
+        }
+        Order::Demo { mib } => {
+            require_root()?;
+            let _janitor = Janitor::start()?;
+            demo::run(*mib)
         }
         Order::Run { filter, mib } => {
             require_root()?;

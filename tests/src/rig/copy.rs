@@ -64,6 +64,9 @@ pub(crate) struct Outcome {
     pub(crate) took: Duration,
     /// The longest time without progress after the first fault.
     pub(crate) stall: Duration,
+    /// Of what was to be copied.
+    pub(crate) source_sha256: String,
+    /// Of the copy.
     pub(crate) sha256: String,
 }
 
@@ -196,7 +199,7 @@ impl Copy {
         if sha256 != self.files.sha256 {
             bail!("the bytes differ: {} became {sha256}", self.files.sha256);
         }
-        Ok(Outcome { took, stall, sha256 })
+        Ok(Outcome { took, stall, source_sha256: self.files.sha256.clone(), sha256 })
     }
 
     /// Waits for the end of a copy that may fail; smbclient's status and words.

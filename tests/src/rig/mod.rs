@@ -88,6 +88,11 @@ impl Rig {
             .context("no node serves")
     }
 
+    /// Its name.
+    pub(crate) fn serving_name(&self) -> Result<&str> {
+        Ok(&self.nodes.get(self.serving()?).context("no such node")?.name)
+    }
+
     /// Kills the node that serves.
     pub(crate) fn kill_serving(&mut self) -> Result<usize> {
         let index = self.serving()?;

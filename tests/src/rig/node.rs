@@ -144,6 +144,13 @@ impl Node {
         command
     }
 
+    /// What smbd calls itself.
+    pub(crate) fn version(&self) -> Result<String> {
+        let output = self.tool("usr/sbin/smbd").arg("--version").output().context("smbd --version")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.trim().replace("Version", "Samba"))
+    }
+
     /// Makes the test users known.
     pub(crate) fn add_users(&self) -> Result<()> {
         use std::io::Write;
