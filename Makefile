@@ -1,7 +1,16 @@
-# Everything a maintainer types. CI runs `make test`, and nothing else.
+# Everything a maintainer types. CI runs `make test`, and nothing else. As root, or as a user who may use sudo: cargo
+# runs as that user then, and by sudo only what needs it.
 
-E2E := target/release/understudy-e2e
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+E2E := $(SUDO) target/release/understudy-e2e
 OUT := out
+
+# After `sudo make`, Rust is often where only the user finds it.
+ifeq ($(if $(SUDO_USER),$(shell command -v cargo),found),)
+RUST_USER_HOME := $(shell getent passwd $(SUDO_USER) | cut -d: -f6)
+export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
+export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
+endif
 
 .PHONY: demo test lint unit e2e soak bench captures fuzz deny setup build
 

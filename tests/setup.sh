@@ -14,7 +14,9 @@ done
 [ "${#missing[@]}" -eq 0 ] && exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "setup: these packages are missing: ${missing[*]}. Run as root, or: sudo apt-get install ${missing[*]}" >&2
+    echo "setup: these Debian packages are missing, and are installed now: ${missing[*]}"
+    command -v sudo >/dev/null && exec sudo "$0"
+    echo "setup: there is no sudo. As root: apt-get install --no-install-recommends ${missing[*]}" >&2
     exit 1
 fi
 # Installing a server must not start it: the system's own Samba and HAProxy stay as they are.
