@@ -21,6 +21,9 @@ use crate::{
 /// How long the store may take over a placement before the move goes on without it.
 const STORE: Duration = Duration::from_secs(2);
 
+/// After so long without a serving node, that is said.
+const UNSERVED: Duration = Duration::from_secs(3);
+
 /// How fencing is done.
 #[derive(Debug, Clone)]
 pub(crate) struct FenceConfig {
@@ -40,9 +43,11 @@ pub(crate) struct FleetTask {
 impl FleetTask {
     /// Runs for ever.
     pub(crate) async fn run(mut self) {
+        let mut unserved = Unserved::No;
         loop {
             self.drain();
             self.measure();
+            unserved = self.tell_unserved(unserved);
             let due = self.fleet.poll_timeout().map(Instant::from_std);
             tokio::select! {
                 input = self.inputs.recv() => match input {
@@ -162,6 +167,28 @@ impl FleetTask {
         }
     }
 
+    /// Says once that clients have no node, and what is thought of each. While a node is sought this is called often.
+    fn tell_unserved(&self, unserved: Unserved) -> Unserved {
+        let now = std::time::Instant::now();
+        match (self.fleet.assignment(), unserved) {
+            (Some(_), _) => Unserved::No,
+            (None, Unserved::No) => Unserved::Since(now),
+            (None, Unserved::Since(at)) if now >= at + UNSERVED => {
+                let status = self.fleet.status(now);
+                let names = self.shared.nodes.iter().map(|node| node.name.as_str());
+                let nodes: Vec<_> = names
+                    .zip(status)
+                    .map(|(name, (health, dirty))| {
+                        format!("{name}: {}{}", health.label(), if dirty { ", dirty" } else { "" })
+                    })
+                    .collect();
+                tracing::warn!(?nodes, "no node can serve; clients wait for one until takeover_deadline");
+                Unserved::Said
+            }
+            (None, waiting) => waiting,
+        }
+    }
+
     fn measure(&self) {
         let metrics = &self.shared.metrics;
         let serving = self.fleet.assignment().map(|a| a.node);
@@ -178,6 +205,14 @@ impl FleetTask {
             metrics.epoch.set(assignment.epoch as f64);
         }
     }
+}
+
+/// Whether a node serves, and if not, whether that was said.
+#[derive(Clone, Copy)]
+enum Unserved {
+    No,
+    Since(std::time::Instant),
+    Said,
 }
 
 async fn until(due: Option<Instant>) {
