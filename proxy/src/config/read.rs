@@ -21,6 +21,8 @@ const TOP: &[&str] = &[
     "workers",
 ];
 
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
 struct Reader<'a> {
     text: &'a str,
     mistakes: Vec<Mistake>,
@@ -75,7 +77,7 @@ impl<'a> Reader<'a> {
         let grace_park = self.duration(Some(root), "grace_park", 10_000, 0..60_001);
         let shutdown_grace = self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001);
         let log_format = self.log_format(log);
-        let log_level = log.and_then(|s| self.string(s, "level")).map_or("info", |(level, _)| level);
+        let log_level = self.log_level(log);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
         if silence_after < probe_interval * 2 {
             self.missing(
@@ -340,6 +342,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn log_level(&mut self, section: Option<Section<'a>>) -> &'a str {
+        let Some((level, span)) = section.and_then(|s| self.string(s, "level")) else { return "info" };
+        if !LEVELS.contains(&level) {
+            let remedy = format!(
+                "write one of {}; RUST_LOG in the environment takes finer filters",
+                LEVELS.join(", ")
+            );
+            self.wrong(&span, format!("`level = \"{level}\"` is not known"), remedy);
+        }
+        level
+    }
+
     fn log_format(&mut self, section: Option<Section<'a>>) -> LogFormat {
         match section.and_then(|s| self.string(s, "format")) {
             None | Some(("human", _)) => LogFormat::Human,
@@ -424,10 +438,11 @@ listen = "127.0.0.1:9645"
     #[test]
     fn every_mistake_is_named_with_its_line() {
         let text = "listne = \"x\"\nlisten = \"nowhere\"\n[[nodes]]\nname = \"a\"\naddress = \"host\"\n[[nodes]]\nname = \"a\"\n\
-                    address = 5\n[store]\nurl = \"redis:\"\n[fence]\nunfenced_silence = \"yes\"\n[health]\nsilence_after = \"soon\"\n";
+                    address = 5\n[store]\nurl = \"redis:\"\n[fence]\nunfenced_silence = \"yes\"\n[health]\nsilence_after = \"soon\"\n\
+                    [log]\nlevel = \"loud\"\n";
         let mistakes = parse(text, false).unwrap_err();
         let lines: Vec<_> = mistakes.iter().filter_map(|m| m.line).collect();
-        assert_eq!(lines, [1, 2, 5, 6, 8, 10, 12, 14], "{mistakes:#?}");
+        assert_eq!(lines, [1, 2, 5, 6, 8, 10, 12, 14, 16], "{mistakes:#?}");
         assert!(mistakes[0].remedy.contains("`listen`"));
     }
 
