@@ -1,8 +1,8 @@
 //! A store in a directory of the local disk, on redb. A commit is on disk when it is acknowledged.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, io::ErrorKind, path::Path, sync::Arc};
 
-use redb::{Database, ReadableDatabase, TableDefinition, TableError};
+use redb::{Database, DatabaseError, ReadableDatabase, StorageError, TableDefinition, TableError};
 
 use crate::store::{Batch, BoxFuture, Change, Entry, Key, Store, StoreError};
 
@@ -24,8 +24,8 @@ impl Embedded {
     /// The directory cannot be made, the file is no store, is damaged, or another process has it open.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         let fail = |what: String| StoreError::Open { place: dir.display().to_string(), what };
-        fs::create_dir_all(dir).map_err(|e| fail(e.to_string()))?;
-        let db = Database::create(dir.join(FILE)).map_err(|e| fail(e.to_string()))?;
+        fs::create_dir_all(dir).map_err(|e| fail(format!("the directory cannot be made: {e}")))?;
+        let db = Database::create(dir.join(FILE)).map_err(|e| fail(why(&e)))?;
         Ok(Self { db: Arc::new(db) })
     }
 
@@ -40,6 +40,22 @@ impl Embedded {
                 Err(e) => Err(StoreError::Failed(e.to_string())),
             }
         })
+    }
+}
+
+/// What keeps a store from being opened, and what may help.
+fn why(error: &DatabaseError) -> String {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            "another process has it open; only one understudy can use a store at a time".into()
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
+            format!("{error}; the user that runs understudy must be able to write there")
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+            format!("{FILE} is no store of this kind, or damaged ({error})")
+        }
+        other => other.to_string(),
     }
 }
 
