@@ -18,6 +18,7 @@ use understudy_core::auth::{
 #[derive(Debug)]
 pub(crate) enum FileError {
     Unreadable(io::Error),
+    NoFile,
     /// Mode bits give others access.
     TooOpen(u32),
     Lines(Vec<LineError>),
@@ -26,20 +27,32 @@ pub(crate) enum FileError {
 impl std::fmt::Display for FileError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Unreadable(error) => {
+            Self::Unreadable(error) if error.kind() == io::ErrorKind::NotFound => {
                 write!(f, "cannot be read: {error}. Make it with `pdbedit -L -w`, or name the right path")
             }
+            Self::Unreadable(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "cannot be read: {error}. Give it to the user that runs understudy (chown)")
+            }
+            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Self::NoFile => write!(f, "is no file; look at [credentials] ntlm"),
             Self::TooOpen(mode) => write!(
                 f,
                 "can be read by others (mode {mode:04o}), and its hashes are worth as much as passwords. Run `chmod 0600` on it"
             ),
             Self::Lines(errors) => {
-                write!(f, "is not in smbpasswd format (make it with `pdbedit -L -w`):")?;
-                errors.iter().try_for_each(|error| write!(f, " {error};"))
+                let first: Vec<_> = errors.iter().take(NAMED).map(ToString::to_string).collect();
+                write!(f, "is not in smbpasswd format: {}", first.join("; "))?;
+                if errors.len() > NAMED {
+                    write!(f, "; and {} more", errors.len() - NAMED)?;
+                }
+                write!(f, ". Make it with `pdbedit -L -w`")
             }
         }
     }
 }
+
+/// Bad lines that are named; with the wrong file all of them are bad.
+const NAMED: usize = 5;
 
 /// What tells one version of the file from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +116,9 @@ impl Credentials for CredentialsFile {
 
 fn load(path: &Path) -> Result<(Stamp, Smbpasswd), FileError> {
     let meta = fs::metadata(path).map_err(FileError::Unreadable)?;
+    if !meta.is_file() {
+        return Err(FileError::NoFile);
+    }
     if meta.mode() & 0o007 != 0 {
         return Err(FileError::TooOpen(meta.mode() & 0o7777));
     }
@@ -131,6 +147,19 @@ mod tests {
         let path = dir.path().join("smbpasswd");
         write(&path, LINE, 0o644);
         assert!(matches!(CredentialsFile::open(&path), Err(FileError::TooOpen(0o644))));
+        assert!(matches!(CredentialsFile::open(dir.path()), Err(FileError::NoFile)));
+    }
+
+    #[test]
+    fn of_many_bad_lines_the_first_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("smbpasswd");
+        write(&path, &"nonsense\n".repeat(7), 0o600);
+        let said = CredentialsFile::open(&path).unwrap_err().to_string();
+        assert!(
+            said.contains("line 5: ") && !said.contains("line 6: ") && said.contains("and 2 more"),
+            "{said}"
+        );
     }
 
     #[test]
