@@ -1,6 +1,6 @@
 //! Running the operator's fence.
 
-use std::{process::Stdio, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, process::Stdio, time::Duration};
 
 use tokio::{process::Command, time::timeout};
 
@@ -34,6 +34,13 @@ pub(crate) async fn run(words: &[String], node: &NodeConfig, limit: Duration) ->
     }
 }
 
+/// What is wrong with the command, as far as it can be told without running it.
+pub(crate) fn mistake(words: &[String]) -> Option<String> {
+    let program = words.first()?;
+    let runs = fs::metadata(program).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o111 != 0);
+    (!runs).then(|| format!("the fence {program} is no program that can be run; look at [fence] exec"))
+}
+
 fn fill(word: &str, node: &NodeConfig) -> String {
     word.replace("{name}", &node.name).replace("{address}", &node.address)
 }
@@ -48,6 +55,13 @@ mod tests {
 
     fn words(text: &[&str]) -> Vec<String> {
         text.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_fence_that_cannot_be_run_is_named() {
+        assert_eq!(mistake(&words(&["/bin/sh", "-c", "true"])), None);
+        assert!(mistake(&words(&["/etc/passwd"])).is_some_and(|m| m.contains("/etc/passwd")));
+        assert!(mistake(&words(&["/nonexistent"])).is_some());
     }
 
     #[tokio::test]

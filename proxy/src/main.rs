@@ -16,6 +16,7 @@ mod shared;
 mod telemetry;
 
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -29,26 +30,38 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Keeps SMB clients at work while their Samba node dies.
 ///
-/// Clients connect to one floating address. Understudy passes their traffic to one of several Samba nodes on shared
-/// storage, and carries sessions, open files, locks and requests in flight over to another node when it dies. The
-/// clients' connections are never dropped.
+/// Clients connect to one floating address. Understudy passes their traffic to one
+/// of several Samba nodes on shared storage. When that node dies, it carries
+/// sessions, open files, locks and requests in flight over to another, and the
+/// clients' connections stay. README.md says what is covered and what is not yet.
 #[derive(Parser)]
-#[command(version, propagate_version = true)]
+#[command(version, verbatim_doc_comment, after_long_help = AFTER)]
 struct Cli {
     #[command(subcommand)]
     action: Action,
 }
 
+const AFTER: &str = "\
+Exit status:
+  0  told to stop (SIGTERM, SIGINT); check: nothing is wrong
+  1  cannot serve: an address, the store or the smbpasswd file; check: something is wrong
+  2  a mistake in the configuration or on the command line";
+
 #[derive(Subcommand)]
 enum Action {
     /// Serve clients until SIGTERM
     ///
-    /// SIGTERM and SIGINT stop it: no new connections, requests in flight are answered (at most shutdown_grace), exit
-    /// status 0.
+    /// SIGTERM and SIGINT stop it: no new connections, requests in flight are
+    /// answered (for at most shutdown_grace), exit status 0. It logs to standard
+    /// error; RUST_LOG in the environment goes before [log] level.
+    #[command(verbatim_doc_comment)]
     Run(Options),
-    /// Look for mistakes in the configuration, the smbpasswd file, the store, the nodes and the addresses
+    /// Look for mistakes: configuration, smbpasswd file, store, fence, nodes, addresses
     ///
-    /// Prints everything it finds, each mistake with its line and a remedy. Exit status 0 if nothing is wrong.
+    /// Prints everything it finds, each mistake in the configuration with its line
+    /// and a remedy. Nothing is changed. Beside a running understudy its addresses
+    /// are in use, of course.
+    #[command(verbatim_doc_comment)]
     Check(Options),
 }
 
@@ -101,7 +114,13 @@ fn load(path: &Path, demo: bool) -> Option<Config> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("understudy: {}: {error}. Name the configuration by --config", path.display());
+            let remedy = match error.kind() {
+                ErrorKind::NotFound => {
+                    ". Name the configuration by --config; README.md has one to begin with"
+                }
+                _ => "",
+            };
+            eprintln!("understudy: {}: {error}{remedy}", path.display());
             return None;
         }
     };
@@ -111,7 +130,11 @@ fn load(path: &Path, demo: bool) -> Option<Config> {
             for mistake in &mistakes {
                 eprintln!("understudy: {}: {mistake}", path.display());
             }
-            eprintln!("understudy: {} mistake(s) in the configuration", mistakes.len());
+            let count = mistakes.len();
+            eprintln!(
+                "understudy: {count} mistake{} in the configuration",
+                if count == 1 { "" } else { "s" }
+            );
             None
         }
     }

@@ -27,6 +27,24 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Why an address cannot be listened on, with a remedy.
+pub(crate) fn why_not(address: SocketAddr, error: &io::Error) -> String {
+    let (ip, port) = (address.ip(), address.port());
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("smbd, or another understudy? `ss -ltnp sport = {port}` names the program")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("add {ip} to an interface of this machine (ip address add), or listen on \"[::]:{port}\"")
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need root or the capability CAP_NET_BIND_SERVICE".into()
+        }
+        _ => return error.to_string(),
+    };
+    format!("{error}; {remedy}")
+}
+
 /// Connects to a node. `user_timeout` bounds how long sent bytes may stay unacknowledged.
 pub(crate) async fn connect(address: &str, user_timeout: Duration) -> io::Result<TcpStream> {
     let targets = lookup_host(address).await?;

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Handle},
@@ -27,7 +27,7 @@ use crate::{
     admin,
     config::{Config, StoreUrl},
     credentials::CredentialsFile,
-    driver,
+    driver, fence,
     fleet::{FenceConfig, FleetTask},
     metrics::Metrics,
     net, probe,
@@ -44,7 +44,11 @@ pub(crate) fn credentials(config: &Config) -> anyhow::Result<Arc<dyn Credentials
     let Some(path) = &config.ntlm else { return Ok(Arc::new(NoCredentials)) };
     match CredentialsFile::open(path) {
         Ok(file) => {
-            tracing::info!(path = %path.display(), users = file.users(), "users that can be moved to another node");
+            let users = file.users();
+            tracing::info!(path = %path.display(), users, "users that can be moved to another node");
+            if users == 0 {
+                tracing::warn!(path = %path.display(), "the smbpasswd file names no user: only guests and anonymous users survive a node");
+            }
             Ok(Arc::new(file))
         }
         Err(error) => bail!("the smbpasswd file {} {error}", path.display()),
@@ -55,9 +59,7 @@ pub(crate) fn credentials(config: &Config) -> anyhow::Result<Arc<dyn Credentials
 pub(crate) async fn store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<PlacementRecord>)> {
     let store: Arc<dyn Store> = match &config.store {
         StoreUrl::Memory => Arc::new(Memory::default()),
-        StoreUrl::File(dir) => Arc::new(Embedded::open(dir).context(
-            "the directory of [store] url must be writable, and only one understudy can use it at a time",
-        )?),
+        StoreUrl::File(dir) => Arc::new(Embedded::open(dir)?),
     };
     let bytes = store.get(PlacementRecord::KEY.into()).await?;
     let placement =
@@ -67,19 +69,12 @@ pub(crate) async fn store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Op
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let credentials = credentials(&config)?;
+    if let Some(mistake) = config.fence_exec.as_deref().and_then(fence::mistake) {
+        bail!("{mistake}");
+    }
     let (store, placement) = store(&config).await?;
-    let listener = net::listen(config.listen).with_context(|| {
-        format!(
-            "cannot listen on {}: is another server (smbd?) using the port, and does this machine have the address?",
-            config.listen
-        )
-    })?;
-    let admin = match config.admin {
-        Some(address) => Some(TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen on {address} for [admin] listen: is the port in use?")
-        })?),
-        None => None,
-    };
+    let listener = listen("listen", config.listen)?;
+    let admin = config.admin.map(|address| listen("[admin] listen", address)).transpose()?;
     let (fleet_inputs, inputs) = unbounded_channel();
     let shared = Arc::new(Shared::new(
         config.nodes.clone(),
@@ -117,6 +112,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Opens an address of the configuration.
+fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    net::listen(address).map_err(|error| anyhow!("{key} = \"{address}\": {}", net::why_not(address, &error)))
 }
 
 /// Accepts until the process is told to stop.
