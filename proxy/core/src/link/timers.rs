@@ -69,7 +69,7 @@ impl Link {
         self.finish_shutdown(now);
     }
 
-    /// Requests that waited too long for another Link's Open (DESIGN: `grace_park`).
+    /// Requests that waited too long for another Link's Open.
     fn give_up_parked(&mut self, now: Instant) {
         let limit = self.config.grace_park;
         let late: Vec<_> = self
