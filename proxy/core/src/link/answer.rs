@@ -28,7 +28,7 @@ impl Link {
     /// Answers a request with a message whose header came from [`Self::response_header`]: signs it if the request
     /// was signed, and sends it.
     pub(super) fn answer(&mut self, request: &Request, mut msg: Vec<u8>) {
-        self.sign_for_client(request, &mut msg);
+        self.sign_for_client(&request.header, &mut msg);
         self.out.send_client(encode::frame(&msg).into());
     }
 
@@ -41,11 +41,12 @@ impl Link {
         response_header(request, status, credits)
     }
 
-    /// A signed request gets a signed answer, if the session still stands; nothing else is signed.
-    pub(super) fn sign_for_client(&self, request: &Request, msg: &mut [u8]) {
-        let session = self.sessions.get(request.header.session_id).filter(|s| !s.ended);
+    /// A signed request gets a signed answer, if the session still stands; nothing else is signed. `request` is the
+    /// request's header.
+    pub(super) fn sign_for_client(&self, request: &Header, msg: &mut [u8]) {
+        let session = self.sessions.get(request.session_id).filter(|s| !s.ended);
         match session.and_then(|s| s.client_key.as_ref()) {
-            Some(key) if request.is_signed() => key.sign(msg),
+            Some(key) if request.flags.contains(Flags::SIGNED) => key.sign(msg),
             _ => unsign(msg),
         }
     }

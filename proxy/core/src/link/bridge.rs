@@ -27,8 +27,8 @@ use crate::{
 
 /// Where an answer of the node goes.
 enum Passage {
-    /// To the client, signed as the request was; unsigned if there is none.
-    Client(Option<Request>),
+    /// To the client, signed as the request of this header was; unsigned if there is none.
+    Client(Option<Header>),
     /// Nowhere: it was answered otherwise, or is no business of the client's.
     Withheld,
 }
@@ -181,7 +181,7 @@ impl Link {
     fn forward_answers(
         &mut self,
         mut frame: BytesMut,
-        answers: Vec<(Range<usize>, Option<Request>)>,
+        answers: Vec<(Range<usize>, Option<Header>)>,
         whole: bool,
     ) {
         let is_empty = answers.is_empty();
@@ -277,7 +277,7 @@ impl Link {
         } else if header.async_id().is_some() {
             patch::set_sync(msg, request.header.tree_id().unwrap_or_default());
         }
-        Passage::Client(Some(request))
+        Passage::Client(Some(request.header))
     }
 
     /// Whether an answer is the node's: signed rightly wherever the request was signed.

@@ -186,7 +186,7 @@ impl Rig {
                 quiet = false;
                 match transmit.to {
                     Leg::Client => self.receive(&transmit.frame),
-                    Leg::Node(to) => self.to_node(to, &transmit.frame),
+                    Leg::Node(to) => self.hand_to_node(to, &transmit.frame),
                 }
             }
             while let Some(event) = self.link.poll_event() {
@@ -213,7 +213,7 @@ impl Rig {
         self.link.handle_files(self.now, &files.borrow());
     }
 
-    fn to_node(&mut self, to: LegId, frame: &[u8]) {
+    fn hand_to_node(&mut self, to: LegId, frame: &[u8]) {
         let Some((_, node)) = self.leg.filter(|(leg, _)| *leg == to) else { return };
         self.sent.push(frame.to_vec());
         for answer in self.nodes[node].handle(frame) {
