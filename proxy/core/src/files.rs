@@ -159,3 +159,103 @@ impl Files {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: LinkId = LinkId(1);
+    const B: LinkId = LinkId(2);
+
+    fn key(name: &str) -> FileKey {
+        FileKey(name.into())
+    }
+
+    fn opened(files: &mut Files, link: LinkId, open: u64, name: &str) {
+        files.handle(link, FileEvent::Opened { open: OpenToken(open), key: key(name) });
+    }
+
+    fn reclaimed(files: &mut Files, link: LinkId, open: u64) {
+        files.handle(link, FileEvent::Reclaimed { open: OpenToken(open) });
+    }
+
+    #[test]
+    fn a_barrier_stands_until_the_last_open_of_the_file_is_back_or_given_up() {
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        opened(&mut files, A, 2, "y");
+        opened(&mut files, B, 1, "x");
+        assert!(!files.is_opening_blocked());
+        files.all_lost();
+        assert!(files.is_opening_blocked() && files.is_blocked(&key("x")) && files.is_blocked(&key("y")));
+        reclaimed(&mut files, A, 1);
+        assert!(files.is_blocked(&key("x")), "B's Open is not back");
+        let version = files.version();
+        files.handle(B, FileEvent::GivenUp { open: OpenToken(1) });
+        assert!(!files.is_blocked(&key("x")) && files.version() > version);
+        assert!(files.is_opening_blocked() && files.is_blocked(&key("y")));
+        files.link_gone(A);
+        assert_eq!((files.is_opening_blocked(), files.opens()), (false, 0));
+    }
+
+    #[test]
+    fn what_was_reclaimed_and_lost_again_counts_once() {
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        files.all_lost();
+        files.handle(A, FileEvent::Lost);
+        assert_eq!(files.unreclaimed(), 1);
+        reclaimed(&mut files, A, 1);
+        reclaimed(&mut files, A, 1);
+        assert_eq!(files.unreclaimed(), 0);
+        files.handle(A, FileEvent::Lost);
+        assert_eq!(files.unreclaimed(), 1);
+    }
+
+    #[test]
+    fn a_rename_takes_every_open_of_the_name_along() {
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "old");
+        opened(&mut files, B, 1, "old");
+        opened(&mut files, B, 2, "new");
+        files.handle(A, FileEvent::Renamed { open: OpenToken(1), key: key("new") });
+        files.handle(B, FileEvent::Lost);
+        assert!(files.is_blocked(&key("new")) && !files.is_blocked(&key("old")));
+        reclaimed(&mut files, B, 1);
+        assert!(files.is_blocked(&key("new")));
+        reclaimed(&mut files, B, 2);
+        assert!(!files.is_blocked(&key("new")));
+        assert_eq!(files.files.get(&key("new")).map(|c| c.opens), Some(3));
+    }
+
+    #[test]
+    fn counts_agree_with_the_opens_whatever_happens() {
+        let mut files = Files::default();
+        let mut seed = 7_u64;
+        let mut draw = |limit: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % limit
+        };
+        for step in 0..20_000 {
+            let (link, open, name) = (LinkId(draw(4)), draw(6), format!("f{}", draw(3)));
+            let known = files.links.get(&link).is_some_and(|o| o.contains_key(&OpenToken(open)));
+            match draw(8) {
+                0..=2 if !known => opened(&mut files, link, open, &name),
+                0..=2 => files.handle(link, FileEvent::Closed { open: OpenToken(open) }),
+                3 => files.handle(link, FileEvent::Renamed { open: OpenToken(open), key: key(&name) }),
+                4 => reclaimed(&mut files, link, open),
+                5 => files.handle(link, FileEvent::Lost),
+                6 if step % 50 == 0 => files.all_lost(),
+                7 if step % 50 == 0 => files.link_gone(link),
+                _ => files.handle(link, FileEvent::GivenUp { open: OpenToken(open) }),
+            }
+            let entries = || files.links.values().flat_map(HashMap::values);
+            assert_eq!(files.unreclaimed, entries().filter(|e| !e.reclaimed).count() as u64);
+            for (key, counts) in &files.files {
+                let of_file = || entries().filter(|e| e.key == *key);
+                assert_eq!(counts.opens as usize, of_file().count(), "{key:?} at step {step}");
+                assert_eq!(counts.unreclaimed as usize, of_file().filter(|e| !e.reclaimed).count());
+            }
+        }
+    }
+}
