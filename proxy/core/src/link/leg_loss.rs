@@ -85,6 +85,7 @@ impl Link {
             State::Bridge(node) => Attached { leg: node.id, node: node.node, generation: node.generation },
             _ => return,
         };
+        self.leaving = None;
         self.out.close_leg(attached.leg, Close::Reset);
         if self.sessions.is_empty() {
             self.close(Close::Reset, CloseReason::LostInHandshake);
@@ -95,6 +96,7 @@ impl Link {
 
     /// From Relay or Bridge to Recovering.
     pub(crate) fn begin_recovery(&mut self, now: Instant, lost: Attached, cause: Cause) {
+        self.leaving = None;
         self.restore_client_ids();
         self.sessions.forget_logins();
         for request in self.requests.iter_mut() {

@@ -62,6 +62,9 @@ use crate::{
     takeover::{Progress, Recovery},
 };
 
+/// How long a process of a node that has died may live on. Its leg is not cut before: on a leg that is cut, smbd deletes
+/// what is to be deleted on close, and that must not come after the reclaim.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How many bytes of a client are held before it has a node.
 const OPENING_BYTES: usize = 256 << 10;
 
@@ -91,6 +94,8 @@ pub struct Link {
     pub(crate) barrier: bool,
     /// Since when the node is silent and may not be left.
     silent_since: Option<Instant>,
+    /// Another node serves, but the process at the end of our leg is not gone yet: until then it is waited for.
+    leaving: Option<Instant>,
     stopping: Option<Instant>,
     /// When the leg was lost to a node that lived on, within the last minute.
     pub(crate) leg_losses: VecDeque<Instant>,
@@ -157,6 +162,7 @@ impl Link {
             parked: VecDeque::new(),
             barrier: false,
             silent_since: None,
+            leaving: None,
             stopping: None,
             leg_losses: VecDeque::new(),
             next_leg: 0,
@@ -225,14 +231,20 @@ impl Link {
         if self.assignment.is_some_and(|known| known.generation > assignment.generation) {
             return;
         }
-        self.assignment = Some(assignment);
+        let before = self.assignment.replace(assignment);
+        let stays = self.leaving.is_none() && before.is_none_or(|before| before.epoch == assignment.epoch);
         self.silent_since = None;
         match &mut self.state {
             State::Opening(opening) if opening.dialling.is_none() => self.dial(),
-            State::Relay(attached) if attached.node == assignment.node => {
+            State::Relay(attached) if stays && attached.node == assignment.node => {
                 attached.generation = assignment.generation;
             }
-            State::Bridge(node) if node.node == assignment.node => node.generation = assignment.generation,
+            State::Bridge(node) if stays && node.node == assignment.node => {
+                node.generation = assignment.generation;
+            }
+            State::Relay(_) | State::Bridge(_) if cause == Cause::Crash => {
+                self.leaving.get_or_insert(now + LAST_WORDS);
+            }
             State::Relay(_) | State::Bridge(_) => self.abandon_node(now, cause),
             State::Recovering(_) => self.recovery_assignment(now, assignment),
             State::Opening(_) | State::Closed => {}

@@ -5,7 +5,10 @@ use std::time::Instant;
 use smb_parse::header::Status;
 
 use super::{Link, State};
-use crate::effect::{Close, CloseReason};
+use crate::{
+    effect::{Close, CloseReason},
+    event::Cause,
+};
 
 impl Link {
     /// The earliest timer.
@@ -39,6 +42,7 @@ impl Link {
             offer(first.map(|at| at + config.grace_park), "parked request");
         }
         offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
+        offer(self.leaving, "a dead node's last process");
         offer(self.stopping.map(|at| at + config.shutdown_grace), "shutdown");
         next
     }
@@ -63,6 +67,9 @@ impl Link {
         if overdue || Self::is_past(now, self.silent_since, deadline) {
             self.fail_takeover(now, CloseReason::Deadline, Close::Graceful);
             return;
+        }
+        if self.leaving.is_some_and(|at| now >= at) {
+            self.abandon_node(now, Cause::Crash);
         }
         self.give_up_parked(now);
         self.send_due_pendings(now);

@@ -357,6 +357,23 @@ fn a_node_down_before_it_has_said_a_word_is_never_noticed() {
 }
 
 #[test]
+fn a_dead_nodes_last_process_is_waited_for_but_not_for_ever() {
+    let (mut rig, file) = at_work("alice");
+    rig.assign(1);
+    assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+    assert_eq!(rig.nodes[0].seen(Command::READ).len(), 1, "its leg stands, so it still serves");
+    rig.crash();
+    assert_eq!(rig.takeovers.len(), 1, "the leg's end is what the takeover waited for");
+
+    let (mut rig, file) = at_work("alice");
+    rig.assign(1);
+    rig.wait(Duration::from_secs(2));
+    assert_eq!(rig.takeovers.len(), 1);
+    assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+    assert_eq!(rig.nodes[1].seen(Command::READ).len(), 1);
+}
+
+#[test]
 fn a_second_loss_makes_a_request_a_suspect() {
     let (mut rig, file) = at_work("alice");
     rig.nodes.iter_mut().for_each(|n| n.habits.mute.push(Command::READ));
