@@ -153,11 +153,19 @@ impl FleetTask {
 
     fn moved(&self, assignment: Assignment, cause: Cause, from: Option<NodeId>, state_lost: bool) {
         let (node, epoch) = (self.shared.node_name(assignment.node), assignment.epoch);
+        let unfenced = cause == Cause::Silence && self.fence.is_none();
         match from.map(|from| self.shared.node_name(from)) {
             None => tracing::info!(node, epoch, "serving"),
             Some(from) if state_lost => {
                 let (cause, clients) = (cause.label(), self.shared.links());
                 tracing::warn!(from, node, epoch, cause, clients, "moving all clients");
+                if unfenced {
+                    tracing::warn!(
+                        node = from,
+                        "left unfenced: when it wakes it may execute what it had received, over newer data; it is not used \
+                         again until its host shows that the process is gone, or POST /nodes/{from}/clear"
+                    );
+                }
             }
             Some(_) => tracing::info!(node, "the node lives; only connections were lost"),
         }

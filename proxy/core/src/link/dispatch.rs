@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use smb_parse::{
-    cmd::{create, ioctl, set_info},
+    cmd::{close, create, ioctl, set_info},
+    encode,
     frame::{PREFIX, write_prefix},
     fsctl,
     header::{Command, Flags, Status},
@@ -135,6 +136,10 @@ impl Link {
             let facts = Facts::of(request, &self.opens);
             match verdict(&facts) {
                 Verdict::Resend => {}
+                Verdict::Closed => {
+                    self.answer_closed(id);
+                    return Settled::Here;
+                }
                 Verdict::Synthesize(status) | Verdict::Fail(status) => {
                     self.note_failed(status.is_error());
                     self.fail_request(id, status);
@@ -156,6 +161,14 @@ impl Link {
             }
             _ => Settled::Send,
         }
+    }
+
+    /// CLOSE of an Open that is lost, in flight when it was lost: success, without attributes (MS-SMB2 2.2.16).
+    fn answer_closed(&mut self, id: MessageId) {
+        let Some(request) = self.requests.remove(id) else { return };
+        let header = self.response_header(&request, Status::SUCCESS);
+        self.observe_close(&request);
+        self.answer(&request, encode::close_response(&header, &close::Response::default()));
     }
 
     fn settle(&mut self, id: MessageId, status: Status) -> Settled {

@@ -127,7 +127,7 @@ impl Link {
         self.opens.insert(open);
     }
 
-    fn observe_close(&mut self, request: &Request) {
+    pub(super) fn observe_close(&mut self, request: &Request) {
         let Some(token) = self.request_open(request) else { return };
         self.opens.remove(token);
         self.out.file(FileEvent::Closed { open: token });

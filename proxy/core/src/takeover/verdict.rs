@@ -20,6 +20,8 @@ pub(crate) enum Verdict {
     Resend,
     /// The answer is known without the node.
     Synthesize(Status),
+    /// CLOSE of an Open that is gone: it is closed.
+    Closed,
     /// Nobody can tell whether it was done: the client is told so.
     Fail(Status),
 }
@@ -37,6 +39,8 @@ pub(crate) enum Kind {
     Append,
     /// Rename or link.
     NameChange,
+    /// CLOSE.
+    Close,
     /// CHANGE_NOTIFY.
     Notify,
     /// LOGOFF and TREE_DISCONNECT.
@@ -91,6 +95,7 @@ fn kind(request: &Request) -> Kind {
             Ok(i) if fsctl::is_repeatable(i.ctl_code) => Kind::Idempotent,
             _ => Kind::OtherIoctl,
         },
+        Command::CLOSE => Kind::Close,
         Command::CHANGE_NOTIFY => Kind::Notify,
         Command::LOGOFF | Command::TREE_DISCONNECT => Kind::Teardown,
         Command::SESSION_SETUP | Command::NEGOTIATE => Kind::Login,
@@ -105,10 +110,14 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         return Verdict::Fail(Status::INTERNAL_ERROR);
     }
     if facts.open_lost {
+        // The lost node may have closed it, and deleted the file with that.
+        if facts.kind == Kind::Close {
+            return Verdict::Closed;
+        }
         return Verdict::Synthesize(Status::FILE_CLOSED);
     }
     match facts.kind {
-        Kind::Idempotent | Kind::Open | Kind::Teardown => Verdict::Resend,
+        Kind::Idempotent | Kind::Open | Kind::Close | Kind::Teardown => Verdict::Resend,
         Kind::Notify => Verdict::Synthesize(Status::NOTIFY_ENUM_DIR),
         Kind::Login => Verdict::Fail(Status::REQUEST_NOT_ACCEPTED),
         Kind::OtherCreate | Kind::Append | Kind::NameChange | Kind::OtherIoctl => {
@@ -127,6 +136,7 @@ mod tests {
         let rows = [
             (Kind::Idempotent, Verdict::Resend),
             (Kind::Open, Verdict::Resend),
+            (Kind::Close, Verdict::Resend),
             (Kind::Teardown, Verdict::Resend),
             (Kind::Notify, Verdict::Synthesize(Status::NOTIFY_ENUM_DIR)),
             (Kind::Login, Verdict::Fail(Status::REQUEST_NOT_ACCEPTED)),
@@ -138,9 +148,13 @@ mod tests {
         for (kind, expected) in rows {
             assert_eq!(verdict(&Facts { kind, deaths: 1, open_lost: false }), expected, "{kind:?}");
             assert_eq!(verdict(&Facts { kind, deaths: 2, open_lost: false }), internal, "{kind:?} twice");
+            let closed = match kind {
+                Kind::Close => Verdict::Closed,
+                _ => Verdict::Synthesize(Status::FILE_CLOSED),
+            };
             assert_eq!(
                 verdict(&Facts { kind, deaths: 1, open_lost: true }),
-                Verdict::Synthesize(Status::FILE_CLOSED),
+                closed,
                 "{kind:?} on a lost Open"
             );
         }

@@ -343,6 +343,18 @@ fn another_file_under_the_name_loses_that_open_alone() {
 }
 
 #[test]
+fn a_close_that_deleted_the_file_has_succeeded() {
+    let (mut rig, file) = at_work("alice");
+    rig.nodes[0].habits.swallows.push(Command::CLOSE);
+    let close = encode::close(&rig.header(Command::CLOSE, 0), 1, file);
+    let id = rig.send(&[close])[0];
+    rig.disk.borrow_mut().remove("file");
+    rig.fail_over();
+    assert_eq!(status(&rig, id), Status::SUCCESS);
+    assert_eq!(rig.files.borrow().opens(), 0);
+}
+
+#[test]
 fn a_node_down_before_it_has_said_a_word_is_never_noticed() {
     let mut rig = Rig::new();
     rig.nodes[0].habits.mute.push(Command::NEGOTIATE);
