@@ -6,13 +6,12 @@ use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
     copy::{Copy, Fault, Way, Who},
-    node::USER,
 };
 
 const PLAIN: Who = Who { protection: "plain", ..Who::SIGNED };
 
 const fn signed(dialect: &'static str) -> Who {
-    Who { dialect, user: Some(USER), protection: "sign" }
+    Who { dialect, ..Who::SIGNED }
 }
 
 pub(super) const CASES: &[Case] = &[
@@ -57,6 +56,18 @@ pub(super) const CASES: &[Case] = &[
         shows: "the same on SMB 2.0.2",
         soak: 5,
         run: |scale| crash(scale, &signed("SMB2_02")),
+    },
+    Case {
+        name: "crash-3.1.1-multi-protocol",
+        shows: "the same for a client that begins with an SMB1 NEGOTIATE, as Windows does",
+        soak: 2,
+        run: |scale| crash(scale, &Who { multi_protocol: true, ..Who::SIGNED }),
+    },
+    Case {
+        name: "crash-2.0.2-multi-protocol",
+        shows: "the same where the answer to the SMB1 NEGOTIATE settles the dialect",
+        soak: 2,
+        run: |scale| crash(scale, &Who { multi_protocol: true, ..signed("SMB2_02") }),
     },
 ];
 

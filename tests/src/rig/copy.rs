@@ -25,18 +25,21 @@ pub(crate) struct Who {
     pub(crate) user: Option<&'static str>,
     /// `sign`, `plain` or `encrypt`.
     pub(crate) protection: &'static str,
+    /// Begins with an SMB1 NEGOTIATE, as Windows does (MS-SMB2 3.3.5.3).
+    pub(crate) multi_protocol: bool,
 }
 
 impl Who {
-    pub(crate) const SIGNED: Self = Self { dialect: "SMB3_11", user: Some(USER), protection: "sign" };
-    pub(crate) const GUEST: Self = Self { dialect: "SMB3_11", user: None, protection: "plain" };
+    pub(crate) const SIGNED: Self =
+        Self { dialect: "SMB3_11", user: Some(USER), protection: "sign", multi_protocol: false };
+    pub(crate) const GUEST: Self = Self { user: None, protection: "plain", ..Self::SIGNED };
 
     /// smbclient's words for it.
     pub(crate) fn arguments(&self) -> Vec<String> {
         let mut words = vec![
             "-m".into(),
             self.dialect.into(),
-            "--option=client min protocol=SMB2_02".into(),
+            format!("--option=client min protocol={}", if self.multi_protocol { "NT1" } else { "SMB2_02" }),
             format!("--client-protection={}", if self.user.is_none() { "off" } else { self.protection }),
         ];
         if self.user.is_some() && self.protection == "plain" {

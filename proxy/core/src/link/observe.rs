@@ -52,7 +52,7 @@ impl Link {
         }
     }
 
-    fn observe_negotiate(&mut self, status: Status, msg: &[u8]) {
+    pub(super) fn observe_negotiate(&mut self, status: Status, msg: &[u8]) {
         if status.is_success() && !self.conn.response(msg) {
             self.out.event(Event::NotUnderstood);
         }

@@ -167,7 +167,13 @@ impl Link {
             }
             return true;
         }
-        let Some(request) = self.requests.remove(header.message_id) else { return true };
+        let Some(request) = self.requests.remove(header.message_id) else {
+            if header.command == Command::NEGOTIATE {
+                // The answer to an SMB1 NEGOTIATE, which is no request of SMB2 (MS-SMB2 3.3.5.3).
+                self.observe_negotiate(Status(header.status), msg);
+            }
+            return true;
+        };
         if changes_state(header.command) && self.is_believable(&request, header, msg) {
             self.observe(&request, header, msg);
         }
