@@ -57,7 +57,7 @@ pub struct Assignment {
 enum State {
     Searching { since: Instant, next: Instant, cause: Cause },
     Serving,
-    Verifying { token: Token, since: Instant },
+    Verifying { token: Token, since: Instant, again: Option<Instant> },
     Stuck(Stuck),
     Storing { token: Token, next: Assignment, cause: Cause },
 }
@@ -124,7 +124,8 @@ impl Fleet {
         match &self.state {
             State::Searching { next, .. } => Some(*next),
             State::Stuck(stuck) => stuck.retry,
-            State::Serving | State::Verifying { .. } | State::Storing { .. } => None,
+            State::Verifying { again, .. } => *again,
+            State::Serving | State::Storing { .. } => None,
         }
     }
 
@@ -153,7 +154,7 @@ impl Fleet {
         }
         match loss {
             LegLoss::Refused => self.node_died(now, node),
-            LegLoss::Closed | LegLoss::Silent => self.verify(node, now),
+            LegLoss::Closed | LegLoss::Silent => self.verify(node, now, self.config.same_node_probe),
         }
     }
 
@@ -194,20 +195,24 @@ impl Fleet {
             }
             return;
         }
-        let State::Verifying { token: expected, since } = self.state else { return };
+        let State::Verifying { token: expected, since, .. } = self.state else { return };
         if expected != token {
             return;
         }
-        if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
-            entry.report(now, report);
-        }
+        // The regular probe speaks for the node too: one that is slow to accept is not silent.
+        let entry = self.nodes.get(usize::from(node.0));
+        let answers = entry.is_some_and(|entry| entry.has_answered_since(since));
+        let late = now >= since + self.config.silence_after && !answers;
         match report {
             ProbeReport::Answer => self.assign_again(node),
             ProbeReport::Refused => self.node_died(now, node),
-            // Between dying and refusing a host may close what it accepts.
-            ProbeReport::Closed if now >= since + self.config.silence_after => self.node_died(now, node),
-            ProbeReport::Silent if now >= since + self.config.silence_after => self.node_silent(now, node),
-            ProbeReport::Closed | ProbeReport::Silent => self.verify(node, since),
+            // A host that closes what it accepts may be dying, or busy: it proves nothing.
+            ProbeReport::Closed | ProbeReport::Silent if late => self.node_silent(now, node),
+            ProbeReport::Silent => self.verify(node, since, SEARCH_TIMEOUT),
+            ProbeReport::Closed => {
+                self.state =
+                    State::Verifying { token, since, again: Some(now + self.config.search_interval) };
+            }
         }
     }
 
@@ -268,6 +273,12 @@ impl Fleet {
                     self.ask_all();
                 }
             }
+            State::Verifying { since, again: Some(at), .. } if now >= *at => {
+                let since = *since;
+                if let Some(node) = self.current.map(|a| a.node) {
+                    self.verify(node, since, SEARCH_TIMEOUT);
+                }
+            }
             State::Stuck(stuck) if stuck.retry.is_some_and(|at| now >= at) => {
                 stuck.retry = None;
                 self.fence();
@@ -282,10 +293,10 @@ impl Fleet {
     }
 
     /// Asks the node afresh whether it lives.
-    fn verify(&mut self, node: NodeId, since: Instant) {
+    fn verify(&mut self, node: NodeId, since: Instant, timeout: Duration) {
         let token = self.token();
-        self.state = State::Verifying { token, since };
-        self.effects.push_back(FleetEffect::Verify { node, token, timeout: self.config.same_node_probe });
+        self.state = State::Verifying { token, since, again: None };
+        self.effects.push_back(FleetEffect::Verify { node, token, timeout });
     }
 
     /// It lives: only connections were lost.

@@ -71,6 +71,11 @@ impl Node {
         }
     }
 
+    /// Whether the regular probe had an answer since then.
+    pub(super) fn has_answered_since(&self, since: Instant) -> bool {
+        self.last_answer.is_some_and(|at| at > since)
+    }
+
     /// Silent for long enough to be called so.
     pub(super) fn is_silent(&self, now: Instant, after: Duration) -> bool {
         self.unanswered_since.is_some_and(|since| now >= since + after)

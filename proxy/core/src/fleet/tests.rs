@@ -113,6 +113,51 @@ fn a_lost_leg_is_not_a_lost_node() {
     assert!(rig.effects().is_empty());
 }
 
+/// Lets the fresh connections of a verification come to nothing for 10 s; returns what else the Fleet wants then.
+fn verify_in_vain(rig: &mut Rig, report: ProbeReport, probe_answers: bool) -> Vec<FleetEffect> {
+    let (generation, end) = (rig.generation(), rig.now + Duration::from_secs(10));
+    rig.fleet.handle_leg_lost(rig.now, A, generation, LegLoss::Closed);
+    let mut asked = 0;
+    while rig.now < end {
+        let effects = rig.effects();
+        match effects[..] {
+            [FleetEffect::Verify { node: A, token, timeout }] => {
+                asked += 1;
+                rig.now += if report == ProbeReport::Silent { timeout } else { Duration::ZERO };
+                if probe_answers {
+                    rig.probe(A, ProbeReport::Answer);
+                }
+                rig.fleet.handle_verify(rig.now, A, token, report);
+            }
+            [] => {
+                rig.now = rig.fleet.poll_timeout().expect("something must happen");
+                rig.fleet.handle_timeout(rig.now);
+            }
+            _ => return effects,
+        }
+    }
+    assert!(asked <= 101, "a node that closes is not asked in a circle: {asked}");
+    Vec::new()
+}
+
+#[test]
+fn a_node_too_busy_for_a_fresh_connection_is_not_silent() {
+    for report in [ProbeReport::Silent, ProbeReport::Closed] {
+        let mut rig = Rig::serving(FenceMode::Fence);
+        let effects = verify_in_vain(&mut rig, report, true);
+        assert!(effects.is_empty(), "{report:?}: {effects:?}");
+    }
+}
+
+#[test]
+fn a_node_that_only_closes_is_no_more_dead_than_a_silent_one() {
+    for report in [ProbeReport::Silent, ProbeReport::Closed] {
+        let mut rig = Rig::serving(FenceMode::None);
+        let effects = verify_in_vain(&mut rig, report, false);
+        assert!(matches!(effects[..], [FleetEffect::NodeSilent { node: A, .. }]), "{report:?}: {effects:?}");
+    }
+}
+
 #[test]
 fn one_slow_reply_is_no_death_and_silence_without_fence_moves_nobody() {
     let mut rig = Rig::serving(FenceMode::None);
