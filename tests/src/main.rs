@@ -80,7 +80,6 @@ fn obey(order: &Order) -> Result<()> {
         }
         Order::Demo { mib } => {
             require_root()?;
-            let _janitor = Janitor::start()?;
             demo::run(*mib)
         }
         Order::Run { filter, mib } => {
