@@ -1,6 +1,6 @@
 //! What a Link's news look like in log and metrics.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use understudy_core::{
     effect::CloseReason,
@@ -71,12 +71,11 @@ fn why_unprotected(protection: Protection) -> &'static str {
 
 fn takeover(shared: &Shared, link: LinkId, client: SocketAddr, report: &TakeoverReport) {
     shared.metrics.takeover(report);
+    let rounded = |took: Duration| (took.as_secs_f64() * 10_000.0).round() / 10.0;
     let ms = |phase: Phase| {
-        let took =
-            report.phases.iter().find(|(p, _)| *p == phase).map_or(0.0, |(_, took)| took.as_secs_f64());
-        (took * 10_000.0).round() / 10.0
+        report.phases.iter().find(|(p, _)| *p == phase).map_or(0.0, |(_, took)| rounded(*took))
     };
-    let total: f64 = Phase::ALL.iter().map(|phase| ms(*phase)).sum();
+    let total = rounded(report.phases.iter().map(|(_, took)| *took).sum());
     let fields = [
         ("from", shared.node_name(report.from).to_owned()),
         ("to", report.to.map_or("none", |node| shared.node_name(node)).to_owned()),
