@@ -34,7 +34,9 @@ pub(crate) fn run(mib: u64) -> Result<()> {
     println!(
         "Both copies are whole. All that the client noticed of two dead servers: {down} ms and {up} ms of waiting."
     );
-    println!("The site is taken down again; nothing of it is left.");
+    if std::env::var_os("KEEP").is_none() {
+        println!("The site is taken down again; nothing of it is left.");
+    }
     Ok(())
 }
 
