@@ -13,7 +13,7 @@ use smb_parse::{
 
 use super::{
     Attached, Link, State,
-    answer::{body, changes_state, response_header},
+    answer::{Check, body, changes_state, response_header},
     request::{Chain, Interim, Request},
 };
 use crate::{
@@ -182,9 +182,14 @@ impl Link {
 
     /// The answer of ours to a request that the node got as an ECHO, with the credits that the ECHO brought.
     fn answer_filled(&mut self, header: &Header) {
-        let Some(request) = self.requests.remove(header.message_id) else { return };
-        let status = request.filler.unwrap_or(Status::NOT_SUPPORTED);
+        let Some(mut request) = self.requests.remove(header.message_id) else { return };
+        let mut status = request.filler.unwrap_or(Status::NOT_SUPPORTED);
         self.credits.granted(header.credits);
+        if self.check_signature(&request.header, &mut request.msg.to_vec()) == Check::Refused {
+            self.out.event(Event::SignatureRefused);
+            request.header.flags = request.header.flags.without(Flags::SIGNED);
+            status = Status::ACCESS_DENIED;
+        }
         let msg = encode::error_response(&response_header(&request, status, header.credits));
         self.answer(&request, msg);
     }

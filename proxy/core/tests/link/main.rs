@@ -316,6 +316,24 @@ fn what_must_not_reach_a_node_is_replaced_by_an_echo() {
 }
 
 #[test]
+fn an_answer_of_ours_is_signed_only_if_the_request_was_signed_rightly() {
+    let (mut rig, file) = at_work("alice");
+    let params = IoctlParams {
+        ctl_code: fsctl::QUERY_NETWORK_INTERFACE_INFO,
+        file_id: FileId::ALL_ONES,
+        input: &[],
+        max_output: 4096,
+    };
+    let mut frame = rig.seal(&[encode::ioctl(&rig.header(Command::IOCTL, 0), &params)]);
+    frame[PREFIX + 48] ^= 1;
+    rig.send_raw(&frame);
+    let header = rig.answer(header_of(&frame).message_id).0;
+    assert_eq!(Status(header.status), Status::ACCESS_DENIED);
+    assert!(!header.flags.contains(Flags::SIGNED));
+    assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS, "the connection goes on");
+}
+
+#[test]
 fn while_no_node_serves_an_echo_is_answered_and_the_deadline_holds() {
     let (mut rig, file) = at_work("alice");
     rig.crash();
