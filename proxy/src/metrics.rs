@@ -220,4 +220,23 @@ mod tests {
         }
         assert!(page.contains("understudy_sessions{protection=\"ntlm\"} 0"));
     }
+
+    #[test]
+    fn the_readme_names_every_series() {
+        let readme = include_str!("../../README.md");
+        let metrics = Metrics::new().unwrap();
+        for two in [&metrics.messages, &metrics.leg_losses] {
+            two.with_label_values(&["a", "b"]).inc();
+        }
+        for one in [&metrics.opens, &metrics.requests] {
+            one.with_label_values(&["a"]).inc();
+        }
+        for one in [&metrics.node_health, &metrics.node_active, &metrics.node_dirty] {
+            one.with_label_values(&["a"]).set(1);
+        }
+        for family in metrics.registry.gather() {
+            let short = family.name().trim_start_matches("understudy_");
+            assert!(readme.contains(&format!("`{short}")), "{short}");
+        }
+    }
 }

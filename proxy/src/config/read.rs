@@ -467,4 +467,44 @@ listen = "127.0.0.1:9645"
         let mistakes = parse("listen = \"a\"\n[[nodes\n", false).unwrap_err();
         assert_eq!(mistakes[0].line, Some(2));
     }
+
+    /// The annotated configuration of the README.
+    fn sample() -> &'static str {
+        let readme = include_str!("../../../README.md");
+        readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap()
+    }
+
+    #[test]
+    fn the_readme_shows_the_defaults() {
+        let bare = "listen = \"10.0.0.100:445\"\n[[nodes]]\nname = \"samba-0\"\naddress = \"10.0.0.10:445\"\n\
+                    [[nodes]]\nname = \"samba-1\"\naddress = \"10.0.0.11:445\"\n\
+                    [store]\nurl = \"file:/var/lib/understudy\"\n";
+        assert_eq!(
+            format!("{:?}", parse(sample(), false).unwrap()),
+            format!("{:?}", parse(bare, false).unwrap())
+        );
+    }
+
+    #[test]
+    fn the_readme_shows_every_key_and_none_that_is_not() {
+        let uncommented = sample().replace("\n# ", "\n");
+        parse(&uncommented, false).unwrap();
+        let known = |text: &str| -> Vec<String> {
+            let mistakes = parse(text, false).unwrap_err();
+            let list = mistakes.iter().find_map(|m| m.remedy.strip_prefix("known here: ")).unwrap();
+            list.split(", ").map(ToOwned::to_owned).collect()
+        };
+        for key in known("never-a-key = 1") {
+            let table = format!("[{key}]");
+            if !uncommented.contains(&table) {
+                assert!(uncommented.contains(&format!("\n{key} = ")) || key == "listen", "{key}");
+            } else if key != "nodes" {
+                for inner in known(&format!("{table}\nnever-a-key = 1")) {
+                    let section = uncommented.split(&table).nth(1).unwrap();
+                    let section = section.split("\n[").next().unwrap();
+                    assert!(section.contains(&format!("\n{inner} = ")), "{table} {inner}");
+                }
+            }
+        }
+    }
 }
