@@ -75,9 +75,13 @@ fn act(rig: &mut Rig, number: usize, way: Way, len: u64) -> Result<Outcome> {
         say(begun, &format!("{name} is killed now (kill -9 of all its processes), at {done} MiB"));
         Ok(())
     });
-    let outcome = copy.run(rig, vec![kill]).map_err(|error| explained(rig, error))?;
+    // Some way on, the takeover is in the log.
+    let tell = Fault::at(len / 3 + len / 8, |rig| {
+        say(begun, &takeover(rig)?);
+        Ok(())
+    });
+    let outcome = copy.run(rig, vec![kill, tell]).map_err(|error| explained(rig, error))?;
     let dead = dead.context("no node was killed")?;
-    say(begun, &takeover(rig)?);
     say(begun, "the copy is complete, and smbclient ends with exit status 0");
     let made = connections(rig)? - before;
     ensure!((made - 1.0).abs() < f64::EPSILON, "the client made {made} TCP connections, not one");
@@ -105,7 +109,7 @@ fn takeover(rig: &Rig) -> Result<String> {
     let record = log.iter().rfind(|r| r["message"] == "taken over").context("no takeover was logged")?;
     let number = |field: &str| record[field].as_f64().unwrap_or_default();
     Ok(format!(
-        "{} has taken over, in {:.0} ms: {}, {}, {} sent again",
+        "{} has taken over, in {:.0} ms ({}, {}, {} sent again), and the copy goes on",
         record["to"].as_str().unwrap_or("?"),
         number("total_ms"),
         many(number("sessions"), "session"),
