@@ -13,6 +13,7 @@ use understudy_core::auth::{
     keys::NtHash,
     smbpasswd::{LineError, Smbpasswd},
 };
+use zeroize::Zeroizing;
 
 /// Why the file cannot be used.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ fn load(path: &Path) -> Result<(Stamp, Smbpasswd), FileError> {
     if meta.mode() & 0o007 != 0 {
         return Err(FileError::TooOpen(meta.mode() & 0o7777));
     }
-    let text = fs::read_to_string(path).map_err(FileError::Unreadable)?;
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(FileError::Unreadable)?);
     let users = Smbpasswd::parse(&text).map_err(FileError::Lines)?;
     Ok((Stamp::of(&meta), users))
 }
