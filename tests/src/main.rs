@@ -1,6 +1,7 @@
 //! End-to-end tests of Understudy against real Samba, in network namespaces of their own.
 
 mod cases;
+mod client;
 mod demo;
 mod rig;
 mod soak;

@@ -1,6 +1,7 @@
 //! The cases: each builds its own site, and shows one thing.
 
 mod copies;
+mod messages;
 
 use std::time::Instant;
 
@@ -35,7 +36,7 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    copies::CASES.to_vec()
+    [copies::CASES, messages::CASES].concat()
 }
 
 /// Runs one case and tells of it.

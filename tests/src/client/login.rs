@@ -1,0 +1,210 @@
+//! NEGOTIATE, SESSION_SETUP and TREE_CONNECT.
+
+use std::{fs, io::Read};
+
+use anyhow::{Context, Result, bail, ensure};
+use md4::{Digest, Md4};
+use smb_parse::{
+    cmd::{negotiate, session_setup},
+    encode::{self, NegotiateParams, SessionSetupParams},
+    header::{Command, Header, Status},
+};
+use understudy_core::{
+    auth::{Identity, Kind, Login, keys::NtHash},
+    crypto::{
+        Dialect, kdf,
+        preauth::Preauth,
+        signing::{SigningAlg, SigningKey},
+    },
+    random::Random,
+};
+
+use super::{At, Client, Draft, Session};
+use crate::rig::{
+    net::FLOATING,
+    node::{PASSWORD, STRANGER, USER},
+};
+
+/// `SMB2_NEGOTIATE_SIGNING_ENABLED` (MS-SMB2 2.2.3).
+const SIGNING_ENABLED: u16 = 1;
+/// `SMB2_NEGOTIATE_SIGNING_REQUIRED`.
+const SIGNING_REQUIRED: u16 = 2;
+/// `SMB2_GLOBAL_CAP_LEASING` and `SMB2_GLOBAL_CAP_LARGE_MTU` (MS-SMB2 2.2.3).
+const CAPABILITIES: u32 = 0x2 | 0x4;
+
+/// Who logs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum User {
+    Guest,
+    Named(&'static str),
+}
+
+impl User {
+    /// Whom the proxy knows.
+    pub(crate) const KNOWN: Self = Self::Named(USER);
+    /// Whom it does not.
+    pub(crate) const STRANGER: Self = Self::Named(STRANGER);
+}
+
+/// Randomness from the system.
+struct System;
+
+impl Random for System {
+    fn fill(&mut self, buf: &mut [u8]) {
+        fill(buf);
+    }
+}
+
+/// Fills with bytes nobody can foresee; with zeros if the system has none.
+pub(super) fn fill(buf: &mut [u8]) {
+    let _ = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(buf));
+}
+
+impl Client {
+    pub(super) fn negotiate(&mut self) -> Result<()> {
+        let dialect = self.setup.dialect;
+        let newest = dialect == Dialect::SMB311;
+        let mut salt = [0; 32];
+        fill(&mut salt);
+        let params = NegotiateParams {
+            dialects: &[dialect.0],
+            security_mode: self.security_mode(),
+            capabilities: if dialect > Dialect::SMB202 { CAPABILITIES } else { 0 },
+            client_guid: self.setup.client_guid,
+            preauth_salt: &salt,
+            ciphers: &[],
+            signing_algs: if newest { &[2, 1, 0] } else { &[] },
+            netname: None,
+        };
+        let draft = self.draft(At::default(), Command::NEGOTIATE, 1, |header| {
+            let mut header = *header;
+            header.credit_charge = 0;
+            encode::negotiate(&header, &params)
+        })?;
+        self.preauth.update(&draft.bytes);
+        let answer = self.exchange(&draft)?;
+        ensure!(answer.0.status == Status::SUCCESS.0, "NEGOTIATE: {:#x}", answer.0.status);
+        self.preauth.update(&answer.1);
+        let response = negotiate::Response::parse(&answer.1)?;
+        ensure!(response.dialect_revision == dialect.0, "got dialect {:#x}", response.dialect_revision);
+        self.signing = match dialect {
+            d if d < Dialect::SMB300 => SigningAlg::HmacSha256,
+            _ => response
+                .contexts()
+                .filter_map(Result::ok)
+                .find_map(|context| match context {
+                    negotiate::Context::Signing { algorithms } => {
+                        algorithms.iter().next().and_then(SigningAlg::from_wire)
+                    }
+                    _ => None,
+                })
+                .unwrap_or(SigningAlg::AesCmac),
+        };
+        Ok(())
+    }
+
+    /// A new session; its id.
+    pub(crate) fn login(&mut self, user: User) -> Result<u64> {
+        let (identity, hash) = credentials(user);
+        let mut login = Login::new(&identity, hash, true);
+        let mut preauth = self.preauth.clone();
+        let mut token = login.start();
+        let mut session = 0;
+        loop {
+            let draft = self.setup_draft(session, &token, &mut preauth)?;
+            let (header, msg) = self.exchange(&draft)?;
+            session = header.session_id;
+            let response = session_setup::Response::parse(&msg);
+            match Status(header.status) {
+                Status::MORE_PROCESSING_REQUIRED => {
+                    preauth.update(&msg);
+                    token = login.step(response?.security_buffer, &mut System)?;
+                }
+                Status::SUCCESS => {
+                    let flags = response?.session_flags;
+                    let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
+                    ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
+                    let key = login.session_key().filter(|_| !guest).map(|key| {
+                        let bytes = kdf::signing_key(self.setup.dialect, key, &preauth.value());
+                        SigningKey::new(self.signing, bytes)
+                    });
+                    if let Some(key) = &key {
+                        ensure!(
+                            key.verify_mut(&mut msg.clone()),
+                            "the login's last answer is signed wrongly"
+                        );
+                    }
+                    // In 3.1.1 TREE_CONNECT is signed by whoever can; the rest of the dialects may leave it.
+                    let key = key.filter(|_| self.setup.signing || self.setup.dialect == Dialect::SMB311);
+                    self.sessions.insert(session, Session { key });
+                    return Ok(session);
+                }
+                status => bail!("SESSION_SETUP as {user:?}: {status:x?}"),
+            }
+        }
+    }
+
+    /// Session and share at once.
+    pub(crate) fn enter(&mut self, user: User, share: &str) -> Result<At> {
+        let session = self.login(user)?;
+        self.tree(session, share)
+    }
+
+    /// TREE_CONNECT.
+    pub(crate) fn tree(&mut self, session: u64, share: &str) -> Result<At> {
+        let path = utf16(&format!("\\\\{FLOATING}\\{share}"));
+        let at = At { session, tree: 0 };
+        let answer = self
+            .call(at, Command::TREE_CONNECT, 1, |header| encode::tree_connect(header, &path))?
+            .success()?;
+        Ok(At { session, tree: answer.header.tree_id().context("no TreeId")? })
+    }
+
+    fn setup_draft(&mut self, session: u64, token: &[u8], preauth: &mut Preauth) -> Result<Draft> {
+        let params = SessionSetupParams {
+            flags: 0,
+            security_mode: u8::try_from(self.security_mode())?,
+            capabilities: 0,
+            previous_session_id: 0,
+            token,
+        };
+        let at = At { session, tree: 0 };
+        let draft =
+            self.draft(at, Command::SESSION_SETUP, 1, |header| encode::session_setup(header, &params))?;
+        preauth.update(&draft.bytes);
+        Ok(draft)
+    }
+
+    /// Sends as it is, waits, checks no signature.
+    fn exchange(&mut self, draft: &Draft) -> Result<(Header, Vec<u8>)> {
+        self.post(draft)?;
+        let id = draft.ids.first().copied().context("an empty draft")?;
+        let answer = self.wait(id)?;
+        Ok((answer.header, answer.msg))
+    }
+
+    fn security_mode(&self) -> u16 {
+        if self.setup.signing { SIGNING_ENABLED | SIGNING_REQUIRED } else { SIGNING_ENABLED }
+    }
+}
+
+fn credentials(user: User) -> (Identity, Option<NtHash>) {
+    let identity = |user: &str, kind| Identity {
+        user: user.to_owned(),
+        domain: "TESTGROUP".to_owned(),
+        workstation: "CLIENT".to_owned(),
+        kind,
+    };
+    match user {
+        User::Guest => (identity("visitor", Kind::Guest), None),
+        User::Named(name) => {
+            let hash = NtHash::new(Md4::digest(utf16(PASSWORD)).into());
+            (identity(name, Kind::Ntlm), Some(hash))
+        }
+    }
+}
+
+/// UTF-16LE.
+pub(crate) fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
