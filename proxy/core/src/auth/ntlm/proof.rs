@@ -82,28 +82,32 @@ pub(crate) enum Side {
     Server,
 }
 
-/// The first NTLM message signature of a side with extended session security and 128-bit keys (MS-NLMP 3.4.4.2): what
-/// SPNEGO uses as mechListMIC.
-pub(crate) fn first_signature(key: &SessionKey, side: Side, exchanged: bool, data: &[u8]) -> [u8; 16] {
-    let (sign, seal): (&[u8], &[u8]) = match side {
-        Side::Client => (
+/// The keys by which a side signs and seals, with extended session security and 128-bit keys (MS-NLMP 3.4.5.2, 3.4.5.3).
+fn side_keys(key: &SessionKey, side: Side) -> [Zeroizing<[u8; 16]>; 2] {
+    let magic: [&[u8]; 2] = match side {
+        Side::Client => [
             b"session key to client-to-server signing key magic constant\0",
             b"session key to client-to-server sealing key magic constant\0",
-        ),
-        Side::Server => (
+        ],
+        Side::Server => [
             b"session key to server-to-client signing key magic constant\0",
             b"session key to server-to-client sealing key magic constant\0",
-        ),
+        ],
     };
-    let derive = |magic: &[u8]| {
+    magic.map(|magic| {
         Zeroizing::new(<[u8; 16]>::from(Md5::new().chain_update(key.bytes()).chain_update(magic).finalize()))
-    };
+    })
+}
+
+/// The first NTLM message signature of a side (MS-NLMP 3.4.4.2): what SPNEGO uses as mechListMIC.
+pub(crate) fn first_signature(key: &SessionKey, side: Side, exchanged: bool, data: &[u8]) -> [u8; 16] {
+    let [sign, seal] = side_keys(key, side);
     let sequence = [0; 4];
-    let mac = hmac_md5(&*derive(sign), &[&sequence, data]);
+    let mac = hmac_md5(&*sign, &[&sequence, data]);
     let mut sum = [0; 8];
     sum.copy_from_slice(mac.get(..8).unwrap_or(&[0; 8]));
     if exchanged {
-        rc4(&*derive(seal), &mut sum);
+        rc4(&*seal, &mut sum);
     }
     let mut out = [0; 16];
     out[..4].copy_from_slice(&1_u32.to_le_bytes());
@@ -138,6 +142,36 @@ mod tests {
         let key =
             exported_key(&proof, true, &hex("c5 da d2 54 4f c9 79 90 94 ce 1c e9 0b c9 d0 3e")).unwrap();
         assert_eq!(key.bytes(), [0x55; 16]);
+    }
+
+    /// The example of MS-NLMP 4.2.4.4. There the stream seals the text first, and the checksum behind it.
+    #[test]
+    fn the_specifications_signature() {
+        let key = SessionKey::new(&[0x55; 16]);
+        let [sign, seal] = side_keys(&key, Side::Client);
+        assert_eq!(sign.to_vec(), hex("47 88 dc 86 1b 47 82 f3 5d 43 fd 98 fe 1a 2d 39"));
+        assert_eq!(seal.to_vec(), hex("59 f6 00 97 3c c4 96 0a 25 48 0a 7c 19 6e 4c 58"));
+        let text = utf16("Plaintext");
+        let plain = first_signature(&key, Side::Client, false, &text);
+        assert_eq!(plain[4..12], hex("70 35 28 51 f2 56 43 09"));
+        let mut stream = [&text[..], &plain[4..12]].concat();
+        rc4(&*seal, &mut stream);
+        assert_eq!(
+            stream,
+            hex("54 e5 01 65 bf 19 36 dc 99 60 20 c1 81 1b 0f 06 fb 5f 7f b3 8e c5 c5 5d 49 76")
+        );
+    }
+
+    /// The two sides sign by different keys, and what is sent sealed is not what is signed.
+    #[test]
+    fn a_signature_is_of_its_side() {
+        let key = SessionKey::new(&[0x55; 16]);
+        let all = [(Side::Client, true), (Side::Client, false), (Side::Server, true), (Side::Server, false)]
+            .map(|(side, exchanged)| first_signature(&key, side, exchanged, b"list"));
+        for (at, one) in all.iter().enumerate() {
+            assert_eq!((&one[..4], &one[12..]), (&[1, 0, 0, 0][..], &[0; 4][..]));
+            assert!(!all[at + 1..].contains(one));
+        }
     }
 
     #[test]
