@@ -1,0 +1,231 @@
+//! Everything in the core that reads bytes of a login, fed with noise and with damaged messages: whatever comes, nothing
+//! panics, and nothing is believed.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a recording that cannot be read stops the test")]
+
+mod support;
+
+use proptest::prelude::*;
+use smb_parse::{
+    cmd::session_setup,
+    encode,
+    header::{Command, Header},
+};
+use support::{part, recording};
+use understudy_core::{
+    auth::{
+        Credentials, Identity, Kind, Login, LoginObserver,
+        keys::{NtHash, SessionKey},
+        ntlm::message::{self, Authenticate, Challenge},
+        smbpasswd::Smbpasswd,
+        spnego,
+    },
+    crypto::signing::{SigningAlg, SigningKey},
+    random::Random,
+};
+
+struct Known(NtHash);
+
+impl Credentials for Known {
+    fn nt_hash(&self, _domain: &str, _user: &str) -> Option<NtHash> {
+        Some(self.0.clone())
+    }
+
+    fn configured(&self) -> bool {
+        true
+    }
+}
+
+struct Zeros;
+
+impl Random for Zeros {
+    fn fill(&mut self, buf: &mut [u8]) {
+        buf.fill(0);
+    }
+}
+
+/// Security buffers of both sides, raw and wrapped.
+fn tokens() -> Vec<Vec<u8>> {
+    let windows = recording(include_str!("data/windows-3.1.1-cmac.txt"));
+    let nlmp = recording(include_str!("data/ms-nlmp-4.2.4.txt"));
+    let mut tokens: Vec<_> = (windows.iter())
+        .filter_map(|(name, msg)| match *name {
+            "session-setup-request" => Some(session_setup::Request::parse(msg).unwrap().security_buffer),
+            "session-setup-response" => Some(session_setup::Response::parse(msg).unwrap().security_buffer),
+            _ => None,
+        })
+        .map(<[u8]>::to_vec)
+        .collect();
+    tokens.extend(["challenge", "authenticate"].map(|name| part(&nlmp, name).to_vec()));
+    tokens.push(spnego::response(part(&nlmp, "challenge"), Some(&[7; 16])));
+    tokens
+}
+
+/// A token with some bytes changed, cut somewhere.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let tokens = tokens();
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
+    (0..tokens.len(), changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
+        move |(which, changes, cut, whole)| {
+            let mut token = tokens[which].clone();
+            for (at, byte) in changes {
+                let at = at.index(token.len());
+                token[at] = byte;
+            }
+            if !whole {
+                token.truncate(cut.index(token.len()));
+            }
+            token
+        },
+    )
+}
+
+/// Noise that may begin like one of the formats.
+fn noise() -> impl Strategy<Value = Vec<u8>> {
+    const STARTS: [&[u8]; 6] =
+        [b"", b"\x60", b"\xa0", b"\xa1", b"NTLMSSP\0\x02\0\0\0", b"NTLMSSP\0\x03\0\0\0"];
+    let start = prop::sample::select(&STARTS[..]);
+    (start, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(start, rest)| [start, &rest].concat())
+}
+
+/// Through every reader.
+fn read(token: &[u8]) {
+    let unwrapped = spnego::unwrap(token);
+    for inner in [Some(token), unwrapped.token].into_iter().flatten() {
+        let _ = (message::message_type(inner), Challenge::parse(inner));
+        if let Some(answer) = Authenticate::parse(inner) {
+            let _ = (answer.proof(), answer.has_mic(), answer.is_anonymous());
+        }
+    }
+    for kind in [Kind::Ntlm, Kind::Guest, Kind::Anonymous] {
+        for wrapped in [false, true] {
+            let mut login = login(kind, wrapped);
+            login.start();
+            let _ = login.step(token, &mut Zeros);
+            let _ = login.finish(token);
+        }
+    }
+}
+
+fn login(kind: Kind, wrapped: bool) -> Login {
+    let name = "User".to_owned();
+    let identity = Identity { user: name.clone(), domain: name.clone(), workstation: name, kind };
+    Login::new(&identity, Some(NtHash::new([1; 16])), wrapped)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_reader_panics_at_noise(token in noise()) {
+        read(&token);
+    }
+
+    #[test]
+    fn no_reader_panics_at_damage(token in damaged()) {
+        read(&token);
+    }
+
+    /// Whatever the two sides say, a key comes only with the proof: the hash of nobody proves nothing.
+    #[test]
+    fn an_observer_believes_no_one_without_proof(client in prop::collection::vec(damaged(), 0..3), server in damaged(), flags in 0..8_u16) {
+        let mut observer = LoginObserver::default();
+        observer.server_token(&server);
+        client.iter().for_each(|token| observer.client_token(token));
+        let outcome = observer.finish(flags, &Known(NtHash::new([1; 16])));
+        if let Ok(derived) = outcome.result {
+            prop_assert!(derived.session_key.is_none() && derived.kind != Kind::Ntlm);
+        }
+    }
+
+    #[test]
+    fn no_smbpasswd_panics(text in "(?s).{0,200}") {
+        let _ = Smbpasswd::parse(&text);
+    }
+
+    #[test]
+    fn no_line_of_an_smbpasswd_is_quoted(fields in prop::collection::vec("[A-Za-z0-9é\\[\\]]{0,34}", 1..8)) {
+        let line = fields.join(":");
+        if let Err(errors) = Smbpasswd::parse(&line) {
+            let said = format!("{errors:?} {}", errors[0]);
+            for field in fields.iter().filter(|field| field.len() > 20) {
+                prop_assert!(!said.contains(field), "{said}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_is_not_signed_and_does_not_verify(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        for alg in [SigningAlg::HmacSha256, SigningAlg::AesCmac, SigningAlg::AesGmac] {
+            let key = SigningKey::new(alg, [3; 16]);
+            let mut msg = bytes.clone();
+            prop_assert!(!key.verify_mut(&mut msg));
+            prop_assert_eq!(&msg, &bytes);
+            if Header::parse(&bytes).is_err() {
+                key.sign(&mut msg);
+                prop_assert_eq!(&msg, &bytes);
+            }
+        }
+    }
+}
+
+/// Every byte that the proof is made of: the server's challenge, the domain, the proof and its blob.
+#[test]
+fn a_changed_bit_of_the_example_gives_no_key() {
+    let parts = recording(include_str!("data/ms-nlmp-4.2.4.txt"));
+    let hash = NtHash::new(part(&parts, "nt-hash").try_into().unwrap());
+    for (name, range) in [("challenge", 24..32), ("authenticate", 72..84), ("authenticate", 132..216)] {
+        for at in range {
+            let mut observer = LoginObserver::default();
+            for message in ["challenge", "authenticate"] {
+                let mut bytes = part(&parts, message).to_vec();
+                if message == name {
+                    bytes[at] ^= 4;
+                }
+                observer.server_token(&bytes);
+                observer.client_token(&bytes);
+            }
+            let outcome = observer.finish(0, &Known(hash.clone()));
+            assert!(outcome.result.is_err(), "byte {at} of the {name}");
+        }
+    }
+}
+
+#[test]
+fn an_smbpasswd_of_any_cut_is_read_or_refused() {
+    let text = "älice:1000:XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX:0123456789ABCDEF0123456789ABCDEF:[U          ]:LCT-65F0A2B1:\n";
+    for cut in (0..text.len()).filter(|cut| text.is_char_boundary(*cut)) {
+        let found = Smbpasswd::parse(&text[..cut]).map(|file| file.len());
+        // The hash ends at byte 76: with it the user is known, if the flags are whole or not there at all.
+        assert!(matches!(found, Ok(0 | 1) | Err(_)), "{cut}");
+        assert!(cut >= 77 || !matches!(found, Ok(1)), "a cut hash is a hash: {cut}");
+    }
+}
+
+/// No secret of a login can be printed, whoever holds it.
+#[test]
+fn secrets_print_as_stars() {
+    let secret = [0xa7; 16];
+    let shown = |text: String| {
+        assert!(!text.contains("167") && !text.contains("a7") && text.contains("***"), "{text}");
+    };
+    shown(format!("{:?}", SessionKey::new(&secret)));
+    shown(format!("{:?}", NtHash::new(secret)));
+    for alg in [SigningAlg::HmacSha256, SigningAlg::AesCmac, SigningAlg::AesGmac] {
+        shown(format!("{:?}", SigningKey::new(alg, secret)));
+    }
+    let identity =
+        Identity { user: "u".into(), domain: "d".into(), workstation: "w".into(), kind: Kind::Ntlm };
+    shown(format!("{:?}", Login::new(&identity, Some(NtHash::new(secret)), true)));
+    let line = "alice:1:X:A7A7A7A7A7A7A7A7A7A7A7A7A7A7A7A7:[U          ]:LCT-0:";
+    shown(format!("{:?}", Smbpasswd::parse(line).unwrap()));
+}
+
+/// An ECHO is a message: the rule above is not kept by refusing everything.
+#[test]
+fn a_message_is_signed() {
+    let key = SigningKey::new(SigningAlg::AesGmac, [3; 16]);
+    let mut msg = encode::echo(&Header::request(Command::ECHO, 1));
+    key.sign(&mut msg);
+    assert!(key.verify_mut(&mut msg));
+}
