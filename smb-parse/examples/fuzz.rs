@@ -15,9 +15,6 @@ mod corpus;
 mod exercise;
 #[path = "support/mutate.rs"]
 mod mutate;
-#[path = "support/walk.rs"]
-#[allow(dead_code, reason = "shared with the captures example")]
-mod walk;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = env::args().skip(1);

@@ -15,9 +15,6 @@ use smb_parse::{compound::elements, encode, header::Header, patch};
 #[path = "support/corpus.rs"]
 #[allow(dead_code, reason = "shared with the tests")]
 mod corpus;
-#[path = "support/walk.rs"]
-#[allow(dead_code, reason = "shared with the captures example")]
-mod walk;
 
 const ROUNDS: u32 = 7;
 const BATCH: u32 = 1000;
@@ -41,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         });
         let whole = best(round, || {
             for element in elements(black_box(msg)).map_while(Result::ok) {
-                let _ = black_box(walk::walk(&element.header, element.msg, *class, &mut |_| {}));
+                let _ = black_box(smb_parse::walk::walk(&element.header, element.msg, *class, &mut |_| {}));
             }
         });
         let ids = best(round, || {

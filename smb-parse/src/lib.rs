@@ -18,6 +18,7 @@ pub mod info;
 pub mod patch;
 mod read;
 pub mod transform;
+pub mod walk;
 
 pub use crate::{error::ParseError, read::Utf16};
 

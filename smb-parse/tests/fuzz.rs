@@ -7,9 +7,6 @@ mod corpus;
 mod exercise;
 #[path = "../examples/support/mutate.rs"]
 mod mutate;
-#[path = "../examples/support/walk.rs"]
-#[allow(dead_code, reason = "shared")]
-mod walk;
 
 const MESSAGES: usize = 40_000;
 
@@ -31,7 +28,7 @@ fn damage_reaches_both_outcomes() {
     for _ in 0..2_000 {
         let msg = mutate::mutate(&mut rng, &corpus);
         let outcome = smb_parse::header::Header::parse(&msg)
-            .and_then(|header| walk::walk(&header, &msg, Some(37), &mut |_| {}));
+            .and_then(|header| smb_parse::walk::walk(&header, &msg, Some(37), &mut |_| {}));
         *if outcome.is_ok() { &mut good } else { &mut bad } += 1;
     }
     assert!(good > 200 && bad > 200, "the mutator is of no use: {good} good, {bad} bad");

@@ -18,9 +18,6 @@ use smb_parse::{
 mod corpus;
 #[path = "../examples/support/exercise.rs"]
 mod exercise;
-#[path = "../examples/support/walk.rs"]
-#[allow(dead_code, reason = "shared")]
-mod walk;
 
 use corpus::{ask, page};
 

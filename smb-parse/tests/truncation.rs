@@ -1,12 +1,10 @@
 //! Every valid message, whole and cut: whole it parses to the last byte, cut anywhere it is a typed error.
 
-use smb_parse::{ParseError, header::Header};
+use smb_parse::{ParseError, header::Header, walk};
 
 #[path = "../examples/support/corpus.rs"]
 #[allow(dead_code, reason = "shared")]
 mod corpus;
-#[path = "../examples/support/walk.rs"]
-mod walk;
 
 fn read(msg: &[u8], class: Option<u8>) -> Result<(), ParseError> {
     walk::walk(&Header::parse(msg)?, msg, class, &mut |_| {})

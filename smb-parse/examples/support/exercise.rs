@@ -8,9 +8,8 @@ use smb_parse::{
     frame,
     header::{Flags, Header, Status},
     patch, transform,
+    walk::walk,
 };
-
-use super::walk::walk;
 
 macro_rules! every_parser {
     ($msg:expr, $($module:ident: $($kind:ident)+),+) => {
