@@ -12,7 +12,7 @@ export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
 export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
 endif
 
-.PHONY: demo test lint unit e2e soak bench captures fuzz deny setup build
+.PHONY: demo test lint unit e2e soak bench captures tshark fuzz deny setup build
 
 # A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
 demo: setup build
@@ -41,9 +41,14 @@ bench: setup build
 	$(E2E) bench --out $(OUT)/bench
 	cargo run --release --locked --quiet -p smb-parse --example parse_bench
 
-# Parses the captures of a directory (DIR=) and names what the parser does not know.
+# Parses the captures of a directory (DIR=) and names what the parser does not know. ERRORS= says how many messages in
+# them are wrong on purpose.
 captures:
-	cargo run --release --locked --quiet -p smb-parse --example captures -- $(DIR)
+	cargo run --release --locked --quiet -p understudy-e2e -- captures --expect-errors $(or $(ERRORS),0) $(DIR)
+
+# Compares what the parser and tshark say of the captures of a directory (DIR=), message by message.
+tshark:
+	cargo run --release --locked --quiet -p understudy-e2e -- tshark $(DIR)
 
 # Damaged frames, for as many seconds (SECONDS=).
 fuzz:

@@ -5,6 +5,7 @@ mod client;
 mod demo;
 mod rig;
 mod soak;
+mod wire;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -47,6 +48,21 @@ enum Order {
         #[arg(long, default_value = "out/soak")]
         out: PathBuf,
     },
+    /// Parses capture files, or the directories they are in, and names what the parser does not know.
+    Captures {
+        /// Files and directories.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        /// How many messages are wrong on purpose.
+        #[arg(long, default_value_t = 0)]
+        expect_errors: usize,
+    },
+    /// Compares what the parser and tshark say of capture files, message by message.
+    Tshark {
+        /// Files and directories.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
     /// Names the cases and what they show.
     List,
     /// Copies a file down and up while its node is killed, and tells of it.
@@ -83,6 +99,8 @@ fn obey(order: &Order) -> Result<()> {
             require_root()?;
             demo::run(*mib)
         }
+        Order::Captures { paths, expect_errors } => wire::captures::report(paths, *expect_errors),
+        Order::Tshark { paths } => tshark(paths),
         Order::Run { filter, mib } => {
             require_root()?;
             run(filter.as_deref().unwrap_or_default(), &Scale { copy: *mib * MIB, soak: false })
@@ -97,6 +115,17 @@ fn obey(order: &Order) -> Result<()> {
             })
         }
     }
+}
+
+fn tshark(paths: &[PathBuf]) -> Result<()> {
+    let mut all = wire::tshark::Agreement::default();
+    for path in wire::captures::files(paths)? {
+        let agreement = wire::tshark::compare(&path)?;
+        println!("{}: {agreement}", path.display());
+        all.add(agreement);
+    }
+    println!("{all}");
+    all.check()
 }
 
 fn run(filter: &str, scale: &Scale) -> Result<()> {
