@@ -10,7 +10,10 @@
 
 mod support;
 
-use smb_parse::cmd::session_setup;
+use smb_parse::{
+    cmd::session_setup,
+    header::{Flags, Header},
+};
 use support::{part, recording};
 use understudy_core::{
     auth::{
@@ -28,6 +31,8 @@ use understudy_core::{
 };
 
 const WINDOWS: &str = include_str!("data/windows-3.1.1-cmac.txt");
+const GMAC: &str = include_str!("data/samba-3.1.1-gmac.txt");
+const HMAC: &str = include_str!("data/samba-2.1-hmac.txt");
 const NLMP: &str = include_str!("data/ms-nlmp-4.2.4.txt");
 
 /// Knows one user, by any name.
@@ -108,4 +113,56 @@ fn the_published_example_of_ntlm() {
     let derived = outcome.result.unwrap();
     assert_eq!(derived.kind, Kind::Ntlm);
     assert_eq!(derived.session_key.unwrap().bytes(), part(&parts, "session-key"));
+}
+
+/// From the bytes of a login and the user's hash to the key that both sides signed with.
+fn key_of(parts: &[(&str, Vec<u8>)], dialect: Dialect, alg: SigningAlg) -> SigningKey {
+    let (mut observer, mut preauth) = (LoginObserver::default(), Preauth::new());
+    let login = parts.iter().filter(|(name, _)| name.starts_with("negotiate") || name.starts_with("session"));
+    for (name, msg) in login {
+        let is_final = *name == "session-setup-response" && Header::parse(msg).unwrap().status == 0;
+        // The last answer is signed by the key, and cannot be part of it.
+        if !is_final {
+            preauth.update(msg);
+        }
+        match *name {
+            "session-setup-request" => observer.client_token(token(name, msg)),
+            "session-setup-response" => observer.server_token(token(name, msg)),
+            _ => {}
+        }
+    }
+    let outcome = observer.finish(0, &One(array(part(parts, "nt-hash"))));
+    assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("alice", "WORKGROUP"));
+    let session_key = outcome.result.unwrap().session_key.unwrap();
+    SigningKey::new(alg, signing_key(dialect, &session_key, &preauth.value()))
+}
+
+fn all_signatures_are_right(text: &str, dialect: Dialect, alg: SigningAlg) {
+    let parts = recording(text);
+    let key = key_of(&parts, dialect, alg);
+    let mut checked = [0, 0];
+    for (name, msg) in &parts {
+        let Ok(header) = Header::parse(msg) else { continue };
+        if header.flags.contains(Flags::SIGNED) && header.signature != [0; 16] {
+            let mut msg = msg.clone();
+            assert!(key.verify_mut(&mut msg), "{name}, MessageId {}", header.message_id);
+            checked[usize::from(header.is_response())] += 1;
+            // And we would have signed it so.
+            let mut unsigned = msg.clone();
+            unsigned[48..64].fill(0);
+            key.sign(&mut unsigned);
+            assert_eq!(unsigned, msg, "{name}, MessageId {}", header.message_id);
+        }
+    }
+    assert!(checked[0] >= 4 && checked[1] >= 5, "{checked:?} messages were signed");
+}
+
+#[test]
+fn what_samba_signs_by_gmac() {
+    all_signatures_are_right(GMAC, Dialect::SMB311, SigningAlg::AesGmac);
+}
+
+#[test]
+fn what_samba_signs_by_hmac() {
+    all_signatures_are_right(HMAC, Dialect::SMB210, SigningAlg::HmacSha256);
 }
