@@ -2,6 +2,7 @@
 
 mod copies;
 mod messages;
+mod wire;
 
 use std::time::Instant;
 
@@ -36,7 +37,7 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES].concat()
+    [copies::CASES, messages::CASES, wire::CASES].concat()
 }
 
 /// Runs one case and tells of it.

@@ -5,6 +5,7 @@ pub(crate) mod janitor;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;
+pub(crate) mod recorder;
 
 use std::{
     path::{Path, PathBuf},

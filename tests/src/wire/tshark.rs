@@ -33,8 +33,8 @@ pub(crate) struct Agreement {
     pub(crate) fields: usize,
     /// Messages by command.
     pub(crate) commands: BTreeMap<u16, usize>,
-    /// Create contexts by their tags, in requests and answers.
-    pub(crate) tags: BTreeMap<String, usize>,
+    /// Create contexts by their tags in hexadecimal, in requests and answers.
+    tags: BTreeMap<String, usize>,
     differences: Vec<String>,
 }
 
@@ -59,6 +59,11 @@ impl Agreement {
             bail!("the parser and tshark differ {} times:\n{}", self.differences.len(), told.join("\n"));
         }
         Ok(())
+    }
+
+    /// Whether a create context of that name was compared.
+    pub(crate) fn has_tag(&self, tag: &[u8]) -> bool {
+        self.tags.contains_key(&facts::hex(tag))
     }
 
     fn differ(&mut self, what: String) {
