@@ -294,7 +294,7 @@ fn breaks(all: &mut Vec<Sample>) {
 }
 
 /// A page of a directory: where FileNameLength and the name stand, by class.
-pub(crate) const CLASSES: [(u8, usize, usize); 8] = [
+pub(crate) const CLASSES: [(u8, usize, usize); 12] = [
     (1, 60, 64),
     (2, 60, 68),
     (3, 60, 94),
@@ -303,6 +303,10 @@ pub(crate) const CLASSES: [(u8, usize, usize); 8] = [
     (38, 60, 80),
     (60, 60, 88),
     (63, 60, 114),
+    (78, 60, 80),
+    (79, 60, 106),
+    (80, 60, 96),
+    (81, 60, 122),
 ];
 
 /// A page with these names.
