@@ -6,6 +6,7 @@ use crate::{
     FileId,
     cmd::oplock_break,
     create_context::{tag, visit_mut},
+    frame::{Protocol, protocol},
     fsctl,
     header::{Command, Flags, Status},
     read::index,
@@ -105,6 +106,24 @@ pub fn set_session_id(msg: &mut [u8], id: u64) -> bool {
 #[inline]
 pub fn set_signature(msg: &mut [u8], signature: [u8; 16]) -> bool {
     put(msg, at::SIGNATURE, signature)
+}
+
+/// PreviousSessionId of a SESSION_SETUP Request (MS-SMB2 2.2.5). False if it is none.
+#[inline]
+pub fn set_previous_session_id(msg: &mut [u8], id: u64) -> bool {
+    const SIZE: u16 = 25;
+    let is_request = flags(msg).is_some_and(|flags| !flags.contains(Flags::SERVER_TO_REDIR));
+    is_request
+        && command(msg) == Some(Command::SESSION_SETUP)
+        && structure_size(msg) == Some(SIZE)
+        && put(msg, at::BODY + 16, id.to_le_bytes())
+}
+
+/// SessionId of a sealed message's TRANSFORM_HEADER (MS-SMB2 2.2.41). False if the body is none.
+#[inline]
+pub fn set_transform_session_id(body: &mut [u8], id: u64) -> bool {
+    const SESSION_ID: usize = 44;
+    protocol(body) == Protocol::Transform && put(body, SESSION_ID, id.to_le_bytes())
 }
 
 #[inline]
