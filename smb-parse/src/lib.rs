@@ -8,6 +8,7 @@
 
 pub mod cmd;
 pub mod compound;
+pub mod compression;
 pub mod create_context;
 pub mod encode;
 mod error;
@@ -17,6 +18,7 @@ pub mod header;
 pub mod info;
 pub mod patch;
 mod read;
+pub mod smb1;
 pub mod transform;
 pub mod walk;
 

@@ -31,3 +31,28 @@ impl Header {
         Ok(Self { signature, nonce, original_size, flags: r.u16("Flags")?, session_id: r.u64("SessionId")? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_is_read_and_every_cut_is_an_error() {
+        let body = [
+            &b"\xfdSMB"[..],
+            &[1; 16],
+            &[2; 16],
+            &[3, 0, 0, 0],
+            &[9; 2],
+            &[4, 0],
+            &[5, 0, 0, 0, 0, 0, 0, 0],
+            b"sealed",
+        ]
+        .concat();
+        let wanted = Header { signature: [1; 16], nonce: [2; 16], original_size: 3, flags: 4, session_id: 5 };
+        assert_eq!(Header::parse(&body), Ok(wanted));
+        for len in 0..Header::LEN {
+            assert!(Header::parse(&body[..len]).is_err(), "{len}");
+        }
+    }
+}

@@ -4,10 +4,11 @@ use smb_parse::{
     FileId, Utf16,
     cmd::{self, error::Symlink, query_directory},
     compound::elements,
+    compression,
     create_context::{RequestContext, ResponseContext, contexts},
     frame,
     header::{Flags, Header, Status},
-    patch, transform,
+    patch, smb1, transform,
     walk::walk,
 };
 
@@ -23,6 +24,7 @@ pub(crate) fn exercise(bytes: &[u8]) {
         let _ = frame::frame_len(*prefix);
     }
     let _ = (frame::protocol(bytes), transform::Header::parse(bytes), Symlink::parse(bytes));
+    let _ = (compression::Header::parse(bytes), smb1::Negotiate::parse(bytes).map(|n| n.offers_smb2()));
     let _ = Utf16(bytes).to_string_lossy();
     parsers(bytes);
     let mut covered = 0;
@@ -80,6 +82,8 @@ fn patches(msg: &[u8]) {
     patch::set_flags(&mut m, Flags::SIGNED);
     patch::set_next_command(&mut m, 8);
     patch::set_signature(&mut m, [9; 16]);
+    patch::set_previous_session_id(&mut m, 10);
+    patch::set_transform_session_id(&mut m, 11);
     assert_eq!(m.len(), msg.len());
     if let Ok(header) = Header::parse(msg) {
         header.write(&mut m);
