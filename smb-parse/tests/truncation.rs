@@ -1,6 +1,6 @@
 //! Every valid message, whole and cut: whole it parses to the last byte, cut anywhere it is a typed error.
 
-use smb_parse::{ParseError, header::Header, walk};
+use smb_parse::{ParseError, header::Header, patch, walk};
 
 #[path = "../examples/support/corpus.rs"]
 #[allow(dead_code, reason = "shared")]
@@ -66,6 +66,30 @@ fn an_offset_or_length_out_of_the_message_names_its_field() {
         let error = read(&msg, sample.class).expect_err(name);
         assert_eq!(error.field, field, "{name} at {at}");
     }
+}
+
+/// Whatever stands in a length, an offset or a count: the message is read, or it is an error. In a test build an
+/// overflow of the arithmetic would be a panic.
+#[test]
+fn no_wrong_value_anywhere_panics() {
+    const VALUES: [u32; 9] = [0, 1, 63, 64, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_fff8, u32::MAX];
+    let mut errors = 0;
+    for sample in corpus::corpus() {
+        for at in (64..sample.msg.len() - 1).step_by(2) {
+            for value in VALUES {
+                for width in [2, 4] {
+                    let mut msg = sample.msg.clone();
+                    let end = (at + width).min(msg.len());
+                    msg[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
+                    errors += u32::from(read(&msg, sample.class).is_err());
+                    let length = msg.len();
+                    patch::rewrite_file_ids(&mut msg, &mut |id| id);
+                    assert_eq!(msg.len(), length);
+                }
+            }
+        }
+    }
+    assert!(errors > 1000, "only {errors} were noticed");
 }
 
 #[test]
