@@ -52,7 +52,7 @@ tshark:
 
 # Damaged frames, for as many seconds (SECONDS=).
 fuzz:
-	cargo run --release --locked --quiet -p smb-parse --example fuzz -- $(or $(SECONDS),60)
+	cargo run --profile fuzz --locked --quiet -p smb-parse --example fuzz -- $(or $(SECONDS),60)
 
 # Licences and advisories; needs cargo-deny (cargo install cargo-deny).
 deny:

@@ -1,4 +1,4 @@
-//! Fuzzes every parser and patcher for so many seconds: `cargo run --release -p smb-parse --example fuzz -- 60 [SEED]`.
+//! Fuzzes every parser and patcher for so many seconds: `cargo run --profile fuzz -p smb-parse --example fuzz -- 60 [SEED]`.
 //! Prints the seed first; a panic names the message. Stable Rust, no instrumentation.
 
 use std::{
