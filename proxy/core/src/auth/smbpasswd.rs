@@ -21,7 +21,8 @@ pub struct LineError {
 }
 
 impl Smbpasswd {
-    /// Reads a whole file. Machine accounts (`name$`), disabled accounts and those without a password are skipped.
+    /// Reads a whole file. Disabled accounts and those without a password are skipped; machine accounts (`name$`) are users
+    /// like others.
     ///
     /// # Errors
     /// Every line that is not in the format.
@@ -108,11 +109,13 @@ mod tests {
     fn reads_what_pdbedit_prints() {
         let text = "Alice:1000:XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX:0123456789ABCDEF0123456789abcdef:[U          ]:LCT-65F0A2B1:\n\
                     off:1001:XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX:0123456789ABCDEF0123456789ABCDEF:[DU         ]:LCT-65F0A2B1:\n\
+                    pc$:1003:XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX:0123456789ABCDEF0123456789ABCDEF:[W          ]:LCT-65F0A2B1:\n\
                     # a comment\n\n\
                     none:1002:XXXXXXXXXXXXXXXXXXXXXXXXXXXXXXXX:NO PASSWORDXXXXXXXXXXXXXXXXXXXXX:[NU         ]:LCT-0:\n";
         let file = Smbpasswd::parse(text).unwrap();
-        assert_eq!(file.len(), 1);
+        assert_eq!(file.len(), 2);
         assert_eq!(file.lookup("aLICE").unwrap().bytes()[..2], [0x01, 0x23]);
+        assert!(file.lookup("PC$").is_some());
         assert!(file.lookup("off").is_none() && file.lookup("none").is_none());
     }
 
