@@ -9,7 +9,10 @@ pub(crate) mod recorder;
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -28,13 +31,22 @@ pub(crate) struct Rig {
     pub(crate) nodes: Vec<Node>,
     pub(crate) net: Net,
     pub(crate) dir: Scratch,
+    expected: Vec<&'static str>,
+}
+
+/// Errors that proxies have logged and no case expected.
+static UNEXPECTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Takes the errors that the proxies of rigs gone by have logged, but for those that their cases expected.
+pub(crate) fn take_unexpected() -> Vec<String> {
+    std::mem::take(&mut *UNEXPECTED.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// What a case wants of its rig.
 #[derive(Debug, Clone)]
 pub(crate) struct Site {
     pub(crate) nodes: usize,
-    /// Appended to understudy.toml: keys first, then tables.
+    /// Appended to understudy.toml: keys first, then tables. `{fence}` becomes a program that kills the node it is told.
     pub(crate) config: String,
     pub(crate) samba: Settings,
 }
@@ -62,8 +74,37 @@ impl Rig {
             node.start(&net)?;
             nodes.push(node);
         }
-        let proxy = Proxy::start(&net, dir.path(), &nodes, &site.config)?;
-        Ok(Self { proxy, nodes, net, dir })
+        let fence = node::write_fence(dir.path())?;
+        let config = site.config.replace("{fence}", &fence.display().to_string());
+        let proxy = Proxy::start(&net, dir.path(), &nodes, &config)?;
+        Ok(Self { proxy, nodes, net, dir, expected: Vec::new() })
+    }
+
+    /// The proxy may log errors that contain this.
+    pub(crate) fn expect_error(&mut self, text: &'static str) {
+        self.expected.push(text);
+    }
+
+    /// A metric of the proxy, by its name without `understudy_`, labels included. One that is not there is 0.
+    pub(crate) fn metric(&self, name: &str) -> Result<f64> {
+        let metrics = self.proxy.metrics(&self.net)?;
+        Ok(metrics.get(&format!("understudy_{name}")).copied().unwrap_or_default())
+    }
+
+    /// Waits until a metric has at least this value.
+    pub(crate) fn await_metric(&self, name: &str, at_least: f64) -> Result<()> {
+        let what = format!("{name} reaches {at_least}");
+        wait_until(&what, Duration::from_secs(30), || self.metric(name).is_ok_and(|now| now >= at_least))
+    }
+
+    /// Waits until the proxy has logged a line that contains this.
+    pub(crate) fn await_log(&self, text: &str) -> Result<()> {
+        wait_until(&format!("the proxy logs: {text}"), Duration::from_secs(30), || self.has_logged(text))
+    }
+
+    /// Whether the proxy has logged a line that contains this.
+    pub(crate) fn has_logged(&self, text: &str) -> bool {
+        self.proxy.log().iter().any(|line| proxy::message(line).contains(text))
     }
 
     /// The directory that all nodes share.
@@ -104,6 +145,14 @@ impl Rig {
     /// Starts a killed node again.
     pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
         self.nodes.get_mut(index).context("no such node")?.start(&self.net)
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let is_expected = |text: &str| self.expected.iter().any(|known| text.contains(known));
+        let errors = self.proxy.errors().into_iter().filter(|text| !is_expected(text));
+        UNEXPECTED.lock().unwrap_or_else(PoisonError::into_inner).extend(errors);
     }
 }
 

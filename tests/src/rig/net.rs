@@ -85,6 +85,17 @@ impl Net {
         run(&["ip", "-n", &self.space("hub"), "link", "set", &format!("v-{name}"), state])
     }
 
+    /// Bounds what a host's cable carries, either way, so that a copy is not over before all its faults have come.
+    pub(crate) fn set_rate(&self, name: &str, mbit: u32) -> Result<()> {
+        let rate = format!("{mbit}mbit");
+        for (space, device) in [("hub", format!("v-{name}")), (name, "eth0".to_owned())] {
+            let space = self.space(space);
+            let bucket = ["root", "tbf", "rate", &rate, "burst", "256kb", "latency", "100ms"];
+            run(&[&["tc", "-n", &space, "qdisc", "replace", "dev", &device][..], &bucket].concat())?;
+        }
+        Ok(())
+    }
+
     /// A command that runs in a namespace.
     pub(crate) fn command(&self, name: &str, program: &str) -> Command {
         let mut command = Command::new("ip");

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -210,7 +211,9 @@ impl Node {
             .context("starting smbd")?;
         self.child = Some(child);
         let address = format!("{}:445", self.address);
-        wait_until("smbd listens", Duration::from_secs(20), || net.connect("hub", &address).is_ok())
+        wait_until("smbd listens", Duration::from_secs(20), || net.connect("hub", &address).is_ok())?;
+        let init = self.pids().first().context("smbd has no process")?.as_raw_nonzero();
+        fs::write(self.dir.join("init.pid"), init.to_string()).context("init.pid")
     }
 
     /// Whether it was started and not killed.
@@ -230,6 +233,15 @@ impl Node {
         }
     }
 
+    /// Kills the process that has this file of the share open, and nothing else of the node. False if there is none.
+    pub(crate) fn kill_child_with(&self, file: &Path) -> bool {
+        let holds = |pid: &&Pid| {
+            let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+            open.into_iter().flatten().flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
+        };
+        self.pids().iter().find(holds).is_some_and(|pid| kill_process(*pid, Signal::KILL).is_ok())
+    }
+
     /// Stops every process of the node where it stands, or lets it go on.
     pub(crate) fn freeze(&self, frozen: bool) {
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
@@ -241,12 +253,14 @@ impl Node {
     /// The processes of the node, the first one first.
     pub(crate) fn pids(&self) -> Vec<Pid> {
         let Some(child) = &self.child else { return Vec::new() };
-        let wanted = fs::read_link(format!("/proc/{}/ns/pid_for_children", child.id())).ok();
+        let Ok(wanted) = fs::read_link(format!("/proc/{}/ns/pid_for_children", child.id())) else {
+            return Vec::new();
+        };
         let mut found: Vec<(u32, Pid)> = fs::read_dir("/proc")
             .into_iter()
             .flatten()
             .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
-            .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).ok() == wanted)
+            .filter(|pid| fs::read_link(format!("/proc/{pid}/ns/pid")).is_ok_and(|ns| ns == wanted))
             .filter_map(|pid| {
                 let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
                 let inner = status.lines().find(|l| l.starts_with("NSpid:"))?.split_whitespace().last()?;
@@ -256,6 +270,23 @@ impl Node {
         found.sort_by_key(|(inner, _)| *inner);
         found.into_iter().map(|(_, pid)| pid).collect()
     }
+}
+
+/// A fence: kills the init of the named node's PID namespace, and with it the kernel kills all its processes. It ends well
+/// only once they are gone, for an init is gone last.
+pub(super) fn write_fence(root: &Path) -> Result<PathBuf> {
+    let text = format!(
+        "#!/bin/sh
+pid=$(cat '{}'/\"$1\"/init.pid) || exit 1
+kill -9 \"$pid\"
+while kill -0 \"$pid\" 2>/dev/null; do sleep 0.01; done
+",
+        root.display()
+    );
+    let path = root.join("fence");
+    fs::write(&path, text)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
 }
 
 impl Drop for Node {

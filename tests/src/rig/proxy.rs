@@ -112,6 +112,14 @@ impl Proxy {
         self.log_text().lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
     }
 
+    /// What was logged as an error, and panics.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        let is_panic = |line: &&str| line.contains("panicked at");
+        let panics = self.log_text().lines().filter(is_panic).map(str::to_owned).collect::<Vec<_>>();
+        let errors = self.log().into_iter().filter(|line| line["level"] == "ERROR");
+        errors.map(|line| line.to_string()).chain(panics).collect()
+    }
+
     /// The process that `ip netns exec` became.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -130,6 +138,11 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The text of a log record.
+pub(crate) fn message(record: &serde_json::Value) -> &str {
+    record["message"].as_str().unwrap_or_default()
 }
 
 /// `understudy` beside this program, or `UNDERSTUDY_BIN`.
