@@ -2,11 +2,14 @@
 
 mod copies;
 mod messages;
+mod silence;
 mod wire;
 
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+
+use crate::rig;
 
 /// One case.
 #[derive(Clone, Copy)]
@@ -37,13 +40,13 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES, wire::CASES].concat()
+    [copies::CASES, messages::CASES, wire::CASES, silence::CASES].concat()
 }
 
 /// Runs one case and tells of it.
 pub(crate) fn run(case: &Case, scale: &Scale) -> Result<Report> {
     let start = Instant::now();
-    let result = (case.run)(scale);
+    let result = (case.run)(scale).and_then(without_errors);
     let took = start.elapsed().as_secs_f64();
     match &result {
         Ok(report) => {
@@ -51,7 +54,19 @@ pub(crate) fn run(case: &Case, scale: &Scale) -> Result<Report> {
             println!("ok      {} ({took:.1} s{stalls})", case.name);
             report.notes.iter().for_each(|note| println!("        {note}"));
         }
-        Err(error) => println!("FAILED  {} ({took:.1} s): {error:#}", case.name),
+        Err(error) => {
+            rig::take_unexpected();
+            println!("FAILED  {} ({took:.1} s): {error:#}", case.name);
+        }
     }
     result
+}
+
+/// A proxy that logs an error which its case did not expect has not passed.
+fn without_errors(report: Report) -> Result<Report> {
+    let errors = rig::take_unexpected();
+    if !errors.is_empty() {
+        bail!("the proxy logged errors: {}", errors.join("; "));
+    }
+    Ok(report)
 }
