@@ -1,7 +1,9 @@
 //! The cases: each builds its own site, and shows one thing.
 
 mod copies;
+mod lost_legs;
 mod messages;
+mod outages;
 mod silence;
 mod wire;
 
@@ -40,7 +42,7 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES, wire::CASES, silence::CASES].concat()
+    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES].concat()
 }
 
 /// Runs one case and tells of it.

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -85,13 +86,14 @@ impl Net {
         run(&["ip", "-n", &self.space("hub"), "link", "set", &format!("v-{name}"), state])
     }
 
-    /// Bounds what a host's cable carries, either way, so that a copy is not over before all its faults have come.
-    pub(crate) fn set_rate(&self, name: &str, mbit: u32) -> Result<()> {
-        let rate = format!("{mbit}mbit");
-        for (space, device) in [("hub", format!("v-{name}")), (name, "eth0".to_owned())] {
+    /// Makes the clients' cable so narrow that a copy of `bytes` takes this long, lest it be over before all its faults
+    /// have come.
+    pub(crate) fn stretch_copies(&self, bytes: u64, over: Duration) -> Result<()> {
+        let rate = format!("{}kbit", bytes * 8 / u64::try_from(over.as_millis())?);
+        for (space, device) in [("hub", "v-client"), ("client", "eth0")] {
             let space = self.space(space);
             let bucket = ["root", "tbf", "rate", &rate, "burst", "256kb", "latency", "100ms"];
-            run(&[&["tc", "-n", &space, "qdisc", "replace", "dev", &device][..], &bucket].concat())?;
+            run(&[&["tc", "-n", &space, "qdisc", "replace", "dev", device][..], &bucket].concat())?;
         }
         Ok(())
     }
