@@ -1,6 +1,6 @@
 //! A lost connection is not a lost node: only the process that serves one client dies, its node lives on.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -53,21 +53,24 @@ fn too_many(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     rig.net.stretch_copies(scale.copy, Duration::from_secs(12))?;
     let copy = Copy::start(&rig, &Who::SIGNED, Way::Get, FILE, scale.copy)?;
-    let mut deaths = 0;
-    let faults = Fault::at(scale.copy / 4, |rig| {
-        while rig.metric(TOO_MANY)? == 0.0 {
+    let deaths = Cell::new(0);
+    let faults = (1..8).map(|death| {
+        let deaths = &deaths;
+        // Apart from each other, lest one request be in flight at two deaths: that alone would fail it.
+        Fault::at(scale.copy * death / 8, move |rig| {
             let before = rig.metric(TAKEN_OVER)?;
             kill_child(rig)?;
-            deaths += 1;
+            deaths.set(deaths.get() + 1);
             wait_until("the leg is replaced or given up", Duration::from_secs(30), || {
                 let has = |name, more_than| rig.metric(name).is_ok_and(|now| now > more_than);
                 has(TAKEN_OVER, before) || has(TOO_MANY, 0.0)
-            })?;
-        }
-        Ok(())
+            })
+        })
     });
-    let error = copy.run(&mut rig, vec![faults]).err().context("the copy ended well")?;
+    let error = copy.run(&mut rig, faults.collect()).err().context("the copy ended well")?;
+    let deaths = deaths.get();
     ensure!(format!("{error:#}").contains("smbclient: exit status"), "{error:#}");
+    ensure!(rig.metric(TOO_MANY)? == 1.0, "{error:#}");
     ensure!(deaths >= 4, "given up after only {deaths} deaths");
     ensure!(
         rig.has_logged("nodes keep closing this connection although they live"),
