@@ -58,6 +58,12 @@ impl Link {
 
     fn relay_leg_lost(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
         if let Some(handshake) = self.handshake.replace(Vec::new()) {
+            if self.too_many_losses(now) {
+                // It is what the client says that makes nodes close, and would for ever.
+                self.report_loss(attached, loss);
+                self.close(Close::Reset, CloseReason::NodeClosed);
+                return;
+            }
             self.requests = super::Requests::default();
             self.conn = super::Connection::new();
             self.credits = super::ClientCredits::new();
@@ -174,5 +180,56 @@ impl Link {
             self.out.event(Event::Takeover(Box::new(report)));
         }
         self.close(how, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Instant};
+
+    use super::*;
+    use crate::{
+        auth::NoCredentials,
+        effect::Effect,
+        fleet::Assignment,
+        ids::{LinkId, NodeId},
+        link::LinkConfig,
+        random::Random,
+    };
+
+    struct Zeros;
+
+    impl Random for Zeros {
+        fn fill(&mut self, buf: &mut [u8]) {
+            buf.fill(0);
+        }
+    }
+
+    #[test]
+    fn what_makes_every_node_close_is_not_sent_for_ever() {
+        let now = Instant::now();
+        let config = Arc::new(LinkConfig::default());
+        let allowed = config.leg_losses_per_minute;
+        let mut link = Link::new(LinkId(1), config, Arc::new(NoCredentials), Box::new(Zeros), now);
+        link.handle_client_frame(now, bytes::BytesMut::from(&b"\0\0\0\x05noise"[..]));
+        let mut dialled = 0;
+        for generation in 1..100 {
+            link.handle_assignment(now, Assignment { generation, epoch: 1, node: NodeId(0) }, Cause::Crash);
+            match link.poll_effect() {
+                Some(Effect::Connect { leg, .. }) => {
+                    dialled += 1;
+                    link.handle_connected(now, leg);
+                    assert!(link.poll_transmit().is_some(), "the node is not told what the client said");
+                    link.handle_leg_lost(now, leg, LegLoss::Closed);
+                }
+                Some(Effect::CloseLeg { .. }) => {
+                    let end = Effect::CloseClient { how: Close::Reset, reason: CloseReason::NodeClosed };
+                    assert_eq!(link.poll_effect(), Some(end));
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(dialled, allowed + 1);
     }
 }
