@@ -21,6 +21,10 @@ pub(crate) struct Config {
     pub(crate) takeover_deadline: Duration,
     pub(crate) grace_park: Duration,
     pub(crate) shutdown_grace: Duration,
+    /// `[clients] first_frame`: how long a client may be connected before it has sent a whole frame (default 30 s).
+    pub(crate) first_frame: Duration,
+    /// `[clients] half_frame`: how long it may take over a frame without sending a byte of it (default 60 s).
+    pub(crate) half_frame: Duration,
     pub(crate) workers: usize,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,

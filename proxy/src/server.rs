@@ -83,6 +83,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Metrics::new()?,
         fleet_inputs,
         config.takeover_deadline,
+        config.half_frame,
     ));
     let fleet = Fleet::new(fleet_config(&config), placement.as_ref(), Instant::now());
     let fence = config.fence_exec.clone().map(|exec| FenceConfig { exec, timeout: config.fence_timeout });
@@ -182,6 +183,7 @@ fn link_config(config: &Config) -> LinkConfig {
         takeover_deadline: config.takeover_deadline,
         grace_park: config.grace_park,
         shutdown_grace: config.shutdown_grace,
+        handshake_timeout: config.first_frame,
         ..LinkConfig::default()
     }
 }

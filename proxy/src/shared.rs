@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) fleet: UnboundedSender<FleetInput>,
     /// TCP_USER_TIMEOUT of node legs.
     pub(crate) user_timeout: Duration,
+    /// How long a client may take over a frame without sending a byte of it.
+    pub(crate) half_frame: Duration,
     files: Mutex<Files>,
     files_version: AtomicU64,
     links: DashMap<LinkId, Handle>,
@@ -81,6 +83,7 @@ impl Shared {
         metrics: Metrics,
         fleet: UnboundedSender<FleetInput>,
         user_timeout: Duration,
+        half_frame: Duration,
     ) -> Self {
         Self {
             nodes,
@@ -89,6 +92,7 @@ impl Shared {
             metrics,
             fleet,
             user_timeout,
+            half_frame,
             files: Mutex::new(Files::default()),
             files_version: AtomicU64::new(0),
             links: DashMap::new(),

@@ -14,6 +14,7 @@ const TOP: &[&str] = &[
     "fence",
     "admin",
     "health",
+    "clients",
     "log",
     "takeover_deadline",
     "grace_park",
@@ -66,6 +67,7 @@ impl<'a> Reader<'a> {
         let fence_exec = fence.and_then(|s| self.exec(s));
         let admin = self.section(root, "admin", &["listen"]);
         let health = self.section(root, "health", &["probe_interval", "silence_after"]);
+        let clients = self.section(root, "clients", &["first_frame", "half_frame"]);
         let log = self.section(root, "log", &["format", "level"]);
         let workers = self.integer(root, "workers", 1..257);
         let fence_timeout = self.duration(fence, "timeout", 10_000, 100..600_001);
@@ -76,6 +78,8 @@ impl<'a> Reader<'a> {
         let takeover_deadline = self.duration(Some(root), "takeover_deadline", 60_000, 1_000..3_600_001);
         let grace_park = self.duration(Some(root), "grace_park", 10_000, 0..60_001);
         let shutdown_grace = self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001);
+        let first_frame = self.duration(clients, "first_frame", 30_000, 100..600_001);
+        let half_frame = self.duration(clients, "half_frame", 60_000, 100..600_001);
         let log_format = self.log_format(log);
         let log_level = self.log_level(log);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
@@ -99,6 +103,8 @@ impl<'a> Reader<'a> {
             takeover_deadline,
             grace_park,
             shutdown_grace,
+            first_frame,
+            half_frame,
             workers: workers.unwrap_or_else(cores),
             log_format,
             log_level: log_level.to_owned(),
@@ -433,6 +439,18 @@ listen = "127.0.0.1:9645"
         assert_eq!(config.fence_exec.unwrap()[1], "{name}");
         assert!(!config.unfenced_silence);
         assert_eq!(config.silence_after, Duration::from_millis(1500));
+        assert_eq!(config.half_frame, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn patience_with_clients_is_configured() {
+        let config =
+            parse(&format!("{GOOD}[clients]\nfirst_frame = \"2s\"\nhalf_frame = \"500ms\"\n"), false)
+                .unwrap();
+        assert_eq!(
+            (config.first_frame, config.half_frame),
+            (Duration::from_secs(2), Duration::from_millis(500))
+        );
     }
 
     #[test]

@@ -41,8 +41,6 @@ use crate::{
 
 /// While this much waits to be written to one side, the other is not read.
 const QUEUE_LIMIT: usize = 8 << 20;
-/// How long a client may take over a frame without sending a byte of it.
-const HALF_FRAME: Duration = Duration::from_secs(60);
 /// How long what is queued is still written to a leg that is given up.
 const FLUSH: Duration = Duration::from_secs(5);
 /// Frames taken from one side before the others are looked at.
@@ -272,7 +270,7 @@ impl Driver {
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let half = self.client.partial_since().map(|since| since + HALF_FRAME);
+        let half = self.client.partial_since().map(|since| since + self.shared.half_frame);
         if half.is_some_and(|at| now >= at) {
             self.link.handle_client_failed(now, CloseReason::Idle);
             self.drain(now);
