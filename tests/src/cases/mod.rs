@@ -1,6 +1,7 @@
 //! The cases: each builds its own site, and shows one thing.
 
 mod copies;
+mod garbage;
 mod lost_legs;
 mod messages;
 mod outages;
@@ -42,7 +43,7 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES].concat()
+    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES, garbage::CASES].concat()
 }
 
 /// Runs one case and tells of it.

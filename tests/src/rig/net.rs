@@ -107,12 +107,19 @@ impl Net {
 
     /// A TCP connection made from within a namespace.
     pub(crate) fn connect(&self, name: &str, address: &str) -> Result<TcpStream> {
+        self.connect_many(name, address, 1)?.pop().context("no connection was made")
+    }
+
+    /// Many of them. One thread makes them all, for it takes milliseconds to go into a namespace.
+    pub(crate) fn connect_many(&self, name: &str, address: &str, count: usize) -> Result<Vec<TcpStream>> {
         let path = format!("/var/run/netns/{}", self.space(name));
         let address = address.to_owned();
-        let made = std::thread::spawn(move || -> Result<TcpStream> {
+        let made = std::thread::spawn(move || -> Result<Vec<TcpStream>> {
             let space = File::open(&path).with_context(|| path.clone())?;
             move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
-            TcpStream::connect(&address).with_context(|| format!("connecting to {address}"))
+            let connect =
+                |_| TcpStream::connect(&address).with_context(|| format!("connecting to {address}"));
+            (0..count).map(connect).collect()
         });
         made.join().map_err(|_| anyhow::anyhow!("the connecting thread died"))?
     }
