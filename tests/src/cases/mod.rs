@@ -5,6 +5,7 @@ mod garbage;
 mod lost_legs;
 mod messages;
 mod outages;
+mod pending;
 mod silence;
 mod wire;
 
@@ -43,7 +44,7 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES, garbage::CASES].concat()
+    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES, garbage::CASES, pending::CASES].concat()
 }
 
 /// Runs one case and tells of it.

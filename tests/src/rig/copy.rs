@@ -154,6 +154,11 @@ impl Copy {
         Ok(Self { child, files, begun: Instant::now() })
     }
 
+    /// Where it writes to.
+    pub(crate) fn target(&self) -> &Path {
+        &self.files.target
+    }
+
     /// Bytes that have arrived.
     pub(crate) fn progress(&self) -> u64 {
         fs::metadata(&self.files.target).map_or(0, |m| m.len())

@@ -1,11 +1,13 @@
 //! A small site: namespaces, Samba nodes on one shared directory, the proxy on a floating address.
 
+pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod janitor;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;
 pub(crate) mod recorder;
+pub(crate) mod storage;
 
 use std::{
     path::{Path, PathBuf},

@@ -57,6 +57,7 @@ pub(crate) struct Node {
     space: String,
     dir: PathBuf,
     samba: Samba,
+    environment: Vec<(&'static str, PathBuf)>,
     child: Option<Child>,
 }
 
@@ -78,7 +79,9 @@ impl Node {
             fs::create_dir_all(dir.join(sub))?;
         }
         let space = net.space(&name);
-        let node = Self { name, address, space, dir, samba: Samba::from_environment(), child: None };
+        let samba = Samba::from_environment();
+        let environment = settings.environment.clone();
+        let node = Self { name, address, space, dir, samba, environment, child: None };
         node.write_config(data, settings)?;
         Ok(node)
     }
@@ -204,6 +207,7 @@ impl Node {
             .args(["--foreground", "--no-process-group", "-s"])
             .arg(self.config())
             .envs(self.samba.environment())
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -221,14 +225,15 @@ impl Node {
         self.child.is_some()
     }
 
-    /// `kill -9` of every process of the node.
+    /// `kill -9` of every process of the node; they are gone when it returns.
     pub(crate) fn kill(&mut self) {
+        // With the init of the PID namespace the kernel kills all others, and it is gone last.
+        let init = self.pids().into_iter().next();
         if let Some(mut child) = self.child.take() {
-            // First the init of the PID namespace: with it, the kernel kills all others.
-            for pid in self.pids().into_iter().take(1) {
-                let _ = kill_process(pid, Signal::KILL);
+            let killed = init.is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok());
+            if !killed {
+                let _ = child.kill();
             }
-            let _ = child.kill();
             let _ = child.wait();
         }
     }
@@ -301,4 +306,6 @@ pub(crate) struct Settings {
     pub(crate) global: Vec<&'static str>,
     pub(crate) share: Vec<&'static str>,
     pub(crate) log_level: u32,
+    /// Added to smbd's environment.
+    pub(crate) environment: Vec<(&'static str, PathBuf)>,
 }
