@@ -100,12 +100,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     accept(&shared, &listener, &workers).await?;
     drop(listener);
     tracing::info!(
-        clients = shared.links(),
+        clients = shared.clients(),
         "stopping: no new connections, requests in flight are still answered"
     );
     shared.stop();
-    let deadline = Instant::now() + config.shutdown_grace + Duration::from_secs(1);
-    while shared.links() > 0 && Instant::now() < deadline {
+    // Within the grace Links end by themselves; then their last answers are written.
+    let deadline = Instant::now() + config.shutdown_grace + driver::FLUSH + Duration::from_secs(1);
+    while shared.clients() > 0 && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
     }
     for worker in workers {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -71,6 +71,8 @@ pub(crate) struct Shared {
     files_version: AtomicU64,
     links: DashMap<LinkId, Handle>,
     next_link: AtomicU64,
+    /// Clients whose connection is not closed yet. A Link ends earlier, when its last answer is queued.
+    clients: AtomicUsize,
     assignment: Mutex<Option<(Assignment, Cause)>>,
     stopping: AtomicBool,
 }
@@ -97,6 +99,7 @@ impl Shared {
             files_version: AtomicU64::new(0),
             links: DashMap::new(),
             next_link: AtomicU64::new(1),
+            clients: AtomicUsize::new(0),
             assignment: Mutex::new(None),
             stopping: AtomicBool::new(false),
         }
@@ -124,6 +127,21 @@ impl Shared {
             self.metrics.connections.dec();
         }
         self.change_files(|files| files.link_gone(id));
+    }
+
+    /// A client is served from now on.
+    pub(crate) fn client_came(&self) {
+        self.clients.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Its connection is closed.
+    pub(crate) fn client_gone(&self) {
+        self.clients.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// How many clients' connections are not closed yet.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.load(Ordering::SeqCst)
     }
 
     /// How many Links there are.

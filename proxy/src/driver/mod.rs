@@ -42,14 +42,20 @@ use crate::{
 /// While this much waits to be written to one side, the other is not read.
 const QUEUE_LIMIT: usize = 8 << 20;
 /// How long what is queued is still written to a leg that is given up.
-const FLUSH: Duration = Duration::from_secs(5);
+pub(crate) const FLUSH: Duration = Duration::from_secs(5);
 /// Frames taken from one side before the others are looked at.
 const BURST: usize = 32;
 /// Rounds before other tasks of the thread get their turn.
 const ROUNDS: usize = 8;
 
-/// Serves one client until it is gone.
+/// Serves one client until it is gone, and what was said to it is written.
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) {
+    shared.client_came();
+    serve_link(Arc::clone(&shared), stream, client).await;
+    shared.client_gone();
+}
+
+async fn serve_link(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) {
     if let Err(error) = net::tune_client_leg(&stream) {
         tracing::debug!(%client, %error, "the client was gone before it was served");
         return;
