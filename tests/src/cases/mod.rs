@@ -6,6 +6,7 @@ mod lost_legs;
 mod messages;
 mod outages;
 mod pending;
+mod shutdown;
 mod silence;
 mod wire;
 
@@ -44,7 +45,7 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES, garbage::CASES, pending::CASES].concat()
+    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES, garbage::CASES, pending::CASES, shutdown::CASES].concat()
 }
 
 /// Runs one case and tells of it.

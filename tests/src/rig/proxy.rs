@@ -127,9 +127,24 @@ impl Proxy {
 
     /// SIGTERM, and what became of it.
     pub(crate) fn stop(&mut self) -> Result<ExitStatus> {
+        self.terminate()?;
+        self.wait()
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
-        kill_process(pid, Signal::TERM)?;
-        Ok(self.child.wait()?)
+        kill_process(pid, Signal::TERM).context("terminating the proxy")
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> Result<ExitStatus> {
+        let mut status = None;
+        wait_until("the proxy has ended", Duration::from_secs(60), || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        })?;
+        status.context("no exit status")
     }
 }
 
