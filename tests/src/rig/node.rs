@@ -238,13 +238,18 @@ impl Node {
         }
     }
 
-    /// Kills the process that has this file of the share open, and nothing else of the node. False if there is none.
-    pub(crate) fn kill_child_with(&self, file: &Path) -> bool {
-        let holds = |pid: &&Pid| {
+    /// The process that has this file of the share open.
+    pub(crate) fn pid_with(&self, file: &Path) -> Option<Pid> {
+        let holds = |pid: &Pid| {
             let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
             open.into_iter().flatten().flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
         };
-        self.pids().iter().find(holds).is_some_and(|pid| kill_process(*pid, Signal::KILL).is_ok())
+        self.pids().into_iter().find(holds)
+    }
+
+    /// Kills the process that has this file open, and nothing else of the node. False if there is none.
+    pub(crate) fn kill_child_with(&self, file: &Path) -> bool {
+        self.pid_with(file).is_some_and(|pid| kill_process(pid, Signal::KILL).is_ok())
     }
 
     /// Stops every process of the node where it stands, or lets it go on.
