@@ -46,7 +46,19 @@ pub(crate) struct Report {
 
 /// All cases, in the order in which they run.
 pub(crate) fn all() -> Vec<Case> {
-    [copies::CASES, messages::CASES, wire::CASES, silence::CASES, outages::CASES, lost_legs::CASES, garbage::CASES, pending::CASES, shutdown::CASES, haproxy::CASES].concat()
+    [
+        copies::CASES,
+        messages::CASES,
+        wire::CASES,
+        silence::CASES,
+        outages::CASES,
+        lost_legs::CASES,
+        garbage::CASES,
+        pending::CASES,
+        shutdown::CASES,
+        haproxy::CASES,
+    ]
+    .concat()
 }
 
 /// Runs one case and tells of it.

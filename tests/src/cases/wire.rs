@@ -18,7 +18,6 @@ use crate::{
         Rig, Site,
         copy::{Copy, Fault, Way, Who, write_noise},
         net::FLOATING,
-        node::USER,
         recorder,
     },
     wire::tshark::{self, Agreement},
@@ -43,8 +42,8 @@ const ALL: u32 = 7;
 fn agrees(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     let recorders = recorder::record(&rig, &["client", "n0", "n1"])?;
-    let signed = |dialect| Who { dialect, user: Some(USER), protection: "sign" };
-    let plain = |dialect| Who { dialect, user: Some(USER), protection: "plain" };
+    let signed = |dialect| Who { dialect, ..Who::SIGNED };
+    let plain = |dialect| Who { dialect, protection: "plain", ..Who::SIGNED };
     for who in [signed("SMB2_10"), plain("SMB2_10"), signed("SMB3_11"), plain("SMB3_11"), Who::GUEST] {
         handle_files(&rig, &who).with_context(|| format!("{who:?}"))?;
     }
