@@ -41,7 +41,9 @@ const ALL: u32 = 7;
 
 fn agrees(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
-    let recorders = recorder::record(&rig, &["client", "n0", "n1"])?;
+    let nodes = rig.nodes.iter().map(|node| node.name.as_str());
+    let hosts: Vec<_> = std::iter::once("client").chain(nodes).collect();
+    let recorders = recorder::record(&rig, &hosts)?;
     let signed = |dialect| Who { dialect, ..Who::SIGNED };
     let plain = |dialect| Who { dialect, protection: "plain", ..Who::SIGNED };
     for who in [signed("SMB2_10"), plain("SMB2_10"), signed("SMB3_11"), plain("SMB3_11"), Who::GUEST] {
