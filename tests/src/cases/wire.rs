@@ -18,7 +18,7 @@ use crate::{
         Rig, Site,
         copy::{Copy, Fault, Way, Who, write_noise},
         net::FLOATING,
-        recorder,
+        recorder::{self, Recorder},
     },
     wire::tshark::{self, Agreement},
 };
@@ -41,12 +41,13 @@ const ALL: u32 = 7;
 
 fn agrees(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
-    let nodes = rig.nodes.iter().map(|node| node.name.as_str());
-    let hosts: Vec<_> = std::iter::once("client").chain(nodes).collect();
-    let recorders = recorder::record(&rig, &hosts)?;
+    let hosts = ["client"].into_iter().chain(rig.nodes.iter().map(|node| node.name.as_str()));
+    let recorders: Vec<_> = hosts.map(|host| Recorder::start(&rig, host)).collect::<Result<_>>()?;
     let signed = |dialect| Who { dialect, ..Who::SIGNED };
     let plain = |dialect| Who { dialect, protection: "plain", ..Who::SIGNED };
-    for who in [signed("SMB2_10"), plain("SMB2_10"), signed("SMB3_11"), plain("SMB3_11"), Who::GUEST] {
+    let windows = Who { multi_protocol: true, ..Who::SIGNED };
+    for who in [signed("SMB2_10"), plain("SMB2_10"), signed("SMB3_11"), plain("SMB3_11"), Who::GUEST, windows]
+    {
         handle_files(&rig, &who).with_context(|| format!("{who:?}"))?;
     }
     let mut holders = Vec::new();

@@ -55,14 +55,16 @@ impl Recorder {
 
     /// Reads on until a line that holds `text`.
     fn hear(&mut self, text: &str) -> Result<String> {
+        let mut said = String::new();
         loop {
             let mut line = String::new();
             if self.said.read_line(&mut line)? == 0 {
-                bail!("dumpcap ended without saying \"{text}\"");
+                bail!("dumpcap ended without saying \"{text}\": {}", said.trim());
             }
             if line.contains(text) {
                 return Ok(line.trim().to_owned());
             }
+            said += &line;
         }
     }
 }
@@ -72,11 +74,6 @@ impl Drop for Recorder {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Records each of these hosts.
-pub(crate) fn record(rig: &Rig, hosts: &[&str]) -> Result<Vec<Recorder>> {
-    hosts.iter().map(|host| Recorder::start(rig, host)).collect()
 }
 
 /// The name of a recording's host.

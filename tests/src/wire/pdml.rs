@@ -26,6 +26,12 @@ impl Dissected {
         values(&self.header, name)
     }
 
+    /// Adds a field, for tests.
+    #[cfg(test)]
+    pub(crate) fn add_header(&mut self, name: &str, value: &str) {
+        self.header.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The values of a body field, in the order of tshark's tree.
     pub(crate) fn body(&self, name: &str) -> Vec<&str> {
         values(&self.body, name)

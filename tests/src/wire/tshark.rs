@@ -223,3 +223,33 @@ fn one(agreement: &mut Agreement, at: &str, ours: &Read, theirs: &Dissected) {
         *agreement.tags.entry(tag.to_owned()).or_default() += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use smb_parse::{encode, header::Header};
+
+    use super::*;
+
+    /// An ECHO as both readers see it, the second through `change`.
+    fn judge(change: impl Fn(&mut Dissected)) -> Agreement {
+        let body = encode::echo(&Header::request(Command::ECHO, 7));
+        let mut ours = Vec::new();
+        read(&Frame { packet: 1, stream: 0, body }, &mut Classes::new(), &mut ours);
+        let mut theirs = Dissected::default();
+        for (name, value) in &ours[0].header.0 {
+            theirs.add_header(name, value);
+        }
+        change(&mut theirs);
+        let mut agreement = Agreement::default();
+        one(&mut agreement, "packet 1", &ours[0], &theirs);
+        agreement
+    }
+
+    #[test]
+    fn any_difference_and_no_message_fail() {
+        assert!(judge(|_| {}).check().is_ok());
+        assert!(Agreement::default().check().is_err());
+        assert!(judge(|theirs| theirs.add_header("smb2.aid", "0000000000000000")).check().is_err());
+        assert!(judge(|theirs| theirs.malformed = true).check().is_err());
+    }
+}
