@@ -75,7 +75,7 @@ struct Place {
 fn place(area: &[u8], at: usize) -> Result<Place, ParseError> {
     let error = |field| ParseError { command: Some(Command::CREATE), field, at };
     let context = area.get(at..).ok_or(error("Next"))?;
-    let mut r = Reader::new(context);
+    let mut r = Reader::within(context, Command::CREATE);
     let next = index(r.u32("Next")?);
     let (tag_at, tag_len) = (r.u16("NameOffset")?, r.u16("NameLength")?);
     r.skip(2)?;
@@ -175,7 +175,7 @@ impl Lease {
     pub const V2_LEN: usize = 52;
 
     fn parse(data: &[u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(data);
+        let mut r = Reader::within(data, Command::CREATE);
         let mut lease = Self {
             key: r.array("LeaseKey")?,
             state: r.u32("LeaseState")?,
@@ -238,13 +238,12 @@ pub enum RequestContext<'a> {
 impl<'a> RequestContext<'a> {
     /// What a context says.
     pub fn parse(context: &Context<'a>) -> Self {
-        Self::try_parse(context)
-            .unwrap_or_else(|error| Self::Malformed(ParseError { command: Some(Command::CREATE), ..error }))
+        Self::try_parse(context).unwrap_or_else(Self::Malformed)
     }
 
     fn try_parse(context: &Context<'a>) -> Result<Self, ParseError> {
         let data = context.data;
-        let mut r = Reader::new(data);
+        let mut r = Reader::within(data, Command::CREATE);
         Ok(match context.tag {
             tag::EXTA => Self::ExtendedAttributes(data),
             tag::SECD => Self::SecurityDescriptor(data),
@@ -316,12 +315,11 @@ pub enum ResponseContext<'a> {
 impl<'a> ResponseContext<'a> {
     /// What a context says.
     pub fn parse(context: &Context<'a>) -> Self {
-        Self::try_parse(context)
-            .unwrap_or_else(|error| Self::Malformed(ParseError { command: Some(Command::CREATE), ..error }))
+        Self::try_parse(context).unwrap_or_else(Self::Malformed)
     }
 
     fn try_parse(context: &Context<'a>) -> Result<Self, ParseError> {
-        let mut r = Reader::new(context.data);
+        let mut r = Reader::within(context.data, Command::CREATE);
         Ok(match context.tag {
             tag::DHNQ => {
                 r.bytes("Reserved", 8)?;

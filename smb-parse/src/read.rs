@@ -51,6 +51,12 @@ impl<'a> Reader<'a> {
         Self { whole: bytes, rest: bytes, command: None }
     }
 
+    /// From the first byte of a part of a message of `command`.
+    #[inline]
+    pub(crate) fn within(bytes: &'a [u8], command: Command) -> Self {
+        Self { command: Some(command), ..Self::new(bytes) }
+    }
+
     #[inline]
     pub(crate) fn error(&self, field: &'static str) -> ParseError {
         ParseError { command: self.command, field, at: self.whole.len() - self.rest.len() }

@@ -26,6 +26,8 @@ fn every_sample_cut_at_any_length_is_an_error() {
             let error = error.unwrap_err();
             assert!(!error.field.is_empty() && error.to_string().contains(error.field));
             assert!(error.at <= sample.msg.len(), "{}: {error}", sample.name);
+            let command = Header::parse(&sample.msg[..len]).ok().map(|header| header.command);
+            assert_eq!(error.command, command, "{} cut to {len}: {error}", sample.name);
         }
     }
 }
@@ -68,8 +70,8 @@ fn an_offset_or_length_out_of_the_message_names_its_field() {
     }
 }
 
-/// Whatever stands in a length, an offset or a count: the message is read, or it is an error. In a test build an
-/// overflow of the arithmetic would be a panic.
+/// Whatever stands in a length, an offset or a count: the message is read, or it is an error that names the command. In
+/// a test build an overflow of the arithmetic would be a panic.
 #[test]
 fn no_wrong_value_anywhere_panics() {
     const VALUES: [u32; 9] = [0, 1, 63, 64, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_fff8, u32::MAX];
@@ -81,7 +83,11 @@ fn no_wrong_value_anywhere_panics() {
                     let mut msg = sample.msg.clone();
                     let end = (at + width).min(msg.len());
                     msg[at..end].copy_from_slice(&value.to_le_bytes()[..end - at]);
-                    errors += u32::from(read(&msg, sample.class).is_err());
+                    if let Err(error) = read(&msg, sample.class) {
+                        errors += 1;
+                        let command = Header::parse(&msg).ok().map(|header| header.command);
+                        assert_eq!(error.command, command, "{}: {error}", sample.name);
+                    }
                     let length = msg.len();
                     patch::rewrite_file_ids(&mut msg, &mut |id| id);
                     assert_eq!(msg.len(), length);

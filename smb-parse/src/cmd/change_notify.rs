@@ -67,7 +67,7 @@ pub struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     fn step(&mut self, bytes: &'a [u8]) -> Result<Change<'a>, ParseError> {
-        let mut r = Reader::new(bytes);
+        let mut r = Reader::within(bytes, Command::CHANGE_NOTIFY);
         let at = r.error("NextEntryOffset");
         let (next, action, len) = (r.u32("NextEntryOffset")?, r.u32("Action")?, r.u32("FileNameLength")?);
         let name = Utf16(r.bytes("FileName", index(len))?);

@@ -38,6 +38,7 @@ pub struct Response<'a> {
     /// Of 3.1.1: how many error contexts the data is made of; 0 before.
     pub error_context_count: u8,
     pub error_data: &'a [u8],
+    command: Command,
 }
 
 impl<'a> Response<'a> {
@@ -48,7 +49,7 @@ impl<'a> Response<'a> {
         let error_context_count = r.u8("ErrorContextCount")?;
         r.skip(1)?;
         let len = r.u32("ByteCount")?;
-        Ok(Self { error_context_count, error_data: r.bytes("ErrorData", index(len))? })
+        Ok(Self { error_context_count, error_data: r.bytes("ErrorData", index(len))?, command })
     }
 
     /// The error contexts (2.2.2.1); without a count the data is the only one, of id 0. Ends after the first error.
@@ -57,6 +58,7 @@ impl<'a> Response<'a> {
             rest: self.error_data,
             left: self.error_context_count,
             bare: self.error_context_count == 0,
+            command: self.command,
         }
     }
 }
@@ -75,11 +77,12 @@ pub struct Contexts<'a> {
     rest: &'a [u8],
     left: u8,
     bare: bool,
+    command: Command,
 }
 
 impl<'a> Contexts<'a> {
     fn step(&mut self) -> Result<Context<'a>, ParseError> {
-        let mut r = Reader::new(self.rest);
+        let mut r = Reader::within(self.rest, self.command);
         let (len, error_id) = (index(r.u32("ErrorDataLength")?), r.u32("ErrorId")?);
         let data = r.bytes("ErrorContextData", len)?;
         self.rest = r.rest().get(len.next_multiple_of(8) - len..).unwrap_or_default();
@@ -115,7 +118,8 @@ pub struct Symlink<'a> {
 impl<'a> Symlink<'a> {
     /// Reads the data of an error context.
     pub fn parse(data: &'a [u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(data);
+        // Only opening a file runs into one.
+        let mut r = Reader::within(data, Command::CREATE);
         let error = r.error("SymLinkErrorTag");
         r.u32("SymLinkLength")?;
         if r.u32("SymLinkErrorTag")? != 0x4c4d_5953 || r.u32("ReparseTag")? != 0xa000_000c {
@@ -127,7 +131,7 @@ impl<'a> Symlink<'a> {
             (r.u16("SubstituteNameOffset")?, r.u16("SubstituteNameLength")?);
         let (print_at, print_len) = (r.u16("PrintNameOffset")?, r.u16("PrintNameLength")?);
         let flags = r.u32("Flags")?;
-        let paths = Reader::new(r.rest());
+        let paths = Reader::within(r.rest(), Command::CREATE);
         Ok(Self {
             unparsed_path_length,
             substitute_name: Utf16(paths.part(

@@ -25,7 +25,7 @@ impl Lock {
     pub const LEN: usize = 24;
 
     fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(bytes);
+        let mut r = Reader::within(bytes, Command::LOCK);
         Ok(Self { offset: r.u64("Offset")?, length: r.u64("Length")?, flags: r.u32("Flags")? })
     }
 }

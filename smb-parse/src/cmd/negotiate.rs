@@ -146,7 +146,7 @@ pub enum Context<'a> {
 
 impl<'a> Context<'a> {
     fn parse(kind: u16, data: &'a [u8]) -> Result<Self, ParseError> {
-        let mut r = Reader::new(data);
+        let mut r = Reader::within(data, Command::NEGOTIATE);
         Ok(match kind {
             context_type::PREAUTH_INTEGRITY => {
                 let (count, salt) = (r.u16("HashAlgorithmCount")?, r.u16("SaltLength")?);
@@ -204,7 +204,7 @@ pub(super) struct RawContexts<'a> {
 
 impl<'a> RawContexts<'a> {
     fn step(&mut self) -> Result<(u16, &'a [u8]), ParseError> {
-        let mut r = Reader::new(self.rest);
+        let mut r = Reader::within(self.rest, self.command);
         let (kind, len) = (r.u16("ContextType")?, usize::from(r.u16("DataLength")?));
         r.skip(4)?;
         let data = r.bytes("Data", len)?;
@@ -218,7 +218,7 @@ impl<'a> Iterator for RawContexts<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        let step = self.step().map_err(|error| ParseError { command: Some(self.command), ..error });
+        let step = self.step();
         if step.is_err() {
             self.left = 0;
         }

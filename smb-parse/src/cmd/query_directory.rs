@@ -107,7 +107,7 @@ impl<'a> Entries<'a> {
         let error = |field| ParseError { command: Some(Command::QUERY_DIRECTORY), field, at };
         let (len_at, name_at) = self.layout.ok_or(error("FileInformationClass"))?;
         let entry = self.buffer.get(at..).ok_or(error("NextEntryOffset"))?;
-        let mut r = Reader::new(entry);
+        let mut r = Reader::within(entry, Command::QUERY_DIRECTORY);
         let next = index(r.u32("NextEntryOffset")?);
         r.skip(len_at - 4)?;
         let len = index(r.u32("FileNameLength")?);
