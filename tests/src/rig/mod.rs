@@ -7,6 +7,7 @@ pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;
 pub(crate) mod recorder;
+mod samba;
 pub(crate) mod storage;
 
 use std::{

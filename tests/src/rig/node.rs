@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{net::Net, wait_until};
+use super::{net::Net, samba::Samba, wait_until};
 
 /// The test user and its password.
 pub(crate) const USER: &str = "alice";
@@ -19,34 +19,6 @@ pub(crate) const USER: &str = "alice";
 pub(crate) const PASSWORD: &str = "Sunshine-4711";
 /// A second user, whom the proxy does not know.
 pub(crate) const STRANGER: &str = "mallory";
-
-/// Where smbd and its libraries are: the system's, or an unpacked tree of another version.
-#[derive(Debug, Clone)]
-pub(crate) struct Samba {
-    root: PathBuf,
-}
-
-impl Samba {
-    /// `SAMBA_ROOT`, or the system's.
-    pub(crate) fn from_environment() -> Self {
-        Self { root: std::env::var_os("SAMBA_ROOT").map_or_else(|| PathBuf::from("/"), PathBuf::from) }
-    }
-
-    fn program(&self, relative: &str) -> PathBuf {
-        self.root.join(relative)
-    }
-
-    /// The variables under which the tree's programs find the tree's libraries.
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        if self.root == Path::new("/") {
-            return Vec::new();
-        }
-        let lib = self.root.join("usr/lib/x86_64-linux-gnu");
-        let paths = [lib.clone(), lib.join("samba"), self.root.join("lib/x86_64-linux-gnu")];
-        let paths = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(":");
-        vec![("LD_LIBRARY_PATH", paths)]
-    }
-}
 
 /// One node.
 #[derive(Debug)]
@@ -143,14 +115,14 @@ impl Node {
     /// One of Samba's programs, in the node's namespace: there the test users are known.
     fn tool(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.space]).arg(self.samba.program(program));
-        command.envs(self.samba.environment()).arg("-s").arg(self.config());
+        command.args(["netns", "exec", &self.space]).args(self.samba.words(program));
+        command.arg("-s").arg(self.config());
         command
     }
 
     /// What smbd calls itself.
     pub(crate) fn version(&self) -> Result<String> {
-        let output = self.tool("usr/sbin/smbd").arg("--version").output().context("smbd --version")?;
+        let output = self.tool("/usr/sbin/smbd").arg("--version").output().context("smbd --version")?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.trim().replace("Version", "Samba"))
     }
@@ -160,7 +132,7 @@ impl Node {
         use std::io::Write;
         for user in [USER, STRANGER] {
             let mut child = self
-                .tool("usr/bin/pdbedit")
+                .tool("/usr/bin/pdbedit")
                 .args(["-a", "-t", "-u", user])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
@@ -191,22 +163,20 @@ impl Node {
 
     /// `pdbedit -L -w`, without users that the proxy is not to know.
     pub(crate) fn smbpasswd(&self) -> Result<String> {
-        let output = self.tool("usr/bin/pdbedit").args(["-L", "-w"]).output().context("pdbedit -L -w")?;
+        let output = self.tool("/usr/bin/pdbedit").args(["-L", "-w"]).output().context("pdbedit -L -w")?;
         let text = String::from_utf8(output.stdout)?;
         Ok(text.lines().filter(|l| !l.starts_with(STRANGER)).map(|l| format!("{l}\n")).collect())
     }
 
     /// Starts smbd and waits until it listens.
     pub(crate) fn start(&mut self, net: &Net) -> Result<()> {
-        let smbd = self.samba.program("usr/sbin/smbd");
         let log = fs::File::create(self.dir.join("log/stdout"))?;
         let child = net
             .command(&self.name, "unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-            .arg(smbd)
+            .args(self.samba.words("/usr/sbin/smbd"))
             .args(["--foreground", "--no-process-group", "-s"])
             .arg(self.config())
-            .envs(self.samba.environment())
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
