@@ -207,6 +207,7 @@ mod tests {
 
     #[test]
     fn what_makes_every_node_close_is_not_sent_for_ever() {
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
         let config = Arc::new(LinkConfig::default());
         let allowed = config.leg_losses_per_minute;
