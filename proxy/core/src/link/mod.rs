@@ -19,6 +19,7 @@
 //! Opening leads to Relay, Relay to Recovering, Recovering to Bridge and Bridge to Recovering; never back to Relay.
 
 mod answer;
+pub(crate) mod birth;
 pub(crate) mod breaks;
 mod bridge;
 pub(crate) mod config;

@@ -9,6 +9,7 @@ use smb_parse::{
 
 use super::{
     Link,
+    birth::Birth,
     open::{OpenState, Place, file_key, open_from},
     request::Request,
     session::{LoginStep, Tree, tree_from},
@@ -169,7 +170,7 @@ impl Link {
             class::BASIC => {
                 let time = parsed.buffer.get(..8).and_then(|b| b.try_into().ok()).map(i64::from_le_bytes);
                 if let (Some(open), Some(time)) = (self.opens.get_mut(token), time.filter(|t| *t > 0)) {
-                    open.creation_time = time.unsigned_abs();
+                    open.birth = Birth::set(time.unsigned_abs());
                 }
             }
             _ => {}

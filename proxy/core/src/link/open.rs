@@ -11,7 +11,7 @@ use smb_parse::{
 use crate::{
     files::FileKey,
     ids::{Client, MessageId, Node, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
-    link::request::Request,
+    link::{birth::Birth, request::Request},
     takeover::cursor::Cursor,
 };
 
@@ -64,7 +64,7 @@ pub(crate) struct Open {
     pub(crate) timewarp: Option<u64>,
     /// QFid, if the client asked for it: 32 bytes, the first 8 the on-disk id.
     pub(crate) on_disk_id: Option<[u8; 32]>,
-    pub(crate) creation_time: u64,
+    pub(crate) birth: Birth,
     pub(crate) is_pipe: bool,
     /// Byte-range locks acknowledged, in the order in which they were taken.
     pub(crate) locks: Vec<Lock>,
@@ -216,7 +216,7 @@ pub(crate) fn open_from(
         durable: Durable::No,
         timewarp: None,
         on_disk_id: None,
-        creation_time: granted.creation_time,
+        birth: Birth::of(&granted),
         is_pipe: place.is_pipe,
         locks: Vec::new(),
         delete_pending: false,

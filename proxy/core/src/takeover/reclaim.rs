@@ -14,6 +14,7 @@ use crate::{
     ids::{Client, Node, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
+        birth::Birth,
         breaks::level_of,
         node_leg::{NodeLeg, Op},
         open::{Durable, OPLOCK_LEASE, Open, OpenState},
@@ -225,15 +226,17 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) -> bool {
             _ => {}
         }
     }
+    let birth = Birth::of(response);
     let same = match (open.on_disk_id, on_disk_id) {
         // The first 8 bytes are the file's number; the rest names the volume, which may differ from node to node.
         (Some(was), Some(is)) => was.get(..8) == is.get(..8),
-        _ => open.creation_time == response.creation_time,
+        _ => open.birth.can_be(birth),
     };
     if !same {
         return false;
     }
     open.on_disk_id = on_disk_id.or(open.on_disk_id);
+    open.birth = birth;
     open.oplock_level = response.oplock_level;
     open.durable = durable;
     if let (Some(granted), Some(known)) = (lease, open.lease.as_mut()) {

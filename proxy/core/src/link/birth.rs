@@ -1,0 +1,51 @@
+//! When a file was created: what is left to tell it from another of its name, if its on-disk id was never asked for.
+
+use smb_parse::cmd::create;
+
+/// CreationTime, and what it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Birth {
+    time: u64,
+    /// It is the earliest of the other times. Samba makes it of them where neither the file system nor an attribute
+    /// keeps it; then reading and writing the file moves it.
+    derived: bool,
+}
+
+impl Birth {
+    /// As an answer to CREATE has it (MS-SMB2 2.2.14).
+    pub(crate) fn of(response: &create::Response<'_>) -> Self {
+        let others = [response.last_access_time, response.last_write_time, response.change_time];
+        Self {
+            time: response.creation_time,
+            derived: others.iter().min().is_some_and(|time| *time == response.creation_time),
+        }
+    }
+
+    /// As a client has set it.
+    pub(crate) fn set(time: u64) -> Self {
+        Self { time, derived: false }
+    }
+
+    /// Whether the file that now shows `later` can be the one that showed this. An open file's name cannot come to
+    /// mean another one by way of SMB, so a derived time that has grown is no sign of one.
+    pub(crate) fn can_be(self, later: Self) -> bool {
+        self.time == later.time || self.derived && later.derived && self.time < later.time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_time_must_be_the_same_and_a_derived_one_may_grow() {
+        let kept = |time| Birth { time, derived: false };
+        let derived = |time| Birth { time, derived: true };
+        assert!(kept(5).can_be(kept(5)) && kept(5).can_be(derived(5)) && derived(5).can_be(derived(5)));
+        assert!(derived(5).can_be(derived(6)), "it was read or written");
+        assert!(!derived(5).can_be(derived(4)), "nothing makes it younger");
+        assert!(!kept(5).can_be(kept(6)) && !kept(5).can_be(derived(6)), "another file");
+        assert!(!derived(5).can_be(kept(6)), "another file");
+        assert!(!Birth::set(5).can_be(derived(6)), "what a client has set is kept");
+    }
+}
