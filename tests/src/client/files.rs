@@ -57,10 +57,10 @@ impl<'a> Open<'a> {
         }
     }
 
-    /// A lease of version 1 under `key`: READ 1, HANDLE 2, WRITE 4.
-    pub(crate) fn leased(mut self, key: [u8; 16], state: u32) -> Self {
+    /// With a lease under `key`: READ 1, HANDLE 2, WRITE 4; in version 1 or 2.
+    pub(crate) fn leased(mut self, version: u8, key: [u8; 16], state: u32) -> Self {
         self.lease =
-            Some(Lease { key, state, flags: 0, duration: 0, parent_key: [0; 16], epoch: 0, version: 1 });
+            Some(Lease { key, state, flags: 0, duration: 0, parent_key: [0; 16], epoch: 0, version });
         self
     }
 

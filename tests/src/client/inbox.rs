@@ -3,7 +3,6 @@
 use std::{
     collections::hash_map::Entry,
     io::{ErrorKind, Read},
-    time::Instant,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,9 +24,6 @@ pub(crate) struct Answer {
     pub(crate) header: Header,
     /// The message, header included.
     pub(crate) msg: Vec<u8>,
-    /// In which place among all frames of the connection it came.
-    pub(crate) place: u64,
-    pub(crate) at: Instant,
 }
 
 impl Answer {
@@ -51,7 +47,6 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Break {
     pub(crate) notification: Notification,
-    pub(crate) at: Instant,
 }
 
 /// How a connection ended.
@@ -70,6 +65,11 @@ impl Client {
             }
             self.receive().with_context(|| format!("waiting for the answer to {id}"))?;
         }
+    }
+
+    /// The final answer to a request, if it has come already.
+    pub(crate) fn take_ready(&mut self, id: u64) -> Option<Answer> {
+        self.answers.remove(&id)
     }
 
     /// Reads until everything in flight is answered, but keeps the answers.
@@ -112,7 +112,6 @@ impl Client {
         self.stream.read_exact(&mut prefix).context("receiving")?;
         let mut body = vec![0; frame_len(prefix)? - PREFIX];
         self.stream.read_exact(&mut body).context("receiving")?;
-        self.received += 1;
         let found: Vec<(Header, std::ops::Range<usize>)> =
             elements(&body).map(|element| element.map(|e| (e.header, e.range))).collect::<Result<_, _>>()?;
         for (header, range) in found {
@@ -128,7 +127,7 @@ impl Client {
         if id == UNSOLICITED {
             ensure!(header.command == Command::OPLOCK_BREAK, "an unsolicited {name}");
             let notification = Notification::parse(msg)?;
-            self.breaks.push(Break { notification, at: Instant::now() });
+            self.breaks.push(Break { notification });
             return Ok(());
         }
         self.credits += u64::from(header.credits);
@@ -148,7 +147,7 @@ impl Client {
         }
         self.check_signature(request.session, &header, msg)?;
         self.finals += 1;
-        let answer = Answer { header, msg: msg.to_vec(), place: self.received, at: Instant::now() };
+        let answer = Answer { header, msg: msg.to_vec() };
         self.answers.insert(id, answer);
         Ok(())
     }
@@ -165,7 +164,8 @@ impl Client {
             }
         } else if key.is_some() && self.setup.signing {
             let status = Status(header.status);
-            ensure!(status.is_error(), "the answer to MessageId {id} ({name}, {status:x?}) is not signed");
+            let refusal = [Status::ACCESS_DENIED, Status::USER_SESSION_DELETED].contains(&status);
+            ensure!(refusal, "the answer to MessageId {id} ({name}, {status:x?}) is not signed");
         }
         Ok(())
     }

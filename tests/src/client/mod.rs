@@ -10,12 +10,16 @@ mod login;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{BufReader, Write},
+    io::BufReader,
     net::TcpStream,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    net::{SendFlags, send},
+};
 use smb_parse::{
     compound::elements,
     encode,
@@ -29,9 +33,9 @@ use understudy_core::crypto::{
 };
 
 pub(crate) use self::{
-    files::{DELETE_ON_CLOSE, FILE_CREATE, FILE_OPEN, FILE_OPEN_IF, File, Open, READ, READ_WRITE},
+    files::{DELETE_ON_CLOSE, FILE_CREATE, FILE_OPEN_IF, File, Open, READ, build_query, data, written},
     inbox::{Answer, Break, End},
-    login::User,
+    login::{User, utf16},
 };
 use crate::rig::net::Net;
 
@@ -95,6 +99,9 @@ pub(crate) struct Draft {
     session: u64,
 }
 
+/// Makes a message of its header.
+type Build<'a> = &'a dyn Fn(&Header) -> Vec<u8>;
+
 /// A connection to a server.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -110,8 +117,6 @@ pub(crate) struct Client {
     answers: HashMap<u64, Answer>,
     /// Break notifications, in the order in which they came.
     pub(crate) breaks: Vec<Break>,
-    /// Frames received so far.
-    received: u64,
     /// Final answers received.
     pub(crate) finals: u64,
     /// Interim answers received.
@@ -135,7 +140,6 @@ impl Client {
             in_flight: HashMap::new(),
             answers: HashMap::new(),
             breaks: Vec::new(),
-            received: 0,
             finals: 0,
             interims: 0,
         };
@@ -156,11 +160,7 @@ impl Client {
     }
 
     /// Numbers related members of one frame, one credit each (MS-SMB2 3.2.4.1.4).
-    pub(crate) fn draft_compound(
-        &mut self,
-        at: At,
-        members: &[(Command, &dyn Fn(&Header) -> Vec<u8>)],
-    ) -> Result<Draft> {
+    pub(crate) fn draft_compound(&mut self, at: At, members: &[(Command, Build<'_>)]) -> Result<Draft> {
         let (mut messages, mut ids) = (Vec::new(), Vec::new());
         for (index, (command, build)) in members.iter().enumerate() {
             let mut header = self.number(at, *command, 1)?;
@@ -192,9 +192,23 @@ impl Client {
         self.raw(&encode::frame(&draft.bytes))
     }
 
-    /// Sends any bytes.
+    /// Sends any bytes. Takes answers in meanwhile: a server that cannot get rid of its answers may stop reading.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.get_mut().write_all(bytes).context("sending")
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let socket = self.stream.get_ref();
+            let mut polled = [PollFd::new(socket, PollFlags::IN | PollFlags::OUT)];
+            poll(&mut polled, None)?;
+            let ready = polled[0].revents();
+            if ready.contains(PollFlags::OUT) {
+                let sent =
+                    send(socket, rest, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).context("sending")?;
+                rest = rest.get(sent..).unwrap_or_default();
+            } else {
+                self.receive()?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends a request, signed if the session is; its answer is waited for later.

@@ -100,6 +100,12 @@ impl Rig {
         wait_until(&what, Duration::from_secs(30), || self.metric(name).is_ok_and(|now| now >= at_least))
     }
 
+    /// Waits until so many Links have been taken over in all.
+    pub(crate) fn await_takeovers(&self, cause: &str, count: usize) -> Result<()> {
+        let name = format!("takeovers_total{{cause=\"{cause}\",result=\"ok\"}}");
+        self.await_metric(&name, f64::from(u32::try_from(count)?))
+    }
+
     /// Waits until the proxy has logged a line that contains this.
     pub(crate) fn await_log(&self, text: &str) -> Result<()> {
         wait_until(&format!("the proxy logs: {text}"), Duration::from_secs(30), || self.has_logged(text))
