@@ -3,12 +3,15 @@
 mod copies;
 mod garbage;
 mod haproxy;
+mod injected;
 mod lost_legs;
 mod messages;
 mod outages;
 mod pending;
+mod refused;
 mod shutdown;
 mod silence;
+mod unprotected;
 mod wire;
 
 use std::time::Instant;
@@ -49,6 +52,9 @@ pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
         messages::CASES,
+        unprotected::CASES,
+        injected::CASES,
+        refused::CASES,
         wire::CASES,
         silence::CASES,
         outages::CASES,
