@@ -8,7 +8,9 @@ mod lost_legs;
 mod messages;
 mod outages;
 mod pending;
+mod pipelines;
 mod refused;
+mod sessions;
 mod shutdown;
 mod silence;
 mod unprotected;
@@ -52,6 +54,8 @@ pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
         messages::CASES,
+        sessions::CASES,
+        pipelines::CASES,
         unprotected::CASES,
         injected::CASES,
         refused::CASES,
