@@ -13,6 +13,7 @@ mod refused;
 mod sessions;
 mod shutdown;
 mod silence;
+mod two_links;
 mod unprotected;
 mod wire;
 
@@ -56,6 +57,7 @@ pub(crate) fn all() -> Vec<Case> {
         messages::CASES,
         sessions::CASES,
         pipelines::CASES,
+        two_links::CASES,
         unprotected::CASES,
         injected::CASES,
         refused::CASES,
