@@ -5,6 +5,7 @@ mod garbage;
 mod haproxy;
 mod injected;
 mod lost_legs;
+mod many_opens;
 mod messages;
 mod outages;
 mod pending;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Case> {
         sessions::CASES,
         pipelines::CASES,
         two_links::CASES,
+        many_opens::CASES,
         unprotected::CASES,
         injected::CASES,
         refused::CASES,
