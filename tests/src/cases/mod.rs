@@ -14,6 +14,7 @@ mod refused;
 mod sessions;
 mod shutdown;
 mod silence;
+mod stale;
 mod two_links;
 mod unprotected;
 mod wire;
@@ -63,6 +64,7 @@ pub(crate) fn all() -> Vec<Case> {
         unprotected::CASES,
         injected::CASES,
         refused::CASES,
+        stale::CASES,
         wire::CASES,
         silence::CASES,
         outages::CASES,
