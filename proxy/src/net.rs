@@ -9,8 +9,8 @@ use tokio::{
 };
 use understudy_core::event::LegLoss;
 
-/// How long a TCP connect may take.
-const CONNECT: Duration = Duration::from_secs(1);
+/// How long a TCP connect may take: long enough for the second SYN, where a herd of connects overflows a node's queue.
+const CONNECT: Duration = Duration::from_secs(3);
 /// The accept queue: a herd of clients reconnects at once.
 const BACKLOG: i32 = 4096;
 

@@ -47,7 +47,7 @@ fn session(shared: &Shared, link: LinkId, client: SocketAddr, news: &SessionNews
     sessions(shared, news.protection).inc();
     let (user, protection) = (&news.user, news.protection.label());
     if news.protection.is_protected() {
-        tracing::info!(link = link.0, %client, user, protection, "session established");
+        tracing::debug!(link = link.0, %client, user, protection, "session established");
         return;
     }
     shared.metrics.unprotected_total.with_label_values(&[protection]).inc();

@@ -64,7 +64,6 @@ pub(crate) enum Way {
 /// What came of a copy.
 #[derive(Debug)]
 pub(crate) struct Outcome {
-    pub(crate) took: Duration,
     /// The longest time without progress after the first fault.
     pub(crate) stall: Duration,
     /// Of what was to be copied.
@@ -91,7 +90,6 @@ impl<'a> Fault<'a> {
 /// Where a copy begins and ends.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
-    pub(crate) source: PathBuf,
     pub(crate) target: PathBuf,
     pub(crate) len: u64,
     pub(crate) sha256: String,
@@ -106,7 +104,7 @@ pub(crate) fn prepare(rig: &Rig, way: Way, name: &str, len: u64) -> Result<Files
         write_noise(&source, len)?;
     }
     let sha256 = sha256(&source)?;
-    Ok(Files { source, target, len, sha256 })
+    Ok(Files { target, len, sha256 })
 }
 
 /// A running copy.
@@ -195,7 +193,6 @@ impl Copy {
             }
             std::thread::sleep(Duration::from_millis(1));
         };
-        let took = self.begun.elapsed();
         let said = said(&mut self.child);
         if !status.success() {
             bail!("smbclient: {status}, {last} of {} bytes: {said}", self.files.len);
@@ -207,13 +204,7 @@ impl Copy {
         if sha256 != self.files.sha256 {
             bail!("the bytes differ: {} became {sha256}", self.files.sha256);
         }
-        Ok(Outcome { took, stall, source_sha256: self.files.sha256.clone(), sha256 })
-    }
-
-    /// Waits for the end of a copy that may fail; smbclient's status and words.
-    pub(crate) fn wait(mut self) -> Result<(bool, String)> {
-        let status = self.child.wait()?;
-        Ok((status.success(), said(&mut self.child)))
+        Ok(Outcome { stall, source_sha256: self.files.sha256.clone(), sha256 })
     }
 }
 
