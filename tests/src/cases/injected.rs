@@ -5,8 +5,11 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use smb_parse::{
-    FileId, encode,
-    header::{Command, Header, Status},
+    FileId,
+    compound::elements,
+    encode,
+    header::{Command, Flags, Header, Status},
+    patch,
 };
 
 use super::{Case, Report, Scale};
@@ -45,6 +48,7 @@ fn injected(_: &Scale) -> Result<Report> {
     ensure!(fs::read(rig.data().join("guarded.bin"))? == GOOD, "an injected frame reached the file");
     ensure!(!rig.data().join("planted.bin").exists(), "an injected frame made a file");
     client.write(file, 0, GOOD).context("a signed write afterwards")?;
+    ensure!(rig.metric("opens")? == 1.0, "Opens are left of what was refused");
     Ok(Report { notes: vec![format!("{count} messages refused")], ..Report::default() })
 }
 
@@ -74,14 +78,33 @@ fn inject(client: &mut Client, at: At, file: File) -> Result<u32> {
     let id = flush.ids.first().copied().context("an empty draft")?;
     client.wait(id)?.success().context("the FLUSH itself")?;
 
-    let compound = planting(client, at)?;
+    let compound = compound(client, at, &Open { disposition: FILE_OPEN_IF, ..Open::of("planted.bin") })?;
     count += refused(client, &compound).context("an unsigned compound")?;
-    Ok(count)
+    one_member(client, at).context("one unsigned member of a signed compound")?;
+    Ok(count + 1)
 }
 
-/// Related members that would make a file and write to it.
-fn planting(client: &mut Client, at: At) -> Result<Draft> {
-    let open = Open { disposition: FILE_OPEN_IF, ..Open::of("planted.bin") };
+/// The WRITE between a signed CREATE and a signed CLOSE is not signed: whatever becomes of these, it is refused.
+fn one_member(client: &mut Client, at: At) -> Result<()> {
+    let mut draft = compound(client, at, &Open::of("guarded.bin"))?;
+    client.sign(&mut draft);
+    let member = elements(&draft.bytes).nth(1).context("a short compound")??;
+    let (range, flags) = (member.range, member.header.flags.without(Flags::SIGNED));
+    let write = draft.bytes.get_mut(range).context("a short compound")?;
+    patch::set_flags(write, flags);
+    patch::set_signature(write, [0; 16]);
+    client.post(&draft)?;
+    let answers = draft.ids.iter().map(|id| client.wait(*id)).collect::<Result<Vec<_>>>()?;
+    let [create, write, close] = answers.as_slice() else { anyhow::bail!("not three answers") };
+    ensure!(write.status() == Status::ACCESS_DENIED, "answered {:x?}", write.status());
+    if create.status().is_success() && !close.status().is_success() {
+        client.close(File::from(at, create.clone())?)?;
+    }
+    Ok(())
+}
+
+/// Related members that would open a file, write to it and close it.
+fn compound(client: &mut Client, at: At, open: &Open<'_>) -> Result<Draft> {
     let last = FileId::ALL_ONES;
     client.draft_compound(
         at,
