@@ -67,9 +67,10 @@ fn beside(_: &Scale) -> Result<Report> {
     let held = Lock { offset: 0, length: 10, flags: EXCLUSIVE | FAIL_IMMEDIATELY };
     client.lock(ours, &[held])?.success()?;
     let waiting = Lock { flags: EXCLUSIVE, ..held };
+    let before = client.interims;
     let lock =
         client.send(stranger, Command::LOCK, 1, |header| encode::lock(header, theirs.id, 0, &[waiting]))?;
-    client.receive_until(|client| client.interims == 1)?;
+    client.receive_until(|client| client.interims > before)?;
 
     rig.kill_serving()?;
     let answer = client.wait(lock)?;
