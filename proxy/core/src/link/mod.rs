@@ -97,6 +97,8 @@ pub struct Link {
     silent_since: Option<Instant>,
     /// Another node serves, but the process at the end of our leg is not gone yet: until then it is waited for.
     leaving: Option<Instant>,
+    /// When a leg that is not in use yet stood, or was last heard of.
+    heard: Option<Instant>,
     stopping: Option<Instant>,
     /// When the leg was lost to a node that lived on, within the last minute.
     pub(crate) leg_losses: VecDeque<Instant>,
@@ -164,6 +166,7 @@ impl Link {
             barrier: false,
             silent_since: None,
             leaving: None,
+            heard: None,
             stopping: None,
             leg_losses: VecDeque::new(),
             next_leg: 0,
@@ -197,7 +200,10 @@ impl Link {
         match &self.state {
             State::Relay(attached) if attached.leg == leg => self.relay_node_frame(now, frame),
             State::Bridge(node) if node.id == leg => self.bridge_node_frame(now, frame),
-            State::Recovering(_) => self.recovery_node_frame(now, leg, frame),
+            State::Recovering(_) => {
+                self.heard = Some(now);
+                self.recovery_node_frame(now, leg, frame);
+            }
             _ => {}
         }
     }
@@ -209,6 +215,7 @@ impl Link {
 
     /// A leg asked for by [`Effect::Connect`] stands.
     pub fn handle_connected(&mut self, now: Instant, leg: LegId) {
+        self.heard = Some(now);
         match &self.state {
             State::Opening(Opening { dialling: Some(attached), .. }) if attached.leg == leg => {
                 self.state = State::Relay(*attached);

@@ -1,16 +1,32 @@
 //! What a Link waits for, and what happens when the time is over.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smb_parse::header::Status;
 
 use super::{Link, State};
 use crate::{
     effect::{Close, CloseReason},
-    event::Cause,
+    event::{Cause, LegLoss},
+    ids::LegId,
 };
 
+/// How long a node may take over each answer until the client, or the proxy in its name, has logged in. A single process
+/// of a healthy node may be stopped, or sit on a NEGOTIATE because another with the same ClientGuid is just ending; a
+/// fresh leg is answered.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Link {
+    /// The leg that is not in use yet, and how long its node may still be silent on it.
+    fn leg_in_the_making(&self) -> Option<(LegId, Instant)> {
+        let leg = match &self.state {
+            State::Relay(attached) => self.handshake.as_ref().map(|_| attached.leg),
+            State::Recovering(recovery) => recovery.greeting(),
+            _ => None,
+        };
+        Some((leg?, self.heard? + PATIENCE))
+    }
+
     /// The earliest timer.
     pub(super) fn next_timer(&self) -> Option<(Instant, &'static str)> {
         let config = &self.config;
@@ -42,6 +58,7 @@ impl Link {
             offer(first.map(|at| at + config.grace_park), "parked request");
         }
         offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
+        offer(self.leg_in_the_making().map(|(_, at)| at), "an answer of the node");
         offer(self.leaving, "a dead node's last process");
         offer(self.stopping.map(|at| at + config.shutdown_grace), "shutdown");
         next
@@ -67,6 +84,10 @@ impl Link {
         if overdue || Self::is_past(now, self.silent_since, deadline) {
             self.fail_takeover(now, CloseReason::Deadline, Close::Graceful);
             return;
+        }
+        if let Some((leg, _)) = self.leg_in_the_making().filter(|(_, at)| now >= *at) {
+            self.out.close_leg(leg, Close::Reset);
+            self.leg_lost(now, leg, LegLoss::Silent);
         }
         if self.leaving.is_some_and(|at| now >= at) {
             self.abandon_node(now, Cause::Crash);

@@ -129,6 +129,15 @@ impl Recovery {
         self.attached().map(|a| a.leg)
     }
 
+    /// The leg in the making, if it stands and the node is to answer what needs no storage. Whatever touches a file may
+    /// take as long as the storage, or as another client's acknowledgement of a break.
+    pub(crate) fn greeting(&self) -> Option<LegId> {
+        match &self.stage {
+            Stage::Negotiating(leg) | Stage::Authenticating(leg, _) => Some(leg.id),
+            _ => None,
+        }
+    }
+
     fn attached(&self) -> Option<Attached> {
         match &self.stage {
             Stage::Waiting(_) => None,

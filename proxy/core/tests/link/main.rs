@@ -404,6 +404,29 @@ fn a_dead_nodes_last_process_is_waited_for_but_not_for_ever() {
 }
 
 #[test]
+fn a_node_that_sits_on_an_answer_is_asked_on_a_fresh_leg() {
+    for command in [Command::NEGOTIATE, Command::SESSION_SETUP] {
+        let (mut rig, file) = at_work("alice");
+        rig.nodes[1].habits.mute.push(command);
+        rig.fail_over();
+        rig.wait(Duration::from_secs(4));
+        assert!(rig.takeovers.is_empty() && rig.leg.is_some(), "{}", command.name());
+        rig.wait(Duration::from_secs(2));
+        assert!(rig.leg.is_none(), "the leg is given up, and the Fleet is told");
+        rig.assign(1);
+        assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+    }
+    let mut rig = Rig::new();
+    rig.put("file", 77, TEXT);
+    rig.nodes[0].habits.mute.push(Command::NEGOTIATE);
+    rig.patience = Some(Duration::from_secs(6));
+    rig.negotiate();
+    let session = rig.log_in("alice");
+    rig.open(session, "file");
+    assert_eq!(rig.sent[0], rig.sent[1], "the same bytes once more");
+}
+
+#[test]
 fn a_second_loss_makes_a_request_a_suspect() {
     let (mut rig, file) = at_work("alice");
     rig.nodes.iter_mut().for_each(|n| n.habits.mute.push(Command::READ));

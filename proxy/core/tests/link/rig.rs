@@ -95,6 +95,8 @@ pub(crate) struct Rig {
     pub(crate) refused: usize,
     /// The node that is named when the present one has died of its first frame.
     pub(crate) later_node: Option<u16>,
+    /// How long the client waits for the node, which is then named again.
+    pub(crate) patience: Option<Duration>,
     finals: BTreeSet<u64>,
     interims: BTreeSet<u64>,
     asked: u32,
@@ -135,6 +137,7 @@ impl Rig {
             takeovers: Vec::new(),
             refused: 0,
             later_node: None,
+            patience: None,
             finals: BTreeSet::new(),
             interims: BTreeSet::new(),
             asked: 0,
@@ -236,6 +239,10 @@ impl Rig {
             Effect::Connect { leg, node } => {
                 let node = usize::from(node.0);
                 if self.up[node] {
+                    if !self.nodes[node].seen.is_empty() {
+                        let base = 0x1_0000 * leg.0;
+                        self.nodes[node] = Node::new(base, &self.disk, &self.users);
+                    }
                     self.leg = Some((leg, node));
                     self.link.handle_connected(self.now, leg);
                 } else {
@@ -349,6 +356,10 @@ impl Rig {
         let frame = self.seal(&[encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)]);
         self.preauth.update(&frame[PREFIX..]);
         self.send_raw(&frame);
+        if let Some(time) = self.patience.take() {
+            self.wait(time);
+            self.assign(0);
+        }
         if let Some(node) = self.later_node.take() {
             self.crash();
             self.assign(node);
