@@ -1,5 +1,6 @@
 //! End-to-end tests of Understudy against real Samba, in network namespaces of their own.
 
+mod bench;
 mod cases;
 mod client;
 mod demo;
@@ -63,6 +64,8 @@ enum Order {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Measures Understudy beside HAProxy and direct access.
+    Bench(bench::Options),
     /// Names the cases and what they show.
     List,
     /// Copies a file down and up while its node is killed, and tells of it.
@@ -101,6 +104,10 @@ fn obey(order: &Order) -> Result<()> {
         }
         Order::Captures { paths, expect_errors } => wire::captures::report(paths, *expect_errors),
         Order::Tshark { paths } => tshark(paths),
+        Order::Bench(options) => {
+            require_root()?;
+            bench::run(options)
+        }
         Order::Run { filter, mib } => {
             require_root()?;
             run(filter.as_deref().unwrap_or_default(), &Scale { copy: *mib * MIB, soak: false })

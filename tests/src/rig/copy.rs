@@ -215,7 +215,8 @@ impl Drop for Copy {
     }
 }
 
-fn said(child: &mut Child) -> String {
+/// What a child that has ended printed.
+pub(crate) fn said(child: &mut Child) -> String {
     let mut text = String::new();
     if let Some(out) = &mut child.stdout {
         let _ = out.read_to_string(&mut text);

@@ -80,6 +80,11 @@ impl Net {
         Path::new("/etc/netns").join(self.space(name))
     }
 
+    /// A further address of the hub.
+    pub(crate) fn add_hub_address(&self, address: &str) -> Result<()> {
+        run(&["ip", "-n", &self.space("hub"), "addr", "add", &format!("{address}/24"), "dev", "br0"])
+    }
+
     /// Cuts a host's cable, or mends it.
     pub(crate) fn set_link(&self, name: &str, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };

@@ -19,23 +19,39 @@ use super::{
     wait_until,
 };
 
-const ADMIN: &str = "127.0.0.1:9645";
+/// Where a proxy is reached.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Door {
+    pub(crate) address: &'static str,
+    pub(crate) admin: &'static str,
+}
+
+impl Door {
+    /// The floating address.
+    pub(crate) const MAIN: Self = Self { address: FLOATING, admin: "127.0.0.1:9645" };
+}
 
 /// The running proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     child: Child,
     log: PathBuf,
+    admin: &'static str,
 }
 
 impl Proxy {
     /// Writes a configuration for these nodes, with `extra` at its end, and starts the proxy.
     pub(crate) fn start(net: &Net, dir: &Path, nodes: &[Node], extra: &str) -> Result<Self> {
+        Self::start_at(net, dir, nodes, extra, Door::MAIN)
+    }
+
+    /// The same, elsewhere; `dir` is for its files alone.
+    pub(crate) fn start_at(net: &Net, dir: &Path, nodes: &[Node], extra: &str, door: Door) -> Result<Self> {
         let passwords = dir.join("smbpasswd");
         let known = nodes.first().context("no nodes")?.smbpasswd()?;
         fs::write(&passwords, known)?;
         fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600))?;
-        let mut text = format!("listen = \"{FLOATING}:445\"\n");
+        let mut text = format!("listen = \"{}:445\"\n", door.address);
         let (top, tables): (Vec<&str>, Vec<&str>) = {
             let split = extra.find('[').unwrap_or(extra.len());
             (vec![&extra[..split]], vec![&extra[split..]])
@@ -46,7 +62,8 @@ impl Proxy {
         }
         text += &format!("[credentials]\nntlm = \"{}\"\n", passwords.display());
         text += &format!("[store]\nurl = \"file:{}\"\n", dir.join("store").display());
-        text += &format!("[admin]\nlisten = \"{ADMIN}\"\n[log]\nformat = \"json\"\nlevel = \"info\"\n");
+        text += &format!("[admin]\nlisten = \"{}\"\n", door.admin);
+        text += "[log]\nformat = \"json\"\nlevel = \"info\"\n";
         text.extend(tables);
         let config = dir.join("understudy.toml");
         fs::write(&config, text)?;
@@ -61,7 +78,7 @@ impl Proxy {
             .stderr(file)
             .spawn()
             .context("starting the proxy")?;
-        let mut proxy = Self { child, log };
+        let mut proxy = Self { child, log, admin: door.admin };
         let listens = wait_until("the proxy is ready", Duration::from_secs(20), || {
             proxy.get(net, "/ready").is_ok_and(|r| r.0 == 200)
         });
@@ -79,7 +96,7 @@ impl Proxy {
 
     /// Asks the admin page by another method.
     pub(crate) fn ask(&self, net: &Net, method: &str, path: &str) -> Result<(u16, String)> {
-        let mut stream = net.connect("hub", ADMIN)?;
+        let mut stream = net.connect("hub", self.admin)?;
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"

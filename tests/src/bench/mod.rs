@@ -1,0 +1,112 @@
+//! The benchmark: the same work direct to Samba, through HAProxy and through Understudy, side by side in one run.
+//! It asserts no time; it fails only if the work itself fails.
+
+mod bridge;
+mod bulk;
+mod cpu;
+mod field;
+mod quantity;
+mod report;
+mod small;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use self::{
+    bulk::{Bulk, Work},
+    field::{Field, Road},
+    report::Report,
+};
+
+/// How much is measured, and where the results go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Directory for bench.json and bench.txt.
+    #[arg(long, default_value = "out/bench")]
+    out: PathBuf,
+    /// MiB of each copy.
+    #[arg(long, default_value_t = 1024)]
+    mib: u64,
+    /// How often each work is done on each road; the medians count.
+    #[arg(long, default_value_t = 5)]
+    pairs: u32,
+    /// Only the work whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+}
+
+/// Measures everything. What is there is written after every round, so that a run cut short leaves its rounds.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+    let mut field = Field::new()?;
+    let mut report = Report::new(options.mib, options.pairs);
+    let bulk = Bulk::prepare(&field.rig, options.mib << 20)?;
+    for signed in [false, true] {
+        let name = format!("open, read, close {}", if signed { "signed" } else { "unsigned" });
+        measure(&mut report, options, &name, |report, pair| {
+            for (road, sample) in small::round(&field, &turned(pair), signed)? {
+                report.add(&name, road, sample);
+            }
+            Ok(())
+        })?;
+    }
+    for work in Work::ALL {
+        measure(&mut report, options, &work.to_string(), |report, pair| {
+            for road in turned(pair) {
+                let sample = bulk.copy(&field, road, work)?;
+                // The first round warms caches and is not counted.
+                if pair > 0 {
+                    report.add(&work.to_string(), road, sample);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    for work in Work::SIGNED {
+        let name = format!("{work}, after a takeover");
+        measure(&mut report, options, &name, |report, _| {
+            report.add(&name, Road::HaProxy, bulk.copy(&field, Road::HaProxy, work)?);
+            report.add(&name, Road::Understudy, bridge::copy(&mut field, &bulk, work)?);
+            Ok(())
+        })?;
+    }
+    report.complete = true;
+    save(&report, &options.out)?;
+    print!("{}", report.aims());
+    Ok(())
+}
+
+/// All rounds of one kind of work, if it is wanted.
+fn measure(
+    report: &mut Report,
+    options: &Options,
+    work: &str,
+    mut round: impl FnMut(&mut Report, u32) -> Result<()>,
+) -> Result<()> {
+    if !work.contains(&options.only) {
+        return Ok(());
+    }
+    for pair in 0..=options.pairs {
+        round(report, pair).with_context(|| work.to_owned())?;
+        save(report, &options.out)?;
+    }
+    println!("{}", report.table_of(work));
+    Ok(())
+}
+
+/// The roads, beginning with another one each time.
+fn turned(pair: u32) -> [Road; Road::ALL.len()] {
+    let mut roads = Road::ALL;
+    roads.rotate_left(pair as usize % Road::ALL.len());
+    roads
+}
+
+fn save(report: &Report, out: &Path) -> Result<()> {
+    fs::write(out.join("bench.json"), serde_json::to_string_pretty(&report.json())?)?;
+    fs::write(out.join("bench.txt"), report.text())?;
+    Ok(())
+}
