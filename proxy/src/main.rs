@@ -28,6 +28,12 @@ use crate::config::Config;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// Options of the allocator, read as it starts. By default memory of 8 MiB and more goes back to the kernel as soon as it
+/// is freed: a bulk frame is that large, and its pages would be unmapped, mapped and cleared again for every one.
+#[allow(unsafe_code, reason = "the allocator finds its options by this name; nothing else is called so")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+static ALLOCATOR_OPTIONS: &[u8; 21] = b"oversize_threshold:0\0";
+
 /// Keeps SMB clients at work while their Samba node dies.
 ///
 /// Clients connect to one floating address. Understudy passes their traffic to one
