@@ -13,8 +13,8 @@ use smb_parse::frame::{PREFIX, frame_len};
 use tokio::{io::AsyncWrite, net::TcpStream};
 use tokio_util::io::poll_read_buf;
 
-/// The read buffer while frames are small.
-const CHUNK: usize = 64 << 10;
+/// The read buffer while frames are small: many of them, and of a size that the allocator keeps at hand.
+const CHUNK: usize = 16 << 10;
 /// Below this much free space a new chunk is begun.
 const LOW: usize = 4 << 10;
 /// How many frames one write takes.
@@ -27,6 +27,8 @@ pub(crate) struct Leg {
     buf: BytesMut,
     /// The length of the frame that is being read, once its prefix is there.
     frame: Option<usize>,
+    /// How large the next read buffer is: a bulk frame mostly follows another, and is then read into its place.
+    chunk: usize,
     queue: VecDeque<Bytes>,
     queued: usize,
     /// When the last byte of a half frame came.
@@ -46,7 +48,15 @@ pub(crate) enum Input {
 
 impl Leg {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream, buf: BytesMut::new(), frame: None, queue: VecDeque::new(), queued: 0, progress: None }
+        Self {
+            stream,
+            buf: BytesMut::new(),
+            frame: None,
+            chunk: CHUNK,
+            queue: VecDeque::new(),
+            queued: 0,
+            progress: None,
+        }
     }
 
     /// Bytes that wait to be written.
@@ -70,6 +80,7 @@ impl Leg {
         }
         let len = self.frame.filter(|len| self.buf.len() >= *len)?;
         self.frame = None;
+        self.chunk = len.max(CHUNK);
         Some(Input::Frame(self.buf.split_to(len)))
     }
 
@@ -105,10 +116,9 @@ impl Leg {
     fn make_room(&mut self) {
         let room = self.buf.capacity() - self.buf.len();
         match self.frame {
-            Some(len) if len - self.buf.len() > room => self.buf.reserve((len - self.buf.len()).max(CHUNK)),
-            Some(_) => {}
-            None if room < LOW => self.buf.reserve(CHUNK),
-            None => {}
+            Some(len) if len - self.buf.len() > room => self.buf.reserve(len - self.buf.len()),
+            None if room < LOW => self.buf.reserve(self.chunk),
+            _ => {}
         }
     }
 
