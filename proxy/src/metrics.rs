@@ -19,7 +19,8 @@ pub(crate) struct Metrics {
     bytes: IntCounterVec,
     pub(crate) bytes_from_client: IntCounter,
     pub(crate) bytes_to_client: IntCounter,
-    messages: IntCounterVec,
+    requests_seen: Vec<IntCounter>,
+    responses_seen: Vec<IntCounter>,
     sealed: IntCounter,
     pub(crate) not_understood: IntCounter,
     pub(crate) signature_refused: IntCounter,
@@ -47,18 +48,16 @@ impl Metrics {
         let registry = Registry::new();
         let r = &registry;
         let bytes = counters(r, "bytes_total", "Bytes of the client legs", &["direction"])?;
+        let messages =
+            counters(r, "messages_total", "SMB2 messages on the client legs", &["command", "direction"])?;
         let metrics = Self {
             connections: gauge(r, "connections", "Client connections")?,
             connections_total: counter(r, "connections_total", "Client connections accepted")?,
             bytes_from_client: bytes.with_label_values(&["from_client"]),
             bytes_to_client: bytes.with_label_values(&["to_client"]),
             bytes,
-            messages: counters(
-                r,
-                "messages_total",
-                "SMB2 messages on the client legs",
-                &["command", "direction"],
-            )?,
+            requests_seen: by_command(&messages, "request"),
+            responses_seen: by_command(&messages, "response"),
             sealed: counter(r, "sealed_frames_total", "Encrypted frames passed on unread")?,
             not_understood: counter(r, "not_understood_total", "Frames passed on without being understood")?,
             signature_refused: counter(
@@ -135,10 +134,11 @@ impl Metrics {
 
     /// Takes a Link's counters in.
     pub(crate) fn count(&self, counters: &Counters) {
-        for (table, direction) in [(&counters.requests, "request"), (&counters.responses, "response")] {
-            for (value, count) in table.iter().enumerate().filter(|(_, count)| **count > 0) {
-                let name = u16::try_from(value).map(Command).map_or("unknown", |command| command.name());
-                self.messages.with_label_values(&[name, direction]).inc_by(*count);
+        for (seen, counts) in
+            [(&self.requests_seen, &counters.requests), (&self.responses_seen, &counters.responses)]
+        {
+            for (counter, count) in seen.iter().zip(counts).filter(|(_, count)| **count > 0) {
+                counter.inc_by(*count);
             }
         }
         self.sealed.inc_by(counters.sealed);
@@ -163,6 +163,12 @@ impl Metrics {
         TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
+}
+
+/// The counters of one direction, by the command's value; the last one is for unknown commands.
+fn by_command(messages: &IntCounterVec, direction: &str) -> Vec<IntCounter> {
+    let commands = (0..).map(Command).take(Command::COUNT + 1);
+    commands.map(|command| messages.with_label_values(&[command.name(), direction])).collect()
 }
 
 fn name(short: &str) -> String {
