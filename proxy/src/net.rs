@@ -81,7 +81,7 @@ pub(crate) fn tune_client_leg(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
-/// Acknowledge at once. The kernel forgets it by itself, so it is asked for after every read.
+/// Acknowledge at once what has been read. The kernel forgets it by itself, so it is asked for again and again.
 pub(crate) fn quickack(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_tcp_quickack(true);
 }

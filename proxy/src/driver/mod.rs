@@ -270,7 +270,11 @@ impl Driver {
         }
         if read > 0 {
             self.shared.metrics.bytes_from_client.inc_by(read as u64);
-            net::quickack(&self.client.stream);
+            if self.client.partial_since().is_some() {
+                // Without TCP_NODELAY a client holds the rest of a request back until its beginning is acknowledged.
+                // A whole request is acknowledged with its answer.
+                net::quickack(&self.client.stream);
+            }
         }
         busy
     }
