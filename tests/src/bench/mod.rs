@@ -12,6 +12,7 @@ mod small;
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -37,9 +38,15 @@ pub(crate) struct Options {
     /// Only the work whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Minutes after which rounds are left out, down to one of each kind of work.
+    #[arg(long, default_value_t = 11)]
+    minutes: u64,
 }
 
-/// Measures everything. What is there is written after every round, so that a run cut short leaves its rounds.
+/// How many kinds of work there are: two of small operations, four of copies, two of copies after a takeover.
+const WORKS: u32 = 8;
+
+/// Measures everything. The first round of each kind warms up and is not counted. What is there is written after every round, so that a run cut short leaves its rounds.
 pub(crate) fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
     let mut field = Field::new()?;
@@ -48,7 +55,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for signed in [false, true] {
         let name = format!("open, read, close {}", if signed { "signed" } else { "unsigned" });
         measure(&mut report, options, &name, |report, pair| {
-            for (road, sample) in small::round(&field, &turned(pair), signed)? {
+            for (road, sample) in
+                small::round(&field, &turned(pair), signed)?.into_iter().filter(|_| pair > 0)
+            {
                 report.add(&name, road, sample);
             }
             Ok(())
@@ -58,7 +67,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         measure(&mut report, options, &work.to_string(), |report, pair| {
             for road in turned(pair) {
                 let sample = bulk.copy(&field, road, work)?;
-                // The first round warms caches and is not counted.
                 if pair > 0 {
                     report.add(&work.to_string(), road, sample);
                 }
@@ -68,19 +76,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     for work in Work::SIGNED {
         let name = format!("{work}, after a takeover");
-        measure(&mut report, options, &name, |report, _| {
-            report.add(&name, Road::HaProxy, bulk.copy(&field, Road::HaProxy, work)?);
-            report.add(&name, Road::Understudy, bridge::copy(&mut field, &bulk, work)?);
+        measure(&mut report, options, &name, |report, pair| {
+            let samples = [
+                (Road::HaProxy, bulk.copy(&field, Road::HaProxy, work)?),
+                (Road::Understudy, bridge::copy(&mut field, &bulk, work)?),
+            ];
+            for (road, sample) in samples.into_iter().filter(|_| pair > 0) {
+                report.add(&name, road, sample);
+            }
             Ok(())
         })?;
     }
-    report.complete = true;
+    report.finished = true;
     save(&report, &options.out)?;
     print!("{}", report.aims());
     Ok(())
 }
 
-/// All rounds of one kind of work, if it is wanted.
+/// The rounds of one kind of work, if it is wanted, as long as its share of the time is not used up.
 fn measure(
     report: &mut Report,
     options: &Options,
@@ -90,7 +103,13 @@ fn measure(
     if !work.contains(&options.only) {
         return Ok(());
     }
+    let (begun, share) = (Instant::now(), Duration::from_secs(options.minutes * 60) / WORKS);
     for pair in 0..=options.pairs {
+        if pair > 1 && begun.elapsed() > share {
+            println!("{work}: only {} of {} rounds, for want of time", pair - 1, options.pairs);
+            report.complete = false;
+            break;
+        }
         round(report, pair).with_context(|| work.to_owned())?;
         save(report, &options.out)?;
     }

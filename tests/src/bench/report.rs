@@ -15,16 +15,23 @@ pub(crate) struct Report {
     mib: u64,
     rounds: u32,
     samples: Vec<(String, Road, Sample)>,
+    /// No round was left out.
     pub(crate) complete: bool,
+    /// All kinds of work were done.
+    pub(crate) finished: bool,
 }
 
 impl Report {
     pub(crate) fn new(mib: u64, rounds: u32) -> Self {
-        Self { mib, rounds, samples: Vec::new(), complete: false }
+        Self { mib, rounds, samples: Vec::new(), complete: true, finished: false }
     }
 
     pub(crate) fn add(&mut self, work: &str, road: Road, sample: Sample) {
         self.samples.push((work.to_owned(), road, sample));
+    }
+
+    fn is_complete(&self) -> bool {
+        self.complete && self.finished
     }
 
     /// The kinds of work, in the order in which they were done.
@@ -77,7 +84,7 @@ impl Report {
 
     /// All tables.
     pub(crate) fn text(&self) -> String {
-        let state = if self.complete { "" } else { " (not complete)" };
+        let state = if self.is_complete() { "" } else { " (not complete)" };
         let mut text =
             format!("{} MiB a copy, medians of {} interleaved rounds{state}\n\n", self.mib, self.rounds);
         for work in self.works() {
@@ -121,7 +128,7 @@ impl Report {
                 }
             }
         }
-        json!({"complete": self.complete, "mib": self.mib, "rounds": self.rounds, "summary": summary,
+        json!({"complete": self.is_complete(), "mib": self.mib, "rounds": self.rounds, "summary": summary,
                "samples": samples})
     }
 }
