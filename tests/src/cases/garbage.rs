@@ -17,9 +17,10 @@ use crate::rig::{
 };
 
 const IDLE: usize = 1000;
-/// What the proxy may grow by while all of it is there. A connection that says nothing holds no buffer: 32 KiB for its
-/// task and its Link is ample, and none of the others may make it reserve what it only announces.
-const GROWTH: u64 = 32 << 20;
+/// What the proxy may grow by while all of it is there. A connection that says nothing holds no buffer: 32 KiB are ample
+/// for its task and its Link, while one read buffer each would be 64 MiB. None of the others may make the proxy reserve
+/// what it only announces. The copy beside them has up to 16 MiB on its way through.
+const GROWTH: u64 = (32 + 16) << 20;
 
 pub(super) const CASES: &[Case] = &[Case {
     name: "garbage",
