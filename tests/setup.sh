@@ -3,6 +3,8 @@
 # the tests bring their own configurations, directories and network namespaces.
 set -euo pipefail
 
+"$(dirname "$0")/kernel-client.sh"
+
 declare -A provider=(
     [smbd]=samba [pdbedit]=samba-common-bin [smbclient]=smbclient [ip]=iproute2 [unshare]=util-linux
     [haproxy]=haproxy [tshark]=tshark [cc]=gcc [make]=make

@@ -4,6 +4,7 @@ mod copies;
 mod garbage;
 mod haproxy;
 mod injected;
+mod kernel;
 mod lost_legs;
 mod many_opens;
 mod messages;
@@ -56,6 +57,7 @@ pub(crate) struct Report {
 pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
+        kernel::CASES,
         messages::CASES,
         sessions::CASES,
         pipelines::CASES,

@@ -3,6 +3,7 @@
 pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod janitor;
+pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;

@@ -85,6 +85,14 @@ impl Net {
         run(&["ip", "-n", &self.space("hub"), "addr", "add", &format!("{address}/24"), "dev", "br0"])
     }
 
+    /// A tap on the bridge, for a guest whose processes run in the hub.
+    pub(crate) fn add_tap(&self, tap: &str) -> Result<()> {
+        let hub = self.space("hub");
+        let add = ["ip", "netns", "exec", &hub, "ip", "tuntap", "add", "dev", tap, "mode", "tap"];
+        run(&add).context("making a tap, which needs /dev/net/tun")?;
+        run(&["ip", "-n", &hub, "link", "set", tap, "master", "br0", "up"])
+    }
+
     /// Cuts a host's cable, or mends it.
     pub(crate) fn set_link(&self, name: &str, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };

@@ -1,0 +1,45 @@
+# The first process of the guest. Its root is the host's, read-only; /mnt is the one directory of the host that it may
+# write, /srv holds the unpacked packages. CASE_SERVER and CASE_OPTIONS come with the kernel's command line.
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C
+share=/tmp/share
+results=/mnt
+
+# Tells the host, at once.
+say() { echo "@ $*" >/dev/tty1; }
+
+# Runs a command whose status counts. Its output is kept, and its errors are shown with the status.
+try() {
+    local name=$1 status
+    shift
+    "$@" >>"$results/output" 2>>"$results/errors"
+    status=$?
+    [ "$status" -eq 0 ] || echo "$name ended with status $status: $*" >>"$results/failures"
+    say "$name $status"
+}
+
+# Waits until the host has made a file of that name.
+await() { until [ -e "$results/$1" ]; do sleep 0.02; done; }
+
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t tmpfs tmpfs /tmp
+mkdir "$share"
+while read -r module; do /srv/bin/busybox insmod "/srv/$module"; done </srv/modules
+
+ip link set lo up
+ip addr add "$CASE_ADDRESS/24" dev vec0
+ip link set vec0 up
+
+export LD_LIBRARY_PATH=/srv/lib/x86_64-linux-gnu
+try mount /srv/sbin/mount.cifs "//$CASE_SERVER/share" "$share" -o "$CASE_OPTIONS"
+unset LD_LIBRARY_PATH
+if mountpoint -q "$share"; then
+    source /mnt/workload.sh
+    cat /proc/fs/cifs/DebugData >"$results/DebugData"
+    cat /proc/fs/cifs/Stats >"$results/Stats"
+    try umount umount "$share"
+fi
+dmesg >"$results/dmesg"
+say end
+echo o >/proc/sysrq-trigger
+sleep 60

@@ -1,0 +1,176 @@
+//! A Linux kernel with its own SMB client: User Mode Linux in the rig's hub, on a tap of the bridge.
+//!
+//! The guest's root is the host's `/`, read-only; it writes to one directory of the host. It tells what it has reached
+//! by lines on its second console, and the host acts on what it sees.
+
+mod findings;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+pub(crate) use self::findings::Findings;
+use super::{
+    Rig,
+    net::FLOATING,
+    node::{PASSWORD, USER},
+};
+
+const ADDRESS: &str = "10.77.0.2";
+const TAP: &str = "tap0";
+
+/// A running guest. Dropped, none of its processes is left.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    child: Child,
+    results: PathBuf,
+    console: Receiver<String>,
+    shown: Vec<String>,
+    said: Receiver<String>,
+    heard: Vec<String>,
+}
+
+impl Guest {
+    /// Boots, mounts the share with these options as the test user, and runs a bash script that knows `$share`,
+    /// `$results`, `try`, `say` and `await` (see `init.sh`).
+    pub(crate) fn boot(rig: &Rig, options: &str, workload: &str) -> Result<Self> {
+        let software = software()?;
+        let results = rig.dir.path().join("guest");
+        fs::create_dir_all(&results)?;
+        fs::write(results.join("init.sh"), include_str!("init.sh"))?;
+        fs::write(results.join("workload.sh"), workload)?;
+        rig.net.add_tap(TAP)?;
+        let options = format!("username={USER},password={PASSWORD},iocharset=utf8,{options}");
+        let mount = |from: &Path, to: &str| format!("mount -t hostfs none {to} -o {}", from.display());
+        // In a process namespace of its own: when its first process goes, all go.
+        let mut child = rig
+            .net
+            .command("hub", "unshare")
+            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+            .arg(software.join("usr/bin/linux.uml"))
+            .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "mem=768M"])
+            .arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1"))
+            .args(["con=null", "con0=null,fd:1", "con1=null,fd:2"])
+            .args([format!("CASE_SERVER={FLOATING}"), format!("CASE_ADDRESS={ADDRESS}")])
+            .arg(format!("CASE_OPTIONS=\"{options}\""))
+            .args(["init=/bin/bash", "--", "-c"])
+            .arg(format!(
+                "\"{} && {} && exec /bin/bash /mnt/init.sh\"",
+                mount(&results, "/mnt"),
+                mount(&software, "/srv")
+            ))
+            // Its memory is a file in the temporary directory, which must be in memory.
+            .env("TMPDIR", "/dev/shm")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting the guest")?;
+        let console = lines(child.stdout.take().context("the guest has no console")?);
+        let said = lines(child.stderr.take().context("the guest has no second console")?);
+        let mut guest = Self { child, results, console, shown: Vec::new(), said, heard: Vec::new() };
+        guest.until("the share is mounted", |g| g.has_said("mount 0"))?;
+        Ok(guest)
+    }
+
+    /// Waits until it is so, while the guest lives.
+    pub(crate) fn until(&mut self, what: &str, mut is_so: impl FnMut(&Self) -> bool) -> Result<()> {
+        let (start, limit) = (Instant::now(), Duration::from_secs(120));
+        loop {
+            self.heard.extend(self.said.try_iter());
+            self.shown.extend(self.console.try_iter());
+            if is_so(self) {
+                return Ok(());
+            }
+            if self.has_said("end") {
+                bail!("the guest ended before this: {what}\n{}", self.troubles());
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the guest died ({status}) before this: {what}\n{}", self.troubles());
+            }
+            // A kernel that has panicked does not exit.
+            if self.shown.iter().any(|l| l.contains("Kernel panic")) {
+                bail!("the guest's kernel panicked before this: {what}\n{}", self.troubles());
+            }
+            if start.elapsed() > limit {
+                bail!("waited {limit:?} in vain: {what}\n{}", self.troubles());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Whether it has said this.
+    pub(crate) fn has_said(&self, words: &str) -> bool {
+        self.heard.iter().any(|l| l == words)
+    }
+
+    /// How many lines it has said that end so.
+    pub(crate) fn count(&self, end: &str) -> usize {
+        self.heard.iter().filter(|l| l.ends_with(end)).count()
+    }
+
+    /// Lets an `await` of the workload go on.
+    pub(crate) fn allow(&self, name: &str) -> Result<()> {
+        Ok(fs::write(self.results.join(name), "")?)
+    }
+
+    /// A file that the guest has written or is to read.
+    pub(crate) fn result(&self, name: &str) -> PathBuf {
+        self.results.join(name)
+    }
+
+    /// Waits for the end of the workload, and tells what came of it.
+    pub(crate) fn finish(mut self) -> Result<Findings> {
+        self.until("the guest has ended", |g| g.has_said("end"))?;
+        Ok(Findings::read(&self.results))
+    }
+
+    /// What there is to know when it went wrong.
+    fn troubles(&self) -> String {
+        let last = self.shown.get(self.shown.len().saturating_sub(25)..).unwrap_or_default().join("\n");
+        let heard = self.heard.iter().rev().take(10).rev().cloned().collect::<Vec<_>>().join("\n");
+        format!("{}said:\n{heard}\nconsole:\n{last}", Findings::read(&self.results))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The unpacked packages, or what to do about their absence.
+fn software() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target =
+        program.parent().and_then(Path::parent).context("this program lies in no target directory")?;
+    let cache = target.join("kernel-client");
+    if !cache.join("complete").exists() {
+        bail!("{} is not there: run tests/setup.sh (make setup), which fetches it", cache.display());
+    }
+    Ok(cache.join("root"))
+}
+
+/// The lines of a console as they come. It must be a pipe, and be read: the guest waits for whoever reads it.
+fn lines(console: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(console).split(b'\n') {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            let line = line.strip_prefix("@ ").map_or(line.clone(), str::to_owned);
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
