@@ -7,14 +7,26 @@ results=/mnt
 # Tells the host, at once.
 say() { echo "@ $*" >/dev/tty1; }
 
-# Runs a command whose status counts. Its output is kept, and its errors are shown with the status.
+# What the kernel knows of its connections.
+record() {
+    cat /proc/fs/cifs/DebugData >"$results/DebugData"
+    cat /proc/fs/cifs/Stats >"$results/Stats"
+    dmesg >"$results/dmesg"
+}
+
+# Runs a command whose status counts. Its output is kept.
 try() {
     local name=$1 status
     shift
     "$@" >>"$results/output" 2>>"$results/errors"
     status=$?
-    [ "$status" -eq 0 ] || echo "$name ended with status $status: $*" >>"$results/failures"
-    say "$name $status"
+    if [ "$status" -eq 0 ]; then
+        say "done $name"
+    else
+        echo "$name ended with status $status: $*" >>"$results/failures"
+        record
+        say "failed $name"
+    fi
 }
 
 # Waits until the host has made a file of that name.
@@ -35,11 +47,9 @@ try mount /srv/sbin/mount.cifs "//$CASE_SERVER/share" "$share" -o "$CASE_OPTIONS
 unset LD_LIBRARY_PATH
 if mountpoint -q "$share"; then
     source /mnt/workload.sh
-    cat /proc/fs/cifs/DebugData >"$results/DebugData"
-    cat /proc/fs/cifs/Stats >"$results/Stats"
+    record
     try umount umount "$share"
 fi
-dmesg >"$results/dmesg"
 say end
 echo o >/proc/sysrq-trigger
 sleep 60

@@ -38,12 +38,18 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
+    /// Makes the directory that the guest will write to, and may read from.
+    pub(crate) fn prepare(rig: &Rig) -> Result<PathBuf> {
+        let results = rig.dir.path().join("guest");
+        fs::create_dir_all(&results)?;
+        Ok(results)
+    }
+
     /// Boots, mounts the share with these options as the test user, and runs a bash script that knows `$share`,
     /// `$results`, `try`, `say` and `await` (see `init.sh`).
     pub(crate) fn boot(rig: &Rig, options: &str, workload: &str) -> Result<Self> {
         let software = software()?;
-        let results = rig.dir.path().join("guest");
-        fs::create_dir_all(&results)?;
+        let results = Self::prepare(rig)?;
         fs::write(results.join("init.sh"), include_str!("init.sh"))?;
         fs::write(results.join("workload.sh"), workload)?;
         rig.net.add_tap(TAP)?;
@@ -76,7 +82,7 @@ impl Guest {
         let console = lines(child.stdout.take().context("the guest has no console")?);
         let said = lines(child.stderr.take().context("the guest has no second console")?);
         let mut guest = Self { child, results, console, shown: Vec::new(), said, heard: Vec::new() };
-        guest.until("the share is mounted", |g| g.has_said("mount 0"))?;
+        guest.until("the share is mounted", |g| g.has_said("done mount"))?;
         Ok(guest)
     }
 
@@ -89,8 +95,8 @@ impl Guest {
             if is_so(self) {
                 return Ok(());
             }
-            if self.has_said("end") {
-                bail!("the guest ended before this: {what}\n{}", self.troubles());
+            if self.has_said("end") || self.heard.iter().any(|l| l.starts_with("failed ")) {
+                bail!("a program failed, or the guest ended, before this: {what}\n{}", self.troubles());
             }
             if let Some(status) = self.child.try_wait()? {
                 bail!("the guest died ({status}) before this: {what}\n{}", self.troubles());
@@ -119,11 +125,6 @@ impl Guest {
     /// Lets an `await` of the workload go on.
     pub(crate) fn allow(&self, name: &str) -> Result<()> {
         Ok(fs::write(self.results.join(name), "")?)
-    }
-
-    /// A file that the guest has written or is to read.
-    pub(crate) fn result(&self, name: &str) -> PathBuf {
-        self.results.join(name)
     }
 
     /// Waits for the end of the workload, and tells what came of it.
