@@ -23,15 +23,35 @@ pub(super) const CASES: &[Case] = &[
         name: "kernel-crash-soft",
         shows: "dd and small files on a kernel mount survive kill -9 of each node in turn, unnoticed",
         soak: 10,
-        run: |scale| crash(scale, "vers=3.1.1,sign,soft"),
+        run: |scale| crash(scale, "vers=3.1.1,sign,soft", Death::Sudden),
     },
     Case {
         name: "kernel-crash-hard",
         shows: "the same on a hard mount",
         soak: 10,
-        run: |scale| crash(scale, "vers=3.1.1,sign,hard"),
+        run: |scale| crash(scale, "vers=3.1.1,sign,hard", Death::Sudden),
+    },
+    Case {
+        name: "kernel-crash-unanswered",
+        shows: "the same, with requests in flight at every death: the nodes fall silent a moment before",
+        soak: 3,
+        run: |scale| crash(scale, "vers=3.1.1,sign,soft", Death::WithUnanswered),
+    },
+    Case {
+        name: "kernel-crash-dialects",
+        shows: "an upload and small files on mounts with SMB 2.1, 3.0 and 3.0.2 survive kill -9, unnoticed",
+        soak: 3,
+        run: dialects,
     },
 ];
+
+/// How a node goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Death {
+    Sudden,
+    /// Stopped first, and killed when the client has asked something more: its answer can never come.
+    WithUnanswered,
+}
 
 const SMALL_FILES: usize = 500;
 
@@ -70,7 +90,7 @@ fn mount(_: &Scale) -> Result<Report> {
     Ok(Report::default())
 }
 
-fn crash(scale: &Scale, options: &str) -> Result<Report> {
+fn crash(scale: &Scale, options: &str, death: Death) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     let data = rig.data();
     make_small_files(&data)?;
@@ -82,30 +102,73 @@ fn crash(scale: &Scale, options: &str) -> Result<Report> {
     guest.until("a third has been written", |_| {
         fs::metadata(data.join("up.bin")).is_ok_and(|m| m.len() >= scale.copy / 3)
     })?;
-    let mut dead = vec![kill_and_restart(&mut rig)?];
+    let mut dead = vec![kill_and_restart(&mut rig, death)?];
     guest.until("the upload ends", |g| g.has_said("done upload"))?;
 
-    let before = sent_to_client(&rig)?;
+    let before = bytes(&rig, "to_client")?;
     guest.allow("ready-for-download")?;
     let third = scale.copy as f64 / 3.0;
-    guest.until("a third has been read", |_| sent_to_client(&rig).is_ok_and(|now| now >= before + third))?;
-    dead.push(kill_and_restart(&mut rig)?);
+    guest.until("a third has been read", |_| {
+        bytes(&rig, "to_client").is_ok_and(|now| now >= before + third)
+    })?;
+    dead.push(kill_and_restart(&mut rig, death)?);
     guest.until("the download ends", |g| g.has_said("done download"))?;
 
     for round in 0..2 {
         guest.allow(&format!("ready-for-round-{}", round + 1))?;
         let some = round * SMALL_FILES + SMALL_FILES / 3;
         guest.until("a third of the files has been read", |g| g.count(": OK") >= some)?;
-        dead.push(kill_and_restart(&mut rig)?);
+        dead.push(kill_and_restart(&mut rig, death)?);
     }
     guest.finish()?.noticed_nothing()?;
 
     ensure!(dead.windows(2).all(|pair| pair[0] != pair[1]), "not each node was killed in turn: {dead:?}");
-    let lost = "understudy_takeover_opens_total{result=\"lost\"}";
-    ensure!(rig.proxy.metrics(&rig.net)?.get(lost) == Some(&0.0), "opens were lost");
+    let metrics = rig.proxy.metrics(&rig.net)?;
+    let taken = |series: &str| metrics.get(series).copied().unwrap_or_default();
+    let requests =
+        |result: &str| taken(&format!("understudy_takeover_requests_total{{result=\"{result}\"}}"));
+    ensure!(taken("understudy_takeover_opens_total{result=\"lost\"}") == 0.0, "opens were lost");
+    ensure!(requests("failed") == 0.0, "requests in flight were failed");
+    ensure!(death == Death::Sudden || requests("replayed") >= 1.0, "no request was in flight");
     ensure!(sha256(&results.join("up.bin"))? == sha256(&data.join("up.bin"))?, "the upload differs");
     ensure!(sha256(&results.join("down.bin"))? == sha256(&data.join("down.bin"))?, "the download differs");
-    Ok(Report { stall_ms: None, notes: vec![format!("takeovers: {} ms", takeovers(&rig))] })
+    Ok(Report { notes: vec![format!("takeovers: {} ms", takeovers(&rig))], ..Report::default() })
+}
+
+fn dialects(_: &Scale) -> Result<Report> {
+    for version in ["2.1", "3.0", "3.0.2"] {
+        dialect(version).with_context(|| format!("SMB {version}"))?;
+    }
+    Ok(Report::default())
+}
+
+fn dialect(version: &str) -> Result<()> {
+    let mut rig = Rig::new(&Site::default())?;
+    let data = rig.data();
+    make_small_files(&data)?;
+    let results = Guest::prepare(&rig)?;
+    write_noise(&results.join("up.bin"), 32 << 20)?;
+    let mut guest = Guest::boot(
+        &rig,
+        &format!("vers={version},sign"),
+        r#"
+        try upload dd if="$results/up.bin" of="$share/up.bin" bs=1M conv=fsync
+        cd "$share/small"
+        await ready
+        try read eval 'sha256sum --check ../sums >/dev/tty1'
+        cd /
+        "#,
+    )?;
+    guest.until("a third has been written", |_| {
+        fs::metadata(data.join("up.bin")).is_ok_and(|m| m.len() >= 10 << 20)
+    })?;
+    kill_and_restart(&mut rig, Death::Sudden)?;
+    guest.allow("ready")?;
+    guest.until("a third of the files has been read", |g| g.count(": OK") >= SMALL_FILES / 3)?;
+    kill_and_restart(&mut rig, Death::Sudden)?;
+    guest.finish()?.noticed_nothing()?;
+    ensure!(sha256(&results.join("up.bin"))? == sha256(&data.join("up.bin"))?, "the upload differs");
+    Ok(())
 }
 
 /// How long each takeover took, in milliseconds.
@@ -116,7 +179,15 @@ fn takeovers(rig: &Rig) -> String {
 }
 
 /// Kills the node that serves and starts it again. It is not needed again before it is known to be up.
-fn kill_and_restart(rig: &mut Rig) -> Result<usize> {
+fn kill_and_restart(rig: &mut Rig, death: Death) -> Result<usize> {
+    if death == Death::WithUnanswered {
+        let serving = rig.serving()?;
+        rig.nodes.get(serving).context("no such node")?.freeze(true);
+        let before = bytes(rig, "from_client")?;
+        wait_until("the client asks a stopped node", Duration::from_secs(20), || {
+            bytes(rig, "from_client").is_ok_and(|now| now > before)
+        })?;
+    }
     let dead = rig.kill_serving()?;
     let name = rig.nodes.get(dead).context("no such node")?.name.clone();
     let is_up = |rig: &Rig, up: f64| {
@@ -129,9 +200,10 @@ fn kill_and_restart(rig: &mut Rig) -> Result<usize> {
     Ok(dead)
 }
 
-fn sent_to_client(rig: &Rig) -> Result<f64> {
-    let series = "understudy_bytes_total{direction=\"to_client\"}";
-    rig.proxy.metrics(&rig.net)?.get(series).copied().context("no such series")
+/// Bytes that the proxy has exchanged with its clients.
+fn bytes(rig: &Rig, direction: &str) -> Result<f64> {
+    let series = format!("understudy_bytes_total{{direction=\"{direction}\"}}");
+    rig.proxy.metrics(&rig.net)?.get(&series).copied().context("no such series")
 }
 
 /// Small files of different contents, and the list of their checksums beside them.
