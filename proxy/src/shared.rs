@@ -9,7 +9,7 @@ use std::{
 };
 
 use dashmap::DashMap;
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use understudy_core::{
     auth::Credentials,
     event::{Cause, FileEvent, LegLoss},
@@ -20,6 +20,9 @@ use understudy_core::{
 };
 
 use crate::{config::NodeConfig, metrics::Metrics};
+
+/// See [`Shared::dials`].
+const DIALS: usize = 32;
 
 /// What a Link is told from outside.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +66,9 @@ pub(crate) struct Shared {
     pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
     pub(crate) metrics: Metrics,
     pub(crate) fleet: UnboundedSender<FleetInput>,
+    /// Node legs that may be waiting for their first answer at a time. A herd of clients moves at once, and smbd's queue
+    /// of new connections is short: what does not fit is tried again by the kernel a second later.
+    pub(crate) dials: Arc<Semaphore>,
     /// TCP_USER_TIMEOUT of node legs.
     pub(crate) user_timeout: Duration,
     /// How long a client may take over a frame without sending a byte of it.
@@ -93,6 +99,7 @@ impl Shared {
             credentials,
             metrics,
             fleet,
+            dials: Arc::new(Semaphore::new(DIALS)),
             user_timeout,
             half_frame,
             files: Mutex::new(Files::default()),

@@ -22,7 +22,10 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    sync::mpsc::{UnboundedReceiver, unbounded_channel},
+    sync::{
+        OwnedSemaphorePermit,
+        mpsc::{UnboundedReceiver, unbounded_channel},
+    },
     time::{Sleep, sleep_until, timeout},
 };
 use understudy_core::{
@@ -85,7 +88,7 @@ async fn end(mut leg: Leg, how: Close) {
     }
 }
 
-type Dialling = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+type Dialling = Pin<Box<dyn Future<Output = io::Result<(TcpStream, OwnedSemaphorePermit)>> + Send>>;
 
 /// The node leg as the driver sees it.
 enum NodeSide {
@@ -101,6 +104,8 @@ struct Driver {
     link: Link,
     client: Leg,
     node: NodeSide,
+    /// Held from the dial until the node's first answer.
+    slot: Option<OwnedSemaphorePermit>,
     commands: UnboundedReceiver<Command>,
     waits: Arc<AtomicBool>,
     files_seen: u64,
@@ -134,6 +139,7 @@ impl Driver {
             link,
             client: Leg::new(stream),
             node: NodeSide::None,
+            slot: None,
             commands,
             waits,
             files_seen: 0,
@@ -199,8 +205,9 @@ impl Driver {
         let Poll::Ready(result) = dial.as_mut().poll(cx) else { return false };
         let leg = *leg;
         match result {
-            Ok(stream) => {
+            Ok((stream, slot)) => {
                 self.node = NodeSide::Open(leg, Leg::new(stream));
+                self.slot = Some(slot);
                 self.link.handle_connected(now, leg);
             }
             Err(error) => {
@@ -227,7 +234,10 @@ impl Driver {
             };
             busy = true;
             match input {
-                Ok(Input::Frame(frame)) => self.link.handle_node_frame(now, id, frame),
+                Ok(Input::Frame(frame)) => {
+                    self.slot = None;
+                    self.link.handle_node_frame(now, id, frame);
+                }
                 Ok(Input::End) => self.node_lost(now, id, &io::ErrorKind::UnexpectedEof.into()),
                 Ok(Input::Garbage) => self.node_lost(now, id, &io::ErrorKind::ConnectionReset.into()),
                 Err(error) => self.node_lost(now, id, &error),
@@ -239,6 +249,7 @@ impl Driver {
 
     fn node_lost(&mut self, now: Instant, leg: LegId, error: &io::Error) {
         self.node = NodeSide::None;
+        self.slot = None;
         self.link.handle_leg_lost(now, leg, net::loss(error));
     }
 
@@ -396,13 +407,15 @@ impl Driver {
             Effect::Connect { leg, node } => {
                 let shared = Arc::clone(&self.shared);
                 let dial = async move {
+                    let slot = Arc::clone(&shared.dials).acquire_owned().await.map_err(io::Error::other)?;
                     let address = shared.nodes.get(usize::from(node.0)).map_or("", |n| n.address.as_str());
-                    net::connect(address, shared.user_timeout).await
+                    Ok((net::connect(address, shared.user_timeout).await?, slot))
                 };
                 self.node = NodeSide::Dialling(leg, Box::pin(dial));
             }
             Effect::CloseLeg { leg, how } => match std::mem::replace(&mut self.node, NodeSide::None) {
                 NodeSide::Open(id, socket) if id == leg => {
+                    self.slot = None;
                     tokio::spawn(end(socket, how));
                 }
                 NodeSide::Dialling(id, ..) if id == leg => {}
