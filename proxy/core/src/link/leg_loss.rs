@@ -45,29 +45,38 @@ impl Link {
         });
     }
 
+    /// What the client has said, and no node has answered, is held for another node, as if nobody had heard it.
+    fn hold_handshake(&mut self) {
+        self.requests = super::Requests::default();
+        self.conn = super::Connection::new();
+        self.credits = super::ClientCredits::new();
+        self.held.extend(self.handshake.replace(Vec::new()).into_iter().flatten());
+    }
+
     /// The node went before it had answered anything: the client never notices, the next one is dialled.
     fn reopen(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
+        self.open_again(now, attached);
+        self.report_loss(attached, loss);
+        self.dial();
+    }
+
+    fn open_again(&mut self, now: Instant, attached: Attached) {
         let since = match &self.state {
             State::Opening(opening) => opening.since,
             _ => now,
         };
         self.state = State::Opening(Opening { since, dialling: None, after: attached.generation });
-        self.report_loss(attached, loss);
-        self.dial();
     }
 
     fn relay_leg_lost(&mut self, now: Instant, attached: Attached, loss: LegLoss) {
-        if let Some(handshake) = self.handshake.replace(Vec::new()) {
+        if self.handshake.is_some() {
             if self.too_many_losses(now) {
                 // It is what the client says that makes nodes close, and would for ever.
                 self.report_loss(attached, loss);
                 self.close(Close::Reset, CloseReason::NodeClosed);
                 return;
             }
-            self.requests = super::Requests::default();
-            self.conn = super::Connection::new();
-            self.credits = super::ClientCredits::new();
-            self.held.extend(handshake);
+            self.hold_handshake();
             self.reopen(now, attached, loss);
             return;
         }
@@ -87,12 +96,18 @@ impl Link {
     /// The Fleet has moved everyone: the leg is given up although it stands.
     pub(super) fn abandon_node(&mut self, now: Instant, cause: Cause) {
         let attached = match &self.state {
-            State::Relay(attached) => *attached,
+            State::Opening(Opening { dialling: Some(attached), .. }) | State::Relay(attached) => *attached,
             State::Bridge(node) => Attached { leg: node.id, node: node.node, generation: node.generation },
             _ => return,
         };
         self.leaving = None;
         self.out.close_leg(attached.leg, Close::Reset);
+        if self.handshake.is_some() {
+            self.hold_handshake();
+            self.open_again(now, attached);
+            self.dial();
+            return;
+        }
         if self.sessions.is_empty() {
             self.close(Close::Reset, CloseReason::LostInHandshake);
             return;

@@ -243,19 +243,23 @@ impl Link {
         let stays = self.leaving.is_none() && before.is_none_or(|before| before.epoch == assignment.epoch);
         self.silent_since = None;
         match &mut self.state {
-            State::Opening(opening) if opening.dialling.is_none() => self.dial(),
+            State::Opening(opening) => match opening.dialling {
+                None => self.dial(),
+                Some(attached) if attached.node != assignment.node => self.abandon_node(now, cause),
+                Some(_) => {}
+            },
             State::Relay(attached) if stays && attached.node == assignment.node => {
                 attached.generation = assignment.generation;
             }
             State::Bridge(node) if stays && node.node == assignment.node => {
                 node.generation = assignment.generation;
             }
-            State::Relay(_) | State::Bridge(_) if cause == Cause::Crash => {
+            State::Relay(_) | State::Bridge(_) if cause == Cause::Crash && self.handshake.is_none() => {
                 self.leaving.get_or_insert(now + LAST_WORDS);
             }
             State::Relay(_) | State::Bridge(_) => self.abandon_node(now, cause),
             State::Recovering(_) => self.recovery_assignment(now, assignment),
-            State::Opening(_) | State::Closed => {}
+            State::Closed => {}
         }
     }
 

@@ -17,7 +17,7 @@ use smb_parse::{
 };
 use understudy_core::{
     effect::CloseReason,
-    event::FileEvent,
+    event::{Cause, FileEvent},
     files::FileKey,
     ids::{LinkId, OpenToken},
 };
@@ -424,6 +424,20 @@ fn a_node_that_sits_on_an_answer_is_asked_on_a_fresh_leg() {
     let session = rig.log_in("alice");
     rig.open(session, "file");
     assert_eq!(rig.sent[0], rig.sent[1], "the same bytes once more");
+}
+
+#[test]
+fn whoever_is_not_answered_yet_moves_unseen() {
+    for cause in [Cause::Crash, Cause::Silence] {
+        let mut rig = Rig::new();
+        rig.put("file", 77, TEXT);
+        rig.nodes[0].habits.mute.push(Command::NEGOTIATE);
+        rig.moves = Some(cause);
+        rig.negotiate();
+        let session = rig.log_in("alice");
+        rig.open(session, "file");
+        assert_eq!((rig.leg.unwrap().1, rig.link.mode()), (1, "relay"));
+    }
 }
 
 #[test]

@@ -95,6 +95,8 @@ pub(crate) struct Rig {
     pub(crate) refused: usize,
     /// The node that is named when the present one has died of its first frame.
     pub(crate) later_node: Option<u16>,
+    /// Why the other node is named while NEGOTIATE is not answered.
+    pub(crate) moves: Option<Cause>,
     /// How long the client waits for the node, which is then named again.
     pub(crate) patience: Option<Duration>,
     finals: BTreeSet<u64>,
@@ -137,6 +139,7 @@ impl Rig {
             takeovers: Vec::new(),
             refused: 0,
             later_node: None,
+            moves: None,
             patience: None,
             finals: BTreeSet::new(),
             interims: BTreeSet::new(),
@@ -149,10 +152,15 @@ impl Rig {
 
     /// The Fleet names a node.
     pub(crate) fn assign(&mut self, node: u16) {
+        self.assign_for(node, Cause::Crash);
+    }
+
+    /// The same, for this cause.
+    pub(crate) fn assign_for(&mut self, node: u16, cause: Cause) {
         self.generation += 1;
         let assignment =
             Assignment { generation: self.generation, epoch: self.generation, node: NodeId(node) };
-        self.link.handle_assignment(self.now, assignment, Cause::Crash);
+        self.link.handle_assignment(self.now, assignment, cause);
         self.pump();
     }
 
@@ -356,6 +364,9 @@ impl Rig {
         let frame = self.seal(&[encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)]);
         self.preauth.update(&frame[PREFIX..]);
         self.send_raw(&frame);
+        if let Some(cause) = self.moves.take() {
+            self.assign_for(1, cause);
+        }
         if let Some(time) = self.patience.take() {
             self.wait(time);
             self.assign(0);
