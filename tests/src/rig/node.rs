@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -208,11 +208,13 @@ impl Node {
         }
     }
 
-    /// The process that has this file of the share open.
+    /// The process that has this file of the share open. It may know it by another path.
     pub(crate) fn pid_with(&self, file: &Path) -> Option<Pid> {
+        let identity = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();
+        let wanted = identity(file)?;
         let holds = |pid: &Pid| {
             let open = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
-            open.into_iter().flatten().flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == file))
+            open.into_iter().flatten().flatten().any(|fd| identity(&fd.path()) == Some(wanted))
         };
         self.pids().into_iter().find(holds)
     }
