@@ -80,7 +80,7 @@ fn outage(scale: &Scale) -> Result<Report> {
         let before = rig.metric("connections_total")?;
         let copy = Copy::start(&rig, &Who::SIGNED, way, FILE, scale.copy)?;
         let fault = Fault::at(scale.copy / 3, |rig| {
-            rig.nodes.iter_mut().for_each(|node| node.kill());
+            rig.kill_all()?;
             std::thread::sleep(length);
             rig.restart(1)
         });
@@ -97,10 +97,7 @@ fn lasting_outage(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site { config: "takeover_deadline = \"2s\"\n".into(), ..Site::default() })?;
     for (way, ended) in [(Way::Get, 1.0), (Way::Put, 2.0)] {
         let copy = Copy::start(&rig, &Who::SIGNED, way, FILE, scale.copy)?;
-        let fault = Fault::at(scale.copy / 3, |rig| {
-            rig.nodes.iter_mut().for_each(|node| node.kill());
-            Ok(())
-        });
+        let fault = Fault::at(scale.copy / 3, Rig::kill_all);
         let error = copy.run(&mut rig, vec![fault]).err().context("the copy ended well")?;
         ensure!(format!("{error:#}").contains("smbclient: exit status"), "{error:#}");
         let closed = rig.metric("client_closed_total{reason=\"deadline\"}")?;

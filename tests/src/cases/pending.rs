@@ -81,7 +81,7 @@ fn proxy_first(rig: &mut Rig, storage: &SlowStorage, target: &Path) -> Result<()
     let serving = rig.serving()?;
     rig.nodes.get(serving).context("no such node")?.freeze(true);
     storage.set_delay(DELAY)?;
-    rig.nodes.iter_mut().for_each(|node| node.kill());
+    rig.kill_all()?;
     // The outage: long enough for interim responses of the proxy.
     std::thread::sleep(DELAY * 2);
     rig.restart(1 - serving)?;

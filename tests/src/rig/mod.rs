@@ -152,6 +152,15 @@ impl Rig {
         Ok(index)
     }
 
+    /// Kills every node, the serving one last: else the next one might take over for a moment, and die too.
+    pub(crate) fn kill_all(&mut self) -> Result<()> {
+        let serving = self.serving()?;
+        for index in (0..self.nodes.len()).filter(|index| *index != serving).chain([serving]) {
+            self.nodes.get_mut(index).context("no such node")?.kill();
+        }
+        Ok(())
+    }
+
     /// Starts a killed node again.
     pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
         self.nodes.get_mut(index).context("no such node")?.start(&self.net)
