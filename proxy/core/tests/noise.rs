@@ -157,7 +157,7 @@ proptest! {
     #[test]
     fn what_is_no_message_is_not_signed_and_does_not_verify(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         for alg in [SigningAlg::HmacSha256, SigningAlg::AesCmac, SigningAlg::AesGmac] {
-            let key = SigningKey::new(alg, [3; 16]);
+            let key = SigningKey::new(alg, &[3; 16]);
             let mut msg = bytes.clone();
             prop_assert!(!key.verify_mut(&mut msg));
             prop_assert_eq!(&msg, &bytes);
@@ -212,7 +212,7 @@ fn secrets_print_as_stars() {
     shown(format!("{:?}", SessionKey::new(&secret)));
     shown(format!("{:?}", NtHash::new(secret)));
     for alg in [SigningAlg::HmacSha256, SigningAlg::AesCmac, SigningAlg::AesGmac] {
-        shown(format!("{:?}", SigningKey::new(alg, secret)));
+        shown(format!("{:?}", SigningKey::new(alg, &secret)));
     }
     let identity =
         Identity { user: "u".into(), domain: "d".into(), workstation: "w".into(), kind: Kind::Ntlm };
@@ -224,7 +224,7 @@ fn secrets_print_as_stars() {
 /// An ECHO is a message: the rule above is not kept by refusing everything.
 #[test]
 fn a_message_is_signed() {
-    let key = SigningKey::new(SigningAlg::AesGmac, [3; 16]);
+    let key = SigningKey::new(SigningAlg::AesGmac, &[3; 16]);
     let mut msg = encode::echo(&Header::request(Command::ECHO, 1));
     key.sign(&mut msg);
     assert!(key.verify_mut(&mut msg));

@@ -74,7 +74,7 @@ fn the_published_login_by_3_1_1() {
     let key = signing_key(Dialect::SMB311, &session_key, &preauth.value());
     assert_eq!(key.to_vec(), part(&parts, "signing-key"));
     let mut answer = parts.iter().rfind(|(name, _)| *name == "session-setup-response").unwrap().1.clone();
-    let key = SigningKey::new(SigningAlg::AesCmac, key);
+    let key = SigningKey::new(SigningAlg::AesCmac, &key);
     assert!(key.verify_mut(&mut answer));
     *answer.last_mut().unwrap() ^= 1;
     assert!(!key.verify_mut(&mut answer));
@@ -134,7 +134,7 @@ fn key_of(parts: &[(&str, Vec<u8>)], dialect: Dialect, alg: SigningAlg) -> Signi
     let outcome = observer.finish(0, &One(array(part(parts, "nt-hash"))));
     assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("alice", "WORKGROUP"));
     let session_key = outcome.result.unwrap().session_key.unwrap();
-    SigningKey::new(alg, signing_key(dialect, &session_key, &preauth.value()))
+    SigningKey::new(alg, &signing_key(dialect, &session_key, &preauth.value()))
 }
 
 fn all_signatures_are_right(text: &str, dialect: Dialect, alg: SigningAlg) {

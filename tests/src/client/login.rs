@@ -126,7 +126,7 @@ impl Client {
                     ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
                     let key = login.session_key().filter(|_| !guest).map(|key| {
                         let bytes = kdf::signing_key(self.setup.dialect, key, &preauth.value());
-                        SigningKey::new(self.signing, bytes)
+                        SigningKey::new(self.signing, &bytes)
                     });
                     if let Some(key) = &key {
                         ensure!(

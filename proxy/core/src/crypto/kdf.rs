@@ -1,6 +1,7 @@
 //! Keys from the session key (MS-SMB2 3.1.4.2): SP800-108 in counter mode with HMAC-SHA256.
 
 use aws_lc_rs::hmac;
+use zeroize::Zeroizing;
 
 use crate::{auth::keys::SessionKey, crypto::Dialect};
 
@@ -8,7 +9,7 @@ use crate::{auth::keys::SessionKey, crypto::Dialect};
 ///
 /// Before 3.0 the session key itself; in 3.0 and 3.0.2 derived from it; in 3.1.1 bound to `preauth`, the session's
 /// preauthentication hash up to and with the last SESSION_SETUP request.
-pub fn signing_key(dialect: Dialect, key: &SessionKey, preauth: &[u8; 64]) -> [u8; 16] {
+pub fn signing_key(dialect: Dialect, key: &SessionKey, preauth: &[u8; 64]) -> Zeroizing<[u8; 16]> {
     let base = first_16(key);
     if dialect < Dialect::SMB300 {
         base
@@ -20,8 +21,8 @@ pub fn signing_key(dialect: Dialect, key: &SessionKey, preauth: &[u8; 64]) -> [u
 }
 
 /// Longer keys are cut, shorter ones padded with zeros (MS-SMB2 3.3.5.5.3).
-fn first_16(key: &SessionKey) -> [u8; 16] {
-    let mut out = [0; 16];
+fn first_16(key: &SessionKey) -> Zeroizing<[u8; 16]> {
+    let mut out = Zeroizing::new([0; 16]);
     for (to, from) in out.iter_mut().zip(key.bytes()) {
         *to = *from;
     }
@@ -29,7 +30,7 @@ fn first_16(key: &SessionKey) -> [u8; 16] {
 }
 
 /// One block of output: 128 bits.
-fn derive(key: &[u8; 16], label: &[u8], context: &[u8]) -> [u8; 16] {
+fn derive(key: &[u8; 16], label: &[u8], context: &[u8]) -> Zeroizing<[u8; 16]> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let mut mac = hmac::Context::with_key(&key);
     mac.update(&1_u32.to_be_bytes());
@@ -38,7 +39,7 @@ fn derive(key: &[u8; 16], label: &[u8], context: &[u8]) -> [u8; 16] {
     mac.update(context);
     mac.update(&128_u32.to_be_bytes());
     let tag = mac.sign();
-    let mut out = [0; 16];
+    let mut out = Zeroizing::new([0; 16]);
     out.copy_from_slice(tag.as_ref().get(..16).unwrap_or(&[0; 16]));
     out
 }
@@ -62,7 +63,7 @@ mod tests {
     #[test]
     fn before_3_0_the_session_key_signs_itself() {
         let key = SessionKey::new(&[7; 20]);
-        assert_eq!(signing_key(Dialect::SMB210, &key, &[0; 64]), [7; 16]);
+        assert_eq!(*signing_key(Dialect::SMB210, &key, &[0; 64]), [7; 16]);
         let short = SessionKey::new(&[7; 8]);
         assert_eq!(signing_key(Dialect::SMB202, &short, &[0; 64])[8..], [0; 8]);
     }

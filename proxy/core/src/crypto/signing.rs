@@ -53,8 +53,7 @@ enum Schedule {
 
 impl SigningKey {
     /// The key schedule for `alg`.
-    pub fn new(alg: SigningAlg, key: [u8; 16]) -> Self {
-        let key = zeroize::Zeroizing::new(key);
+    pub fn new(alg: SigningAlg, key: &[u8; 16]) -> Self {
         Self(match alg {
             SigningAlg::HmacSha256 => {
                 Schedule::Hmac(Box::new(hmac::Key::new(hmac::HMAC_SHA256, key.as_slice())))
@@ -144,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_signed_verifies_and_stays_as_it_was() {
         for alg in ALL {
-            let key = SigningKey::new(alg, [9; 16]);
+            let key = SigningKey::new(alg, &[9; 16]);
             let mut msg = message();
             key.sign(&mut msg);
             let before = msg.clone();
@@ -157,7 +156,7 @@ mod tests {
     #[test]
     fn any_changed_byte_is_noticed() {
         for alg in ALL {
-            let key = SigningKey::new(alg, [9; 16]);
+            let key = SigningKey::new(alg, &[9; 16]);
             let mut msg = message();
             key.sign(&mut msg);
             for at in 4..msg.len() {
@@ -165,7 +164,7 @@ mod tests {
                 bad[at] ^= 1;
                 assert!(!key.verify_mut(&mut bad), "{alg:?} byte {at}");
             }
-            let other = SigningKey::new(alg, [8; 16]);
+            let other = SigningKey::new(alg, &[8; 16]);
             assert!(!other.verify_mut(&mut msg), "{alg:?} other key");
         }
     }
@@ -174,7 +173,7 @@ mod tests {
     /// construction through the library, and GMAC's nonce against its definition.
     #[test]
     fn gmac_nonce_tells_direction_and_cancel() {
-        let key = SigningKey::new(SigningAlg::AesGmac, [9; 16]);
+        let key = SigningKey::new(SigningAlg::AesGmac, &[9; 16]);
         let mut request = message();
         key.sign(&mut request);
         let aad = LessSafeKey::new(UnboundKey::new(&AES_128_GCM, &[9; 16]).unwrap());

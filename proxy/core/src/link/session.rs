@@ -247,7 +247,7 @@ fn establish(
 /// The session's signing key by dialect (MS-SMB2 3.3.5.5.3).
 pub(crate) fn signing_key(conn: &Connection, key: &SessionKey, preauth: &Preauth) -> SigningKey {
     let dialect = conn.dialect.unwrap_or(Dialect::SMB202);
-    SigningKey::new(conn.signing, kdf::signing_key(dialect, key, &preauth.value()))
+    SigningKey::new(conn.signing, &kdf::signing_key(dialect, key, &preauth.value()))
 }
 
 /// A tree connect's record from its request and the node's answer.

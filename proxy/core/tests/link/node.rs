@@ -312,7 +312,7 @@ impl Node {
         let key = key.map(|key| {
             SigningKey::new(
                 SigningAlg::AesGmac,
-                kdf::signing_key(Dialect::SMB311, &key, &login.preauth.value()),
+                &kdf::signing_key(Dialect::SMB311, &key, &login.preauth.value()),
             )
         });
         self.sessions.insert(id, Session { key, trees: BTreeSet::new() });

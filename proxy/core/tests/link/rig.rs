@@ -414,7 +414,7 @@ impl Rig {
         }
         let key = login.session_key().map(|key| {
             let key = kdf::signing_key(Dialect::SMB311, key, &preauth.value());
-            Rc::new(SigningKey::new(SigningAlg::AesGmac, key))
+            Rc::new(SigningKey::new(SigningAlg::AesGmac, &key))
         });
         let key = key.filter(|_| kind == Kind::Ntlm);
         self.sessions.push(ClientSession { id, tree: 0, key });
