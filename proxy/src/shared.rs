@@ -24,6 +24,10 @@ use crate::{config::NodeConfig, metrics::Metrics};
 /// See [`Shared::dials`].
 const DIALS: usize = 32;
 
+/// How many bytes of unanswered requests are kept of all clients together, before those that have some kept are read no
+/// further.
+const KEPT: usize = 1 << 30;
+
 /// What a Link is told from outside.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Command {
@@ -80,6 +84,8 @@ pub(crate) struct Shared {
     /// Clients whose connection is not closed yet. A Link ends earlier, when its last answer is queued.
     clients: AtomicUsize,
     assignment: Mutex<Option<(Assignment, Cause)>>,
+    /// Bytes of requests that are kept, of all clients.
+    kept: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -108,6 +114,7 @@ impl Shared {
             next_link: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
             assignment: Mutex::new(None),
+            kept: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         }
     }
@@ -186,6 +193,20 @@ impl Shared {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// A client of whom so many bytes were kept has now so many.
+    pub(crate) fn keep(&self, before: usize, now: usize) {
+        if now > before {
+            self.kept.fetch_add(now - before, Ordering::Relaxed);
+        } else if now < before {
+            self.kept.fetch_sub(before - now, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether more is kept of all clients than there is memory for.
+    pub(crate) fn keeps_too_much(&self) -> bool {
+        self.kept.load(Ordering::Relaxed) > KEPT
     }
 
     /// The version of Files, cheaply.

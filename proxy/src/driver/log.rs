@@ -103,13 +103,15 @@ fn takeover(shared: &Shared, link: LinkId, client: SocketAddr, report: &Takeover
     }
 }
 
-pub(super) fn closed(shared: &Shared, link: LinkId, client: SocketAddr, reason: CloseReason) {
+pub(super) fn closed(link: LinkId, client: SocketAddr, reason: CloseReason) {
     let (label, why) = (reason.label(), why_closed(reason));
-    let _ = shared;
-    if reason == CloseReason::ClientClosed {
-        tracing::debug!(link = link.0, %client, reason = label, "{why}");
-    } else {
-        tracing::warn!(link = link.0, %client, reason = label, "disconnected: {why}");
+    match reason {
+        CloseReason::ClientClosed => tracing::debug!(link = link.0, %client, reason = label, "{why}"),
+        // The client's own doing, or the operator's: nobody has to get up.
+        CloseReason::ProtocolError | CloseReason::Idle | CloseReason::NodeClosed | CloseReason::Shutdown => {
+            tracing::info!(link = link.0, %client, reason = label, "disconnected: {why}");
+        }
+        _ => tracing::warn!(link = link.0, %client, reason = label, "disconnected: {why}"),
     }
 }
 

@@ -70,7 +70,8 @@ async fn serve_link(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) 
     driver.catch_up();
     let (how, reason) = poll_fn(|cx| driver.poll(cx)).await;
     driver.count();
-    log::closed(&shared, id, client, reason);
+    driver.keep(0);
+    log::closed(id, client, reason);
     shared.metrics.closed.with_label_values(&[reason.label()]).inc();
     shared.unregister(id);
     end(driver.client, how).await;
@@ -113,6 +114,8 @@ struct Driver {
     timer_at: Option<Instant>,
     file_events: Vec<FileEvent>,
     over: Option<(Close, CloseReason)>,
+    /// What [`Shared::keep`] was last told.
+    kept: usize,
 }
 
 impl Driver {
@@ -147,6 +150,7 @@ impl Driver {
             timer_at: None,
             file_events: Vec::new(),
             over: None,
+            kept: 0,
         }
     }
 
@@ -176,6 +180,7 @@ impl Driver {
             }
             if !busy {
                 self.count();
+                self.keep(self.link.kept_bytes());
                 return Poll::Pending;
             }
         }
@@ -258,7 +263,12 @@ impl Driver {
         let mut read = 0;
         for _ in 0..BURST {
             let full = matches!(&self.node, NodeSide::Open(_, leg) if leg.queued() > QUEUE_LIMIT);
-            if full || self.over.is_some() || !self.link.wants_client_frames() {
+            self.keep(self.link.kept_bytes());
+            if full
+                || self.kept > 0 && self.shared.keeps_too_much()
+                || self.over.is_some()
+                || !self.link.wants_client_frames()
+            {
                 break;
             }
             let limit = self.link.client_frame_limit();
@@ -423,6 +433,13 @@ impl Driver {
             },
             Effect::CloseClient { how, reason } => self.over = Some((how, reason)),
         }
+    }
+
+    /// Tells how much of this client is kept. Who keeps nothing is read in any case, so that everyone gets on; who keeps
+    /// something is read again when its node has answered.
+    fn keep(&mut self, bytes: usize) {
+        self.shared.keep(self.kept, bytes);
+        self.kept = bytes;
     }
 
     fn count(&mut self) {

@@ -339,6 +339,11 @@ impl Link {
         }
     }
 
+    /// How many bytes of the client's are kept.
+    pub fn kept_bytes(&self) -> usize {
+        self.held_bytes + self.requests.bytes()
+    }
+
     /// The node that serves now, if any.
     pub fn node(&self) -> Option<NodeId> {
         match &self.state {
