@@ -33,6 +33,8 @@ pub(crate) struct Leg {
     queued: usize,
     /// When the last byte of a half frame came.
     progress: Option<Instant>,
+    /// It is we who do not read on.
+    paused: bool,
 }
 
 /// What a read came to.
@@ -56,6 +58,7 @@ impl Leg {
             queue: VecDeque::new(),
             queued: 0,
             progress: None,
+            paused: false,
         }
     }
 
@@ -64,9 +67,14 @@ impl Leg {
         self.queued
     }
 
-    /// When the last byte came of a frame that is not whole.
+    /// Since when the peer owes the rest of a frame.
     pub(crate) fn partial_since(&self) -> Option<Instant> {
-        self.progress.filter(|_| !self.buf.is_empty())
+        self.progress.filter(|_| !self.paused && !self.buf.is_empty())
+    }
+
+    /// The peer is not read until [`Self::poll_frame`] is called again: it owes nothing for that time.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
     }
 
     /// The next frame that is whole already.
@@ -92,6 +100,9 @@ impl Leg {
         now: Instant,
         read: &mut usize,
     ) -> Poll<io::Result<Input>> {
+        if std::mem::take(&mut self.paused) {
+            self.progress = self.progress.map(|_| now);
+        }
         loop {
             if let Some(input) = self.take_frame(limit) {
                 return Poll::Ready(Ok(input));
@@ -158,5 +169,34 @@ impl Leg {
             count -= front.len();
             self.queue.pop_front();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_half_frame_does_not_age_while_we_do_not_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut leg = Leg::new(listener.accept().await.unwrap().0);
+        peer.write_all(&[0, 0, 0, 9, 1]).await.unwrap();
+        let begun = Instant::now();
+        let later = begun + Duration::from_secs(100);
+        let poll_at = async |now: Instant, leg: &mut Leg| {
+            poll_fn(|cx| Poll::Ready(leg.poll_frame(cx, 64, now, &mut 0).is_ready())).await
+        };
+        leg.stream.readable().await.unwrap();
+        assert!(!poll_at(begun, &mut leg).await);
+        assert_eq!(leg.partial_since(), Some(begun));
+        leg.pause();
+        assert_eq!(leg.partial_since(), None);
+        assert!(!poll_at(later, &mut leg).await);
+        assert_eq!(leg.partial_since(), Some(later));
     }
 }

@@ -269,6 +269,7 @@ impl Driver {
                 || self.over.is_some()
                 || !self.link.wants_client_frames()
             {
+                self.client.pause();
                 break;
             }
             let limit = self.link.client_frame_limit();
