@@ -54,6 +54,8 @@ enum Death {
 }
 
 const SMALL_FILES: usize = 500;
+/// The guest has about 700 MiB of memory, and does without a copy that does not fit into it.
+const LARGEST: u64 = 256 << 20;
 
 /// Two copies, then all small files twice; before each part the guest's caches are emptied, so that it asks again.
 const COPIES_AND_SMALL_FILES: &str = r#"
@@ -91,23 +93,24 @@ fn mount(_: &Scale) -> Result<Report> {
 }
 
 fn crash(scale: &Scale, options: &str, death: Death) -> Result<Report> {
+    let len = scale.copy.min(LARGEST);
     let mut rig = Rig::new(&Site::default())?;
     let data = rig.data();
     make_small_files(&data)?;
-    write_noise(&data.join("down.bin"), scale.copy)?;
+    write_noise(&data.join("down.bin"), len)?;
     let results = Guest::prepare(&rig)?;
-    write_noise(&results.join("up.bin"), scale.copy)?;
+    write_noise(&results.join("up.bin"), len)?;
     let mut guest = Guest::boot(&rig, options, COPIES_AND_SMALL_FILES)?;
 
     guest.until("a third has been written", |_| {
-        fs::metadata(data.join("up.bin")).is_ok_and(|m| m.len() >= scale.copy / 3)
+        fs::metadata(data.join("up.bin")).is_ok_and(|m| m.len() >= len / 3)
     })?;
     let mut dead = vec![kill_and_restart(&mut rig, death)?];
     guest.until("the upload ends", |g| g.has_said("done upload"))?;
 
     let before = bytes(&rig, "to_client")?;
     guest.allow("ready-for-download")?;
-    let third = scale.copy as f64 / 3.0;
+    let third = len as f64 / 3.0;
     guest.until("a third has been read", |_| {
         bytes(&rig, "to_client").is_ok_and(|now| now >= before + third)
     })?;
