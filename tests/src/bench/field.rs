@@ -1,20 +1,15 @@
 //! The site that is measured: a rig, with HAProxy and a second Understudy beside the first.
 
-use std::{
-    fmt, fs,
-    path::Path,
-    process::{Child, Stdio},
-    time::Duration,
-};
+use std::{fmt, fs, slice};
 
 use anyhow::{Context, Result};
 
 use super::cpu;
 use crate::rig::{
     Rig, Site,
-    net::{FLOATING, Net},
+    haproxy::HaProxy,
+    net::FLOATING,
     proxy::{Door, Proxy},
-    wait_until,
 };
 
 const HAPROXY: &str = "10.77.0.101";
@@ -61,8 +56,9 @@ impl Field {
         for address in [HAPROXY, ONE_WORKER.address] {
             rig.net.add_hub_address(address)?;
         }
-        let node = rig.nodes.get(serving).context("no such node")?.address.clone();
-        let haproxy = HaProxy::start(&rig.net, rig.dir.path(), &node)?;
+        let node = rig.nodes.get(serving).context("no such node")?;
+        let haproxy = HaProxy::start(&rig.net, rig.dir.path(), HAPROXY, slice::from_ref(node))?;
+        let node = node.address.clone();
         let dir = rig.dir.path().join("one-worker");
         fs::create_dir_all(&dir)?;
         let one_worker = Proxy::start_at(&rig.net, &dir, &rig.nodes, "workers = 1\n", ONE_WORKER)?;
@@ -83,48 +79,10 @@ impl Field {
     pub(crate) fn cpu(&self, road: Road) -> Result<Option<f64>> {
         let pid = match road {
             Road::Direct => return Ok(None),
-            Road::HaProxy => self.haproxy.0.id(),
+            Road::HaProxy => self.haproxy.pid(),
             Road::Understudy => self.rig.proxy.pid(),
             Road::OneWorker => self.one_worker.pid(),
         };
         cpu::seconds(pid).map(Some)
-    }
-}
-
-/// HAProxy as one would set it up in front of Samba: layer 4, spliced where the kernel can.
-#[derive(Debug)]
-struct HaProxy(Child);
-
-impl HaProxy {
-    fn start(net: &Net, dir: &Path, node: &str) -> Result<Self> {
-        let config = dir.join("haproxy.cfg");
-        let text = format!(
-            "global\n    nbthread 1\n    maxconn 1000\ndefaults\n    mode tcp\n    option splice-auto\n    \
-             timeout connect 5s\n    timeout client 1h\n    timeout server 1h\nlisten smb\n    bind \
-             {HAPROXY}:445\n    server n0 {node}:445\n"
-        );
-        fs::write(&config, text)?;
-        let log = fs::File::create(dir.join("haproxy.log"))?;
-        let child = net
-            .command("hub", "/usr/sbin/haproxy")
-            .args(["-db", "-f"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("starting HAProxy")?;
-        let started = Self(child);
-        wait_until("HAProxy listens", Duration::from_secs(10), || {
-            net.connect("hub", &format!("{HAPROXY}:445")).is_ok()
-        })?;
-        Ok(started)
-    }
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }

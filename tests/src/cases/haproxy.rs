@@ -1,10 +1,6 @@
 //! The state of the art beside it: HAProxy with health checks and a backup server, on the same nodes.
 
-use std::{
-    fs,
-    process::{Child, Stdio},
-    time::Duration,
-};
+use std::{process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
@@ -12,6 +8,7 @@ use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
     copy::{Copy, Fault, Way, Who},
+    haproxy::HaProxy,
     net::FLOATING,
     node::Node,
     wait_until,
@@ -29,7 +26,7 @@ pub(super) const CASES: &[Case] = &[Case {
 fn loses_it(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     ensure!(rig.proxy.stop()?.success(), "the proxy did not end well");
-    let _haproxy = HaProxy::start(&rig)?;
+    let _haproxy = HaProxy::start(&rig.net, rig.dir.path(), FLOATING, &rig.nodes)?;
     // Without a takeover to be counted, this makes sure that the node dies in mid-copy.
     rig.net.stretch_copies(scale.copy, Duration::from_secs(4))?;
     let mut report = Report::default();
@@ -69,54 +66,4 @@ fn await_service(rig: &Rig) -> Result<()> {
             .status();
         listing.is_ok_and(|status| status.success())
     })
-}
-
-/// HAProxy on the floating address.
-struct HaProxy(Child);
-
-impl HaProxy {
-    fn start(rig: &Rig) -> Result<Self> {
-        let mut text = format!(
-            "defaults
-  mode tcp
-  timeout connect 1s
-  timeout client 1h
-  timeout server 1h
-listen smb
-  bind {FLOATING}:445
-  option redispatch
-  default-server check inter 500ms fall 2 rise 2 on-marked-down shutdown-sessions
-"
-        );
-        for (at, node) in rig.nodes.iter().enumerate() {
-            let backup = if at == 0 { "" } else { " backup" };
-            text += &format!("  server {} {}:445{backup}\n", node.name, node.address);
-        }
-        let config = rig.dir.path().join("haproxy.cfg");
-        fs::write(&config, text)?;
-        let log = fs::File::create(rig.dir.path().join("haproxy.log"))?;
-        let child = rig
-            .net
-            .command("hub", "/usr/sbin/haproxy")
-            .args(["-db", "-f"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("starting HAProxy")?;
-        let haproxy = Self(child);
-        let address = format!("{FLOATING}:445");
-        wait_until("HAProxy listens", Duration::from_secs(20), || {
-            rig.net.connect("client", &address).is_ok()
-        })?;
-        Ok(haproxy)
-    }
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod copy;
+pub(crate) mod haproxy;
 pub(crate) mod janitor;
 pub(crate) mod kernel;
 pub(crate) mod net;
