@@ -6,14 +6,17 @@ use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 use anyhow::{Context, Result, ensure};
 
 use super::{Case, Report, Scale};
-use crate::rig::{
-    Rig, Site,
-    capture::{Capture, Interim},
-    copy::{Copy, Fault, Way, Who},
-    net::FLOATING,
-    node::Settings,
-    storage::SlowStorage,
-    wait_until,
+use crate::{
+    rig::{
+        Rig, Site,
+        copy::{Copy, Fault, Way, Who},
+        net::FLOATING,
+        node::Settings,
+        recorder::Recorder,
+        storage::SlowStorage,
+        wait_until,
+    },
+    wire::interims::{self, Interim},
 };
 
 const FILE: &str = "bulk.bin";
@@ -39,12 +42,12 @@ fn pending(scale: &Scale) -> Result<Report> {
     let mut seen = Seen::default();
     for way in [Way::Get, Way::Put] {
         for disaster in [node_first, proxy_first] {
-            let capture = Capture::start(&rig)?;
+            let recorder = Recorder::of_proxy(&rig)?;
             let copy = Copy::start(&rig, &Who::SIGNED, way, FILE, len)?;
             let target = copy.target().to_owned();
             let fault = Fault::at(len / 3, |rig| disaster(rig, &storage, &target));
             copy.run(&mut rig, vec![fault])?;
-            seen.take(&capture.interims()?)?;
+            seen.take(&interims::read(&recorder.stop()?)?)?;
             for node in 0..rig.nodes.len() {
                 if !rig.nodes.get(node).context("no such node")?.is_running() {
                     rig.restart(node)?;

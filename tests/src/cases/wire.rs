@@ -42,7 +42,7 @@ const ALL: u32 = 7;
 fn agrees(scale: &Scale) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     let hosts = ["client"].into_iter().chain(rig.nodes.iter().map(|node| node.name.as_str()));
-    let recorders: Vec<_> = hosts.map(|host| Recorder::start(&rig, host)).collect::<Result<_>>()?;
+    let recorders: Vec<_> = hosts.map(|host| Recorder::of_host(&rig, host)).collect::<Result<_>>()?;
     let signed = |dialect| Who { dialect, ..Who::SIGNED };
     let plain = |dialect| Who { dialect, protection: "plain", ..Who::SIGNED };
     let windows = Who { multi_protocol: true, ..Who::SIGNED };

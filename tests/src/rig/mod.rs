@@ -1,6 +1,5 @@
 //! A small site: namespaces, Samba nodes on one shared directory, the proxy on a floating address.
 
-pub(crate) mod capture;
 pub(crate) mod copy;
 pub(crate) mod haproxy;
 pub(crate) mod janitor;

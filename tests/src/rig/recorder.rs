@@ -1,4 +1,4 @@
-//! Records what passes one port of the hub's bridge.
+//! Records what passes the hub's bridge, or one port of it.
 
 use std::{
     io::{BufRead, BufReader},
@@ -21,13 +21,22 @@ pub(crate) struct Recorder {
 
 impl Recorder {
     /// Records the SMB traffic of a host, from now on.
-    pub(crate) fn start(rig: &Rig, host: &str) -> Result<Self> {
-        let file = rig.dir.path().join(format!("{host}.pcapng"));
+    pub(crate) fn of_host(rig: &Rig, host: &str) -> Result<Self> {
+        Self::start(rig, host, &format!("v-{host}"))
+    }
+
+    /// Records the SMB traffic of the proxy, both legs in one file, from now on.
+    pub(crate) fn of_proxy(rig: &Rig) -> Result<Self> {
+        Self::start(rig, "proxy", "br0")
+    }
+
+    fn start(rig: &Rig, name: &str, device: &str) -> Result<Self> {
+        let file = rig.dir.path().join(format!("{name}.pcapng"));
         let mut child = rig
             .net
             .command("hub", "dumpcap")
             // 128 MiB between the kernel and us: nothing may be lost.
-            .args(["-q", "-B", "128", "-f", "tcp port 445", "-i", &format!("v-{host}"), "-w"])
+            .args(["-q", "-B", "128", "-f", "tcp port 445", "-i", device, "-w"])
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -3,6 +3,7 @@
 pub(crate) mod captures;
 mod facts;
 mod fields;
+pub(crate) mod interims;
 mod pcap;
 mod pdml;
 mod tcp;
