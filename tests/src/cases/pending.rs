@@ -44,7 +44,8 @@ fn pending(_: &Scale) -> Result<Report> {
             let recorder = Recorder::of_proxy(&rig)?;
             let copy = Copy::start(&rig, &Who::SIGNED, way, FILE, COPY)?;
             let target = copy.target().to_owned();
-            let fault = Fault::at(COPY / 3, |rig| disaster(rig, &storage, &target));
+            // Early: until the node stands still or is slow, the copy goes on at the speed of memory.
+            let fault = Fault::at(COPY / 8, |rig| disaster(rig, &storage, &target));
             copy.run(&mut rig, vec![fault])?;
             seen.take(&interims::read(&recorder.stop()?)?)?;
             for node in 0..rig.nodes.len() {
