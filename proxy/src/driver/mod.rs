@@ -327,15 +327,18 @@ impl Driver {
         true
     }
 
+    /// Writes to both sides. True if one that had too much to write has not any more: the other side is read again.
     fn poll_writes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let mut written = 0;
-        if let NodeSide::Open(id, leg) = &mut self.node
-            && let Poll::Ready(Err(error)) = leg.poll_flush(cx, &mut 0)
-        {
-            let id = *id;
-            self.node_lost(now, id, &error);
-            self.drain(now);
-            return true;
+        let (mut written, mut drained) = (0, false);
+        if let NodeSide::Open(id, leg) = &mut self.node {
+            let (id, was_full) = (*id, leg.queued() > QUEUE_LIMIT);
+            let result = leg.poll_flush(cx, &mut 0);
+            drained |= was_full && leg.queued() <= QUEUE_LIMIT;
+            if let Poll::Ready(Err(error)) = result {
+                self.node_lost(now, id, &error);
+                self.drain(now);
+                return true;
+            }
         }
         let was_full = self.client.queued() > QUEUE_LIMIT;
         let result = self.client.poll_flush(cx, &mut written);
@@ -345,7 +348,7 @@ impl Driver {
             self.drain(now);
             return true;
         }
-        was_full && self.client.queued() <= QUEUE_LIMIT
+        drained || was_full && self.client.queued() <= QUEUE_LIMIT
     }
 
     /// The Link sees Files, and is told of the next change if something waits for it.
