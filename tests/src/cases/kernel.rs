@@ -54,7 +54,7 @@ enum Death {
 }
 
 const SMALL_FILES: usize = 500;
-/// The guest has about 700 MiB of memory, and does without a copy that does not fit into it.
+/// Copies that fill the guest's memory show its limits, not the proxy's.
 const LARGEST: u64 = 256 << 20;
 
 /// Two copies, then all small files twice; before each part the guest's caches are emptied, so that it asks again.

@@ -34,6 +34,8 @@ await() { until [ -e "$results/$1" ]; do sleep 0.02; done; }
 
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
+# Its network card needs memory at once for what arrives, and stands still for ever when there is none.
+echo 65536 >/proc/sys/vm/min_free_kbytes
 mount -t tmpfs tmpfs /tmp
 mkdir "$share"
 while read -r module; do /srv/bin/busybox insmod "/srv/$module"; done </srv/modules

@@ -61,7 +61,7 @@ impl Guest {
             .command("hub", "unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(software.join("usr/bin/linux.uml"))
-            .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "mem=768M"])
+            .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "mem=2048M"])
             .arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1"))
             .args(["con=null", "con0=null,fd:1", "con1=null,fd:2"])
             .args([format!("CASE_SERVER={FLOATING}"), format!("CASE_ADDRESS={ADDRESS}")])
