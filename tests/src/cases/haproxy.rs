@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
-    copy::{Copy, Fault, Way, Who},
+    copy::{Copy, Fault, Way, Who, gave_up},
     haproxy::HaProxy,
     net::FLOATING,
     node::Node,
@@ -41,8 +41,7 @@ fn loses_it(scale: &Scale) -> Result<Report> {
             Ok(())
         });
         let error = copy.run(&mut rig, vec![kill]).err().context("the copy survived")?;
-        // By its status, or by the signal of a write to the connection that is gone.
-        ensure!(format!("{error:#}").starts_with("smbclient: "), "{error:#}");
+        ensure!(gave_up(&error), "{error:#}");
         report.notes.push(format!("{way:?}: {}", format!("{error:#}").lines().next().unwrap_or_default()));
         // It is HAProxy at work, and not a rig in which nothing works: the other node serves whoever comes next.
         await_service(&rig)?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
-    copy::{Copy, Fault, Way, Who},
+    copy::{Copy, Fault, Way, Who, gave_up},
     wait_until,
 };
 
@@ -69,7 +69,7 @@ fn too_many(scale: &Scale) -> Result<Report> {
     });
     let error = copy.run(&mut rig, faults.collect()).err().context("the copy ended well")?;
     let deaths = deaths.get();
-    ensure!(format!("{error:#}").contains("smbclient: exit status"), "{error:#}");
+    ensure!(gave_up(&error), "{error:#}");
     ensure!(rig.metric(TOO_MANY)? == 1.0, "{error:#}");
     ensure!(deaths >= 4, "given up after only {deaths} deaths");
     ensure!(

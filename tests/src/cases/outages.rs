@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
-    copy::{Copy, Fault, Way, Who},
+    copy::{Copy, Fault, Way, Who, gave_up},
 };
 
 const FILE: &str = "bulk.bin";
@@ -99,7 +99,7 @@ fn lasting_outage(scale: &Scale) -> Result<Report> {
         let copy = Copy::start(&rig, &Who::SIGNED, way, FILE, scale.copy)?;
         let fault = Fault::at(scale.copy / 3, Rig::kill_all);
         let error = copy.run(&mut rig, vec![fault]).err().context("the copy ended well")?;
-        ensure!(format!("{error:#}").contains("smbclient: exit status"), "{error:#}");
+        ensure!(gave_up(&error), "{error:#}");
         let closed = rig.metric("client_closed_total{reason=\"deadline\"}")?;
         ensure!(closed == ended, "{closed} clients were disconnected at the deadline, not {ended}");
         ensure!(

@@ -10,7 +10,7 @@ use crate::{
     client::{Client, End, Open, Setup, User},
     rig::{
         Rig, Site,
-        copy::{Copy, Fault, Way, Who, write_noise},
+        copy::{Copy, Fault, Way, Who, gave_up, write_noise},
         net::FLOATING,
         wait_until,
     },
@@ -68,7 +68,7 @@ fn answers(scale: &Scale) -> Result<Report> {
         Ok(())
     });
     let error = copy.run(&mut rig, vec![fault]).err().context("the copy ended well")?;
-    ensure!(format!("{error:#}").contains("smbclient: exit status"), "{error:#}");
+    ensure!(gave_up(&error), "{error:#}");
     ensure!(rig.has_logged("stopped"), "the log does not tell of the end");
     Ok(Report::default())
 }

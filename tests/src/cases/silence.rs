@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
-    copy::{Copy, Fault, Way, Who, sha256},
+    copy::{Copy, Fault, Way, Who, gave_up, sha256},
 };
 
 /// No copy across a fenced node may stand still for longer.
@@ -110,7 +110,7 @@ fn unfenced(scale: &Scale) -> Result<Report> {
             Ok(())
         });
         let error = copy.run(&mut rig, vec![cut]).err().context("the copy ended well")?;
-        ensure!(format!("{error:#}").contains("smbclient: exit status"), "{error:#}");
+        ensure!(gave_up(&error), "{error:#}");
         let closed = rig.metric("client_closed_total{reason=\"deadline\"}")?;
         ensure!(closed == ended, "{closed} clients were disconnected at the deadline, not {ended}");
         ensure!(

@@ -61,6 +61,12 @@ pub(crate) enum Way {
     Put,
 }
 
+/// Whether a copy failed because smbclient gave up: by its status, or by the signal that a write to a connection brings
+/// when that is gone.
+pub(crate) fn gave_up(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("smbclient: ")
+}
+
 /// What came of a copy.
 #[derive(Debug)]
 pub(crate) struct Outcome {
