@@ -17,6 +17,9 @@ pub struct Header {
     pub session_id: u64,
 }
 
+/// The Flags value of a sealed message in 3.1.1, and the EncryptionAlgorithm value in 3.0 and 3.0.2.
+pub const ENCRYPTED: u16 = 0x0001;
+
 impl Header {
     /// Length on the wire.
     pub const LEN: usize = 52;
@@ -29,6 +32,24 @@ impl Header {
         let original_size = r.u32("OriginalMessageSize")?;
         r.u16("Reserved")?;
         Ok(Self { signature, nonce, original_size, flags: r.u16("Flags")?, session_id: r.u64("SessionId")? })
+    }
+
+    /// The header as it goes on the wire.
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut out = [0; Self::LEN];
+        let fields: [&[u8]; 7] = [
+            b"\xfdSMB",
+            &self.signature,
+            &self.nonce,
+            &self.original_size.to_le_bytes(),
+            &[0; 2],
+            &self.flags.to_le_bytes(),
+            &self.session_id.to_le_bytes(),
+        ];
+        for (to, from) in out.iter_mut().zip(fields.into_iter().flatten()) {
+            *to = *from;
+        }
+        out
     }
 }
 
@@ -51,6 +72,7 @@ mod tests {
         .concat();
         let wanted = Header { signature: [1; 16], nonce: [2; 16], original_size: 3, flags: 4, session_id: 5 };
         assert_eq!(Header::parse(&body), Ok(wanted));
+        assert_eq!(Header::parse(&wanted.to_bytes()), Ok(wanted));
         for len in 0..Header::LEN {
             assert!(Header::parse(&body[..len]).is_err(), "{len}");
         }

@@ -1,9 +1,12 @@
-//! Keys from the session key (MS-SMB2 3.1.4.2): SP800-108 in counter mode with HMAC-SHA256.
+//! Keys from the session key (MS-SMB2 3.1.4.2, 3.3.5.5.3): SP800-108 in counter mode with HMAC-SHA256.
 
 use aws_lc_rs::hmac;
 use zeroize::Zeroizing;
 
-use crate::{auth::keys::SessionKey, crypto::Dialect};
+use crate::{
+    auth::keys::SessionKey,
+    crypto::{Dialect, sealing::Cipher},
+};
 
 /// The session's signing key, 16 bytes.
 ///
@@ -14,9 +17,39 @@ pub fn signing_key(dialect: Dialect, key: &SessionKey, preauth: &[u8; 64]) -> Ze
     if dialect < Dialect::SMB300 {
         base
     } else if dialect < Dialect::SMB311 {
-        derive(&base, b"SMB2AESCMAC\0", b"SmbSign\0")
+        derive(&*base, b"SMB2AESCMAC\0", b"SmbSign\0")
     } else {
-        derive(&base, b"SMBSigningKey\0", preauth)
+        derive(&*base, b"SMBSigningKey\0", preauth)
+    }
+}
+
+/// Which way a sealed message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    ToServer,
+    /// From the server.
+    ToClient,
+}
+
+/// The session's key for sealing one direction, as long as the cipher wants it. 3.0 and later; `preauth` as in
+/// [`signing_key`]. AES-256 is keyed from the whole session key, AES-128 from its first 16 bytes.
+pub fn sealing_key(
+    dialect: Dialect,
+    cipher: Cipher,
+    direction: Direction,
+    key: &SessionKey,
+    preauth: &[u8; 64],
+) -> Zeroizing<Vec<u8>> {
+    let (label, context): (&[u8], &[u8]) = match (dialect < Dialect::SMB311, direction) {
+        (true, Direction::ToServer) => (b"SMB2AESCCM\0", b"ServerIn \0"),
+        (true, Direction::ToClient) => (b"SMB2AESCCM\0", b"ServerOut\0"),
+        (false, Direction::ToServer) => (b"SMBC2SCipherKey\0", preauth),
+        (false, Direction::ToClient) => (b"SMBS2CCipherKey\0", preauth),
+    };
+    match cipher.key_len() {
+        16 => Zeroizing::new(derive::<16>(&*first_16(key), label, context).to_vec()),
+        _ => Zeroizing::new(derive::<32>(key.bytes(), label, context).to_vec()),
     }
 }
 
@@ -29,18 +62,20 @@ fn first_16(key: &SessionKey) -> Zeroizing<[u8; 16]> {
     out
 }
 
-/// One block of output: 128 bits.
-fn derive(key: &[u8; 16], label: &[u8], context: &[u8]) -> Zeroizing<[u8; 16]> {
+/// One block of output, cut to `N` bytes: 16 or 32.
+fn derive<const N: usize>(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<[u8; N]> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let mut mac = hmac::Context::with_key(&key);
     mac.update(&1_u32.to_be_bytes());
     mac.update(label);
     mac.update(&[0]);
     mac.update(context);
-    mac.update(&128_u32.to_be_bytes());
+    mac.update(&(u32::try_from(N).unwrap_or(0) * 8).to_be_bytes());
     let tag = mac.sign();
-    let mut out = Zeroizing::new([0; 16]);
-    out.copy_from_slice(tag.as_ref().get(..16).unwrap_or(&[0; 16]));
+    let mut out = Zeroizing::new([0; N]);
+    for (to, from) in out.iter_mut().zip(tag.as_ref()) {
+        *to = *from;
+    }
     out
 }
 
@@ -58,6 +93,30 @@ mod tests {
         let key = SessionKey::new(&hex("7CD451825D0450D235424E44BA6E78CC"));
         let got = signing_key(Dialect::SMB300, &key, &[0; 64]);
         assert_eq!(got.to_vec(), hex("0B7E9C5CAC36C0F6EA9AB275298CEDCE"));
+    }
+
+    #[test]
+    fn sealing_keys_differ_by_direction_cipher_and_in_3_1_1_by_preauth_hash() {
+        let long = SessionKey::new(&[7; 32]);
+        let short = SessionKey::new(&[7; 16]);
+        let (to_server, to_client) = (Direction::ToServer, Direction::ToClient);
+        let of = |dialect, cipher, way, key, hash: u8| sealing_key(dialect, cipher, way, key, &[hash; 64]);
+        let new = |cipher, way, key, hash| of(Dialect::SMB311, cipher, way, key, hash);
+        let old = |way, hash| of(Dialect::SMB302, Cipher::Aes128Ccm, way, &short, hash);
+        assert_eq!(old(to_server, 0), old(to_server, 1));
+        assert_ne!(old(to_server, 0), old(to_client, 0));
+        assert_ne!(
+            new(Cipher::Aes128Gcm, to_server, &short, 0),
+            new(Cipher::Aes128Gcm, to_server, &short, 1)
+        );
+        assert_ne!(
+            new(Cipher::Aes128Gcm, to_server, &short, 0),
+            new(Cipher::Aes128Gcm, to_client, &short, 0)
+        );
+        let (cut, whole) = (Cipher::Aes128Gcm, Cipher::Aes256Gcm);
+        assert_eq!(new(cut, to_server, &long, 0), new(cut, to_server, &short, 0), "128: the first 16 bytes");
+        assert_ne!(new(whole, to_server, &long, 0), new(whole, to_server, &short, 0), "256: the whole key");
+        assert_eq!(new(whole, to_server, &long, 0).len(), 32);
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! The cryptography of SMB2: preauthentication integrity, key derivation, signing (MS-SMB2 3.1.4, 3.3.5.5.3).
+//! The cryptography of SMB2: preauthentication integrity, key derivation, signing, sealing (MS-SMB2 3.1.4, 3.3.5.5.3).
 
 pub mod kdf;
 pub mod preauth;
+pub mod sealing;
 pub mod signing;
 
 /// An SMB2 dialect revision (MS-SMB2 2.2.3).
