@@ -112,15 +112,13 @@ pub enum Protection {
     NoMechanism,
     /// No: the key that was derived does not verify the node's answer (stale hash).
     NoKeyMismatch,
-    /// No: the session is encrypted.
-    NoEncrypted,
     /// No: the login was not understood (NTLMv1, malformed, a further mechanism).
     NoLogin,
 }
 
 impl Protection {
     /// Every value, for metrics.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Guest,
         Self::Anonymous,
         Self::Ntlm,
@@ -128,7 +126,6 @@ impl Protection {
         Self::NoCredentials,
         Self::NoMechanism,
         Self::NoKeyMismatch,
-        Self::NoEncrypted,
         Self::NoLogin,
     ];
 
@@ -147,7 +144,6 @@ impl Protection {
             Self::NoCredentials => "no_credentials",
             Self::NoMechanism => "mechanism",
             Self::NoKeyMismatch => "key_mismatch",
-            Self::NoEncrypted => "encrypted",
             Self::NoLogin => "login_not_understood",
         }
     }

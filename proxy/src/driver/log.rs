@@ -63,7 +63,6 @@ fn why_unprotected(protection: Protection) -> &'static str {
         Protection::NoKeyMismatch => {
             "the hash in the smbpasswd file is not the one the node has; export it again"
         }
-        Protection::NoEncrypted => "it is encrypted, which is not supported yet",
         Protection::NoLogin => "its login was not understood (NTLMv1?)",
         Protection::Guest | Protection::Anonymous | Protection::Ntlm => "it is protected",
     }

@@ -1,10 +1,9 @@
 //! Answers of the proxy's own to the client: errors, ECHO, STATUS_PENDING, breaks.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use smb_parse::{
     encode,
     header::{Command, Flags, Header, Status, Target},
-    patch,
 };
 
 use crate::{
@@ -12,7 +11,6 @@ use crate::{
     link::{
         Link,
         request::{Interim, Request},
-        session::Sessions,
     },
 };
 
@@ -21,15 +19,13 @@ impl Link {
     pub(super) fn fail_request(&mut self, id: MessageId, status: Status) {
         if let Some(request) = self.requests.remove(id) {
             let msg = encode::error_response(&self.response_header(&request, status));
-            self.answer(&request, msg);
+            self.answer(&request, &msg);
         }
     }
 
-    /// Answers a request with a message whose header came from [`Self::response_header`]: signs it if the request
-    /// was signed, and sends it.
-    pub(super) fn answer(&mut self, request: &Request, mut msg: Vec<u8>) {
-        self.sign_for_client(&request.header, &mut msg);
-        self.out.send_client(encode::frame(&msg).into());
+    /// Answers a request with a message whose header came from [`Self::response_header`], covered as the request was.
+    pub(super) fn answer(&mut self, request: &Request, msg: &[u8]) {
+        self.send_to_client(request.cover(), request.header.session_id, msg);
     }
 
     /// The header of an answer of ours. Grants credits; final answers only.
@@ -41,20 +37,12 @@ impl Link {
         response_header(request, status, credits)
     }
 
-    /// A signed request gets a signed answer, if the session still stands; nothing else is signed. `request` is the
-    /// request's header.
-    pub(super) fn sign_for_client(&self, request: &Header, msg: &mut [u8]) {
-        let session = self.sessions.get(request.session_id).filter(|s| !s.ended);
-        match session.and_then(|s| s.client_key.as_ref()) {
-            Some(key) if request.flags.contains(Flags::SIGNED) => key.sign(msg),
-            _ => unsign(msg),
-        }
-    }
-
-    /// Our one STATUS_PENDING of a request: no credits, not signed, AsyncId = MessageId (MS-SMB2 3.3.4.2).
+    /// Our one STATUS_PENDING of a request: no credits, sealed if the request was, never signed, AsyncId = MessageId
+    /// (MS-SMB2 3.3.4.2).
     pub(super) fn send_pending(&mut self, id: MessageId) {
         let Some(request) = self.requests.get_mut(id) else { return };
         request.interim = Interim::Ours;
+        let (cover, session) = (request.interim_cover(), request.header.session_id);
         let header = Header {
             credit_charge: request.header.credit_charge,
             status: Status::PENDING.0,
@@ -64,17 +52,17 @@ impl Link {
             next_command: 0,
             message_id: id,
             target: Target::Async { async_id: id },
-            session_id: request.header.session_id,
+            session_id: session,
             signature: [0; 16],
         };
-        self.out.send_client(encode::frame(encode::error_response(&header)).into());
+        self.send_to_client(cover, session, &encode::error_response(&header));
     }
 
     /// Answers an ECHO in the node's place.
     pub(super) fn answer_echo(&mut self, id: MessageId) {
         if let Some(request) = self.requests.remove(id) {
             let msg = encode::echo_response(&self.response_header(&request, Status::SUCCESS));
-            self.answer(&request, msg);
+            self.answer(&request, &msg);
         }
     }
 
@@ -83,7 +71,8 @@ impl Link {
         self.fail_request(id, Status::USER_SESSION_DELETED);
     }
 
-    /// Checks a frame element of the client against its session's policy (MS-SMB2 3.3.5.2.4).
+    /// Checks a message of the client that did not come sealed against its session's policy (MS-SMB2 3.3.5.2.4,
+    /// 3.3.5.2.9, 3.3.5.2.11).
     pub(super) fn check_signature(&self, header: &Header, msg: &mut [u8]) -> Check {
         let Some(session) = self.sessions.get(header.session_id) else {
             return if header.session_id == 0 { Check::Passed } else { Check::NoSession };
@@ -91,8 +80,12 @@ impl Link {
         if session.ended {
             return Check::NoSession;
         }
+        let tree = header.tree_id().filter(|_| needs_tree(header.command));
+        if header.command != Command::SESSION_SETUP && session.encrypts(tree) {
+            return Check::Refused;
+        }
         let signed = header.flags.contains(Flags::SIGNED);
-        match (&session.client_key, signed) {
+        match (&session.client_keys, signed) {
             (Some(key), true) if key.verify_mut(msg) => Check::Passed,
             (Some(_), true) => Check::Refused,
             (Some(_), false) if session.signing_required => Check::Refused,
@@ -126,15 +119,6 @@ pub(super) fn response_header(request: &Request, status: Status, credits: u16) -
     }
 }
 
-/// Signs a request towards the node as the client has signed it: `header` is the client's.
-pub(super) fn sign_for_node(sessions: &Sessions, header: &Header, msg: &mut [u8]) {
-    let key = sessions.get(header.session_id).and_then(|s| s.node_key.as_ref());
-    match key.filter(|_| header.flags.contains(Flags::SIGNED)) {
-        Some(key) => key.sign(msg),
-        None => unsign(msg),
-    }
-}
-
 /// What the check of a client's signature came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Check {
@@ -146,22 +130,27 @@ pub(super) enum Check {
     NoSession,
 }
 
-/// Takes the SIGNED flag and the signature away.
-pub(super) fn unsign(msg: &mut [u8]) {
-    if let Ok(header) = Header::parse(msg) {
-        patch::set_flags(msg, header.flags.without(Flags::SIGNED));
-        patch::set_signature(msg, [0; 16]);
-    }
-}
-
-/// A frame around one message.
-pub(super) fn framed(msg: &[u8]) -> Bytes {
-    Bytes::from(encode::frame(msg))
+/// Whether a command's TreeId means something.
+pub(super) fn needs_tree(command: Command) -> bool {
+    !matches!(
+        command,
+        Command::NEGOTIATE
+            | Command::SESSION_SETUP
+            | Command::LOGOFF
+            | Command::TREE_CONNECT
+            | Command::ECHO
+            | Command::CANCEL
+    )
 }
 
 /// A frame without its prefix.
 pub(super) fn body(frame: &BytesMut) -> &[u8] {
     frame.get(smb_parse::frame::PREFIX..).unwrap_or_default()
+}
+
+/// A frame without its prefix.
+pub(super) fn body_mut(frame: &mut BytesMut) -> &mut [u8] {
+    frame.get_mut(smb_parse::frame::PREFIX..).unwrap_or_default()
 }
 
 /// Whether an answer to this command changes what the proxy knows.

@@ -98,7 +98,7 @@ impl Link {
                 encode::lease_break_ack_response(&header, lease_key, lease_state)
             }
         };
-        self.answer(request, msg);
+        self.answer(request, &msg);
     }
 
     /// An Open came back with less than the client believes it has: a real break tells it.

@@ -1,9 +1,9 @@
 //! Bridge: the legs are independent. Every frame is verified on the way in, translated in place, and signed for the
 //! way out.
 
-use std::{ops::Range, time::Instant};
+use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use smb_parse::{
     cmd::create,
     compound::elements,
@@ -14,21 +14,23 @@ use smb_parse::{
 
 use super::{
     Link, State,
-    answer::{Check, body, changes_state, sign_for_node, unsign},
+    answer::{Check, body, changes_state},
+    cover::{Cover, Incoming, Outgoing, cover_for_node},
     node_leg::Pending,
     open::minted_file_id,
     request::{Chain, Interim, Request},
 };
 use crate::{
+    crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
     event::Event,
-    ids::{MessageId, RELATED_FILE_ID},
+    ids::{MessageId, RELATED_FILE_ID, SessionId},
 };
 
 /// Where an answer of the node goes.
 enum Passage {
-    /// To the client, signed as the request of this header was; unsigned if there is none.
-    Client(Option<Header>),
+    /// To the client, covered with the keys of this session.
+    Client(Cover, SessionId),
     /// Nowhere: it was answered otherwise, or is no business of the client's.
     Withheld,
 }
@@ -36,18 +38,27 @@ enum Passage {
 impl Link {
     /// A frame of the client in Bridge, or while a new node is sought.
     pub(super) fn bridge_client_frame(&mut self, now: Instant, frame: BytesMut) {
-        match protocol(body(&frame)) {
-            Protocol::Smb2 => {}
+        let incoming = match protocol(body(&frame)) {
+            Protocol::Smb2 => Incoming::plain(frame.freeze()),
+            Protocol::Transform => {
+                self.counters.sealed();
+                let Some(incoming) = self.open_request(&frame.freeze()) else {
+                    // MS-SMB2 3.3.5.2.1.1.
+                    self.out.event(Event::SignatureRefused);
+                    self.close(Close::Graceful, CloseReason::SignatureInvalid);
+                    return;
+                };
+                incoming
+            }
             _ => {
-                // Sealed sessions have ended, and nothing else is spoken after NEGOTIATE.
+                // Nothing else is spoken after NEGOTIATE.
                 self.out.event(Event::NotUnderstood);
                 self.close(Close::Graceful, CloseReason::ProtocolError);
                 return;
             }
-        }
-        let frame = frame.freeze();
+        };
         let unit = self.requests.next_unit();
-        let Some(ids) = self.register_raw(now, &frame, unit) else {
+        let Some(ids) = self.register_raw(now, &incoming, unit) else {
             self.close(Close::Graceful, CloseReason::ProtocolError);
             return;
         };
@@ -67,25 +78,32 @@ impl Link {
     }
 
     /// Keeps the requests of a frame as they came. `None`: not a frame that a client sends.
-    pub(super) fn register_raw(&mut self, now: Instant, frame: &Bytes, unit: u64) -> Option<Vec<MessageId>> {
+    pub(super) fn register_raw(
+        &mut self,
+        now: Instant,
+        incoming: &Incoming,
+        unit: u64,
+    ) -> Option<Vec<MessageId>> {
         let mut ids = Vec::with_capacity(1);
         let mut compounded = false;
         let mut chain = Chain::default();
-        for element in elements(frame.get(PREFIX..)?) {
+        for element in elements(&incoming.messages) {
             let element = element.ok()?;
             let header = element.header;
             compounded |= header.next_command != 0;
             self.counters.request(header.command);
             if header.command == Command::CANCEL {
-                self.cancel(&header, element.msg);
+                self.cancel(&header, element.msg, incoming.sealed);
                 continue;
             }
             if header.is_response() {
                 return None;
             }
-            let at = PREFIX + element.range.start..PREFIX + element.range.end;
-            let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            let mut request = incoming.request(&element, unit, compounded, now);
             chain.link(&mut request);
+            if incoming.sealed.is_some_and(|id| id != request.header.session_id) {
+                return None;
+            }
             let granted = self.credits.consume(header.message_id, request.charge());
             ids.push(header.message_id);
             if !granted || !self.requests.insert(request) {
@@ -138,7 +156,7 @@ impl Link {
         if let Some(mut request) = self.requests.remove(id) {
             request.header.flags = request.header.flags.without(Flags::SIGNED);
             let msg = smb_parse::encode::error_response(&self.response_header(&request, status));
-            self.answer(&request, msg);
+            self.answer(&request, &msg);
         }
     }
 
@@ -150,13 +168,10 @@ impl Link {
     }
 
     /// A frame of the node in Bridge.
-    pub(super) fn bridge_node_frame(&mut self, now: Instant, mut frame: BytesMut) {
-        if protocol(body(&frame)) != Protocol::Smb2 {
-            self.out.event(Event::NotUnderstood);
-            return;
-        }
+    pub(super) fn bridge_node_frame(&mut self, now: Instant, frame: BytesMut) {
+        let Some((opened, mut frame, start)) = self.read_answer(frame) else { return };
         let mut out = Vec::new();
-        let mut at = PREFIX;
+        let mut at = start;
         let mut whole = true;
         while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(Ok(element)) = elements(rest).next() else {
@@ -167,46 +182,52 @@ impl Link {
             at = range.end;
             self.counters.response(header.command);
             let Some(msg) = frame.get_mut(range.clone()) else { break };
-            match self.bridge_answer(now, &header, msg) {
-                Passage::Client(request) => out.push((range, request)),
+            match self.bridge_answer(now, opened, &header, msg) {
+                Passage::Client(cover, session) => out.push(Outgoing { range, cover, session }),
                 Passage::Withheld => whole = false,
             }
         }
         let whole = whole && at == frame.len();
-        self.forward_answers(frame, out, whole);
+        self.forward_answers(frame, start, out, whole);
         self.after_answers(now);
     }
 
-    /// Signs and sends the answers of a frame that are for the client: as one frame if all are, else each alone.
-    fn forward_answers(
-        &mut self,
-        mut frame: BytesMut,
-        answers: Vec<(Range<usize>, Option<Header>)>,
-        whole: bool,
-    ) {
-        let is_empty = answers.is_empty();
-        for (range, request) in answers {
-            let Some(msg) = frame.get_mut(range) else { continue };
-            if !whole {
-                patch::set_next_command(msg, 0);
+    /// A frame of the present node in plain: whose keys opened it, if it came sealed, and where its messages begin.
+    /// `None`: it cannot be read.
+    pub(crate) fn read_answer(&mut self, frame: BytesMut) -> Option<(Option<SessionId>, BytesMut, usize)> {
+        match protocol(body(&frame)) {
+            Protocol::Smb2 => Some((None, frame, PREFIX)),
+            Protocol::Transform => {
+                self.counters.sealed();
+                let opened = self.open_answer(body(&frame));
+                if opened.is_none() {
+                    self.out.event(Event::SignatureRefused);
+                }
+                let (session, frame) = opened?;
+                Some((Some(session), frame, HEADROOM))
             }
-            match &request {
-                Some(request) => self.sign_for_client(request, msg),
-                None => unsign(msg),
+            _ => {
+                self.out.event(Event::NotUnderstood);
+                None
             }
-            if !whole {
-                self.out.send_client(super::answer::framed(msg));
-            }
-        }
-        if whole && !is_empty {
-            self.out.send_client(frame.freeze());
         }
     }
 
     /// One answer of the node, its ids made the client's.
-    fn bridge_answer(&mut self, now: Instant, header: &Header, msg: &mut [u8]) -> Passage {
+    fn bridge_answer(
+        &mut self,
+        now: Instant,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> Passage {
         if header.message_id == u64::MAX {
-            return if self.translate_break(msg) { Passage::Client(None) } else { Passage::Withheld };
+            // As Samba sends them: not covered, whatever the session's policy.
+            return if self.translate_break(msg) {
+                Passage::Client(Cover::Plain, header.session_id)
+            } else {
+                Passage::Withheld
+            };
         }
         let State::Bridge(leg) = &mut self.state else { return Passage::Withheld };
         leg.granted(header.credits);
@@ -217,7 +238,7 @@ impl Link {
         }
         match pending {
             Some(Pending::Client(id)) if interim => self.bridge_interim(id, msg),
-            Some(Pending::Client(id)) => self.bridge_final(now, id, header, msg),
+            Some(Pending::Client(id)) => self.bridge_final(now, id, opened, header, msg),
             Some(Pending::Ours(_)) | None => Passage::Withheld,
         }
     }
@@ -229,6 +250,7 @@ impl Link {
             return Passage::Withheld;
         }
         let (charge, wanted, session) = (request.charge(), request.header.credits, request.header.session_id);
+        let cover = request.interim_cover();
         let credits = self.credits.grant(charge, wanted);
         if let Some(request) = self.requests.get_mut(id) {
             request.interim = Interim::Node(id);
@@ -237,13 +259,20 @@ impl Link {
         patch::set_session_id(msg, session);
         patch::set_async_id(msg, id);
         patch::set_credits(msg, credits);
-        Passage::Client(None)
+        Passage::Client(cover, session)
     }
 
-    fn bridge_final(&mut self, now: Instant, id: MessageId, header: &Header, msg: &mut [u8]) -> Passage {
+    fn bridge_final(
+        &mut self,
+        now: Instant,
+        id: MessageId,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> Passage {
         let Some(request) = self.requests.get(id) else { return Passage::Withheld };
         let session = request.header.session_id;
-        if !self.is_from_node(request, header, msg) {
+        if !self.is_from_node(request, opened, header, msg) {
             self.out.event(Event::SignatureRefused);
             self.fail_request(id, Status::INTERNAL_ERROR);
             return Passage::Withheld;
@@ -277,14 +306,25 @@ impl Link {
         } else if header.async_id().is_some() {
             patch::set_sync(msg, request.header.tree_id().unwrap_or_default());
         }
-        Passage::Client(Some(request.header))
+        Passage::Client(request.cover(), session)
     }
 
-    /// Whether an answer is the node's: signed rightly wherever the request was signed.
-    fn is_from_node(&self, request: &Request, header: &Header, msg: &mut [u8]) -> bool {
-        let key = self.sessions.get(request.header.session_id).and_then(|s| s.node_key.as_ref());
-        match key {
-            Some(key) if request.is_signed() => header.flags.contains(Flags::SIGNED) && key.verify_mut(msg),
+    /// Whether an answer is the node's: sealed or signed rightly wherever the request was.
+    fn is_from_node(
+        &self,
+        request: &Request,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> bool {
+        if let Some(session) = opened {
+            return session == request.header.session_id;
+        }
+        let keys = self.sessions.get(request.header.session_id).and_then(|s| s.node_keys.as_ref());
+        match keys {
+            Some(keys) if request.cover() != Cover::Plain => {
+                header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg)
+            }
             _ => true,
         }
     }
@@ -320,9 +360,10 @@ impl Link {
     }
 
     /// CANCEL (MS-SMB2 3.3.5.16): of a request on the node, or of one that waits here.
-    fn cancel(&mut self, header: &Header, msg: &[u8]) {
+    fn cancel(&mut self, header: &Header, msg: &[u8], sealed: Option<SessionId>) {
         let mut own = msg.to_vec();
-        if header.session_id != 0 && self.check_signature(header, &mut own) != Check::Passed {
+        let verified = sealed == Some(header.session_id);
+        if header.session_id != 0 && !verified && self.check_signature(header, &mut own) != Check::Passed {
             self.out.event(Event::SignatureRefused);
             return;
         }
@@ -335,8 +376,17 @@ impl Link {
                 patch::set_sync(&mut own, 0);
                 patch::set_message_id(&mut own, node_id);
                 patch::set_session_id(&mut own, node);
-                sign_for_node(&self.sessions, header, &mut own);
-                self.out.send_node(leg, super::answer::framed(&own));
+                let cover = match sealed {
+                    Some(_) => Cover::Sealed,
+                    None if header.flags.contains(Flags::SIGNED) => Cover::Signed,
+                    None => Cover::Plain,
+                };
+                let mut frame = BytesMut::zeroed(HEADROOM);
+                frame.extend_from_slice(&own);
+                let cancel = [Outgoing { range: HEADROOM..frame.len(), cover, session: header.session_id }];
+                if let Some(frame) = cover_for_node(&mut self.sessions, &mut *self.random, frame, &cancel) {
+                    self.out.send_node(leg, frame);
+                }
             }
             _ => self.give_up_request(id, Status::CANCELLED),
         }

@@ -7,12 +7,14 @@ use smb_parse::{
 };
 
 use crate::{
-    crypto::{Dialect, preauth::Preauth, signing::SigningAlg},
+    crypto::{Dialect, preauth::Preauth, sealing::Cipher, signing::SigningAlg},
     random::Random,
 };
 
 /// `SMB2_NEGOTIATE_SIGNING_REQUIRED` (MS-SMB2 2.2.3).
 pub(crate) const SIGNING_REQUIRED: u16 = 0x0002;
+/// `SMB2_GLOBAL_CAP_ENCRYPTION` (MS-SMB2 2.2.4).
+const ENCRYPTION: u32 = 0x0000_0040;
 /// The wildcard dialect of an answer to an SMB1 NEGOTIATE (MS-SMB2 2.2.4).
 const DIALECT_WILDCARD: u16 = 0x02ff;
 
@@ -31,6 +33,8 @@ pub(crate) struct Connection {
     pub(crate) max_read_size: u32,
     pub(crate) max_write_size: u32,
     pub(crate) signing: SigningAlg,
+    /// What seals, if anything does.
+    pub(crate) cipher: Option<Cipher>,
     pub(crate) preauth: Preauth,
 }
 
@@ -48,6 +52,7 @@ impl Connection {
             max_read_size: 0,
             max_write_size: 0,
             signing: SigningAlg::HmacSha256,
+            cipher: None,
             preauth: Preauth::new(),
         }
     }
@@ -77,6 +82,7 @@ impl Connection {
         self.max_read_size = response.max_read_size;
         self.max_write_size = response.max_write_size;
         self.signing = signing_algorithm(dialect, &response);
+        self.cipher = cipher(dialect, &response);
         self.preauth.update(msg);
         true
     }
@@ -88,18 +94,42 @@ impl Connection {
         random.fill(&mut salt);
         let dialects = [dialect.0];
         let algorithms: &[u16] = if dialect == Dialect::SMB311 { &[2, 1, 0] } else { &[] };
+        let ciphers = self.ciphers_to_offer();
         let params = NegotiateParams {
             dialects: &dialects,
             security_mode: self.client_security_mode,
             capabilities: self.client_capabilities,
             client_guid: self.client_guid,
             preauth_salt: &salt,
-            ciphers: &[],
+            ciphers: &ciphers,
             signing_algs: algorithms,
             netname: None,
         };
         encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)
     }
+}
+
+impl Connection {
+    /// Ciphers no weaker than the client's, its own first (3.1.1).
+    fn ciphers_to_offer(&self) -> Vec<u16> {
+        let Some(own) = self.cipher.filter(|_| self.dialect == Some(Dialect::SMB311)) else {
+            return Vec::new();
+        };
+        let others = Cipher::ALL.into_iter().filter(|c| *c != own && c.key_len() >= own.key_len());
+        std::iter::once(own).chain(others).map(Cipher::wire).collect()
+    }
+}
+
+/// The cipher: by context in 3.1.1, AES-128-CCM by capability in 3.0 and 3.0.2 (MS-SMB2 3.3.5.4).
+fn cipher(dialect: Dialect, response: &negotiate::Response<'_>) -> Option<Cipher> {
+    if dialect < Dialect::SMB311 {
+        let agreed = dialect >= Dialect::SMB300 && response.capabilities & ENCRYPTION != 0;
+        return agreed.then_some(Cipher::Aes128Ccm);
+    }
+    response.contexts().filter_map(Result::ok).find_map(|context| match context {
+        negotiate::Context::Encryption { ciphers } => ciphers.iter().next().and_then(Cipher::from_wire),
+        _ => None,
+    })
 }
 
 /// The algorithm that signs: by context in 3.1.1, fixed before (MS-SMB2 3.3.5.4, 3.1.4.1).

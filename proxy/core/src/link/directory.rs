@@ -73,6 +73,6 @@ impl Link {
         {
             open.cursor.note(&asked, Status::SUCCESS, &msg);
         }
-        self.answer(&request, msg);
+        self.answer(&request, &msg);
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use smb_parse::{
     cmd::{close, create, ioctl, set_info},
     encode,
-    frame::{PREFIX, write_prefix},
+    frame::PREFIX,
     fsctl,
     header::{Command, Flags, Status},
     patch,
@@ -14,7 +14,8 @@ use smb_parse::{
 
 use super::{
     Link, State,
-    answer::{Check, sign_for_node},
+    answer::{Check, needs_tree},
+    cover::{Cover, Outgoing, cover_for_node},
     credit::charge,
     fsctl::refused_fsctl,
     node_leg::Pending,
@@ -22,6 +23,7 @@ use super::{
     request::{Request, keep},
 };
 use crate::{
+    crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
     files::Files,
     ids::{MessageId, RELATED_FILE_ID},
@@ -168,7 +170,7 @@ impl Link {
         let Some(request) = self.requests.remove(id) else { return };
         let header = self.response_header(&request, Status::SUCCESS);
         self.observe_close(&request);
-        self.answer(&request, encode::close_response(&header, &close::Response::default()));
+        self.answer(&request, &encode::close_response(&header, &close::Response::default()));
     }
 
     fn settle(&mut self, id: MessageId, status: Status) -> Settled {
@@ -189,7 +191,7 @@ impl Link {
         let Some(request) = self.requests.remove(id) else { return Settled::Here };
         match self.validate_negotiate(&request, parsed.input) {
             Some(answer) => {
-                self.answer(&request, answer);
+                self.answer(&request, &answer);
                 Settled::Here
             }
             None => {
@@ -199,10 +201,11 @@ impl Link {
         }
     }
 
-    /// Translates, stamps and signs the members of one frame, and sends it. None is sent if one cannot be translated.
+    /// Translates, stamps and covers the members of one frame, and sends it. None is sent if one cannot be translated.
     fn transmit_unit(&mut self, ids: &[MessageId]) {
-        let mut frame = vec![0; PREFIX];
+        let mut frame = BytesMut::zeroed(HEADROOM);
         let mut members = Vec::with_capacity(ids.len());
+        let mut messages = Vec::with_capacity(ids.len());
         for id in ids {
             let Some(request) = self.requests.get(*id) else { continue };
             let start = frame.len();
@@ -211,30 +214,38 @@ impl Link {
             if ids.len() == 1 {
                 patch::set_next_command(msg, 0);
             }
-            if let Err(status) = self.translate(request, msg, start == PREFIX) {
+            if let Err(status) = self.translate(request, msg, start == HEADROOM) {
                 for id in ids {
                     self.fail_request(*id, status);
                 }
                 return;
             }
-            members.push((*id, request.header, start..frame.len()));
+            let range = start..frame.len();
+            let session = request.header.session_id;
+            members.push((*id, request.header.credit_charge));
+            messages.push(Outgoing { range, cover: request.cover(), session });
         }
         let State::Bridge(leg) = &mut self.state else { return };
-        for (id, header, range) in &members {
+        for ((id, charge), Outgoing { range, .. }) in members.iter().zip(&messages) {
             let Some(msg) = frame.get_mut(range.clone()) else { continue };
-            let sent = (leg.id, leg.stamp(msg, header.credit_charge, Pending::Client(*id)));
-            sign_for_node(&self.sessions, header, msg);
+            let sent = (leg.id, leg.stamp(msg, *charge, Pending::Client(*id)));
             if let Some(request) = self.requests.get_mut(*id) {
                 request.sent = Some(sent);
                 request.parked = None;
             }
         }
         let leg = leg.id;
-        let len = frame.len() - PREFIX;
-        write_prefix(&mut frame, len);
-        let frame = Bytes::from(frame);
-        for (id, _, range) in members {
-            self.requests.replace_msg(id, keep(&frame.slice(range)), false);
+        let sealed = messages.iter().any(|m| m.cover == Cover::Sealed);
+        let Some(frame) = cover_for_node(&mut self.sessions, &mut *self.random, frame, &messages) else {
+            for id in ids {
+                self.fail_request(*id, Status::INTERNAL_ERROR);
+            }
+            return;
+        };
+        // One copy is kept: what was sent, if it can be read again.
+        for ((id, _), Outgoing { range, .. }) in members.iter().zip(messages).filter(|_| !sealed) {
+            let range = range.start + PREFIX - HEADROOM..range.end + PREFIX - HEADROOM;
+            self.requests.replace_msg(*id, keep(&frame.slice(range)), false);
         }
         self.out.send_node(leg, frame);
     }
@@ -280,19 +291,6 @@ enum Settled {
     Send,
     Here,
     LinkOver,
-}
-
-/// Whether a command's TreeId means something.
-fn needs_tree(command: Command) -> bool {
-    !matches!(
-        command,
-        Command::NEGOTIATE
-            | Command::SESSION_SETUP
-            | Command::LOGOFF
-            | Command::TREE_CONNECT
-            | Command::ECHO
-            | Command::CANCEL
-    )
 }
 
 /// Whether a SET_INFO changes names: rename or link (MS-FSCC 2.4.42, 2.4.27).

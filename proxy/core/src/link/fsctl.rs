@@ -25,7 +25,7 @@ impl Link {
                 let status = refused_fsctl(msg)?;
                 let session = self.sessions.get(header.session_id)?;
                 // Without the key our answer could not be signed as the client expects.
-                let known = session.client_key.is_some()
+                let known = session.client_keys.is_some()
                     || matches!(session.protection, Protection::Guest | Protection::Anonymous);
                 known.then_some(status)
             }

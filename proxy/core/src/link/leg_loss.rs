@@ -118,6 +118,11 @@ impl Link {
     /// From Relay or Bridge to Recovering.
     pub(crate) fn begin_recovery(&mut self, now: Instant, lost: Attached, cause: Cause) {
         self.leaving = None;
+        if !self.open_kept() {
+            self.out.event(Event::SignatureRefused);
+            self.close(Close::Graceful, CloseReason::SignatureInvalid);
+            return;
+        }
         self.restore_client_ids();
         self.sessions.forget_logins();
         for request in self.requests.iter_mut() {
@@ -133,11 +138,13 @@ impl Link {
         }
         self.opens.forget_node_ids();
         self.out.file(FileEvent::Lost);
+        let opaque = self.sessions.iter().any(|s| s.opaque && !s.protection.is_protected());
         let ended = self.end_unprotected();
         let mut recovery = Recovery::begin(now, lost, cause);
         recovery.progress.sessions_lost = ended;
         self.state = State::Recovering(Box::new(recovery));
-        if !self.sessions.any_protected() {
+        // A request that cannot be read cannot be answered: its client would wait for ever.
+        if opaque || !self.sessions.any_protected() {
             self.fail_takeover(now, CloseReason::Unprotected, Close::Reset);
             return;
         }

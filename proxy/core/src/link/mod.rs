@@ -14,7 +14,7 @@
 //! | Opening | none yet, nothing sent | held, unread |
 //! | Relay | one, shared session | forwarded byte for byte, watched |
 //! | Recovering | lost, a new one in the making | kept; ECHO answered |
-//! | Bridge | one of our own | verified, translated, signed |
+//! | Bridge | one of our own | verified, translated, signed or sealed |
 //!
 //! Opening leads to Relay, Relay to Recovering, Recovering to Bridge and Bridge to Recovering; never back to Relay.
 
@@ -24,6 +24,7 @@ pub(crate) mod breaks;
 mod bridge;
 pub(crate) mod config;
 pub(crate) mod connection;
+pub(crate) mod cover;
 pub(crate) mod credit;
 mod directory;
 pub(crate) mod dispatch;

@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use smb_parse::{encode, header::Header, patch};
 
 use super::{connection::Connection, credit::charge, outbox::Outbox};
-use crate::{
-    crypto::signing::SigningKey,
-    ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId},
-};
+use crate::ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId};
 
 /// How many credits the proxy would like to hold on a node leg.
 const WANTED: u32 = 8192;
@@ -93,19 +90,10 @@ impl NodeLeg {
         id
     }
 
-    /// Sends a message of the proxy's own; returns it as it was sent.
-    pub(crate) fn send_own(
-        &mut self,
-        out: &mut Outbox,
-        mut msg: Vec<u8>,
-        key: Option<&SigningKey>,
-        op: Op,
-    ) -> Vec<u8> {
+    /// Sends a message of the proxy's own that is not covered; returns it as it was sent.
+    pub(crate) fn send_plain(&mut self, out: &mut Outbox, mut msg: Vec<u8>, op: Op) -> Vec<u8> {
         let charge = Header::parse(&msg).map_or(0, |h| h.credit_charge);
         self.stamp(&mut msg, charge, Pending::Ours(op));
-        if let Some(key) = key {
-            key.sign(&mut msg);
-        }
         out.send_node(self.id, encode::frame(&msg).into());
         msg
     }

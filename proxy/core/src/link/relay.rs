@@ -13,13 +13,19 @@ use smb_parse::{
 
 use super::{
     Attached, Link, State,
-    answer::{Check, body, changes_state, response_header},
+    answer::{Check, body, body_mut, changes_state, response_header},
+    cover::{Cover, Incoming, SessionKeys},
     request::{Chain, Interim, Request},
 };
 use crate::{
+    crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
-    event::{Event, Protection},
+    event::Event,
+    ids::SessionId,
 };
+
+/// Sealed frames up to this size are opened whole.
+const OPENED: usize = 4096;
 
 impl Link {
     /// A frame of the client in Relay.
@@ -27,12 +33,17 @@ impl Link {
         if let Some(handshake) = &mut self.handshake {
             handshake.push(frame.clone());
         }
-        match protocol(body(&frame)) {
-            Protocol::Smb2 => {}
+        let incoming = match protocol(body(&frame)) {
+            Protocol::Smb2 => Incoming::plain(frame.freeze()),
             Protocol::Transform => {
-                self.note_sealed(body(&frame));
-                self.out.send_node(attached.leg, frame.freeze());
-                return;
+                self.counters.sealed();
+                let frame = frame.freeze();
+                let Some(incoming) = self.read_sealed_request(&frame) else {
+                    self.note_opaque(frame.get(PREFIX..).unwrap_or_default());
+                    self.out.send_node(attached.leg, frame);
+                    return;
+                };
+                incoming
             }
             Protocol::Smb1 => {
                 self.credits.consume(0, 1);
@@ -44,35 +55,48 @@ impl Link {
                 self.out.send_node(attached.leg, frame.freeze());
                 return;
             }
+        };
+        if self.barrier {
+            self.park_in_relay(now, incoming);
+        } else if self.watch_requests(now, attached, &incoming) {
+            self.out.send_node(attached.leg, incoming.frame);
         }
-        let frame = frame.freeze();
-        if self.barrier && self.park_in_relay(now, &frame) {
-            return;
+    }
+
+    /// What must be known of a sealed frame of the client: of a large one that changes nothing the header, else all.
+    fn read_sealed_request(&mut self, frame: &Bytes) -> Option<Incoming> {
+        let (id, head) = self.peek_header(frame.get(PREFIX..)?, SessionKeys::to_server)?;
+        let header = Header::parse(&head).ok()?;
+        let bulk = header.command == Command::WRITE && header.next_command == 0 && frame.len() > OPENED;
+        if !bulk || self.barrier {
+            return self.open_request(frame);
         }
-        if !self.watch_requests(now, attached, &frame) {
-            return;
-        }
-        self.out.send_node(attached.leg, frame);
+        self.sessions.get_mut(id)?.seals = true;
+        Some(Incoming {
+            frame: frame.clone(),
+            messages: Bytes::copy_from_slice(&head),
+            sealed: Some(id),
+            opened: false,
+        })
     }
 
     /// Registers the requests of a frame. False if the frame must not be sent as it is.
-    fn watch_requests(&mut self, now: Instant, attached: Attached, frame: &Bytes) -> bool {
+    fn watch_requests(&mut self, now: Instant, attached: Attached, incoming: &Incoming) -> bool {
         let unit = self.requests.next_unit();
         let mut compounded = false;
         let mut chain = Chain::default();
-        for element in elements(frame.get(PREFIX..).unwrap_or_default()) {
+        for element in elements(&incoming.messages) {
             let Ok(element) = element else {
                 self.out.event(Event::NotUnderstood);
                 break;
             };
             let header = element.header;
             compounded |= header.next_command != 0;
-            let at = PREFIX + element.range.start..PREFIX + element.range.end;
             self.counters.request(header.command);
             if header.command == Command::CANCEL {
                 continue;
             }
-            let mut request = Request::new(header, &frame.slice(at), unit, compounded, now);
+            let mut request = incoming.request(&element, unit, compounded, now);
             chain.link(&mut request);
             request.sent = Some((attached.leg, header.message_id));
             self.credits.consume(header.message_id, request.charge());
@@ -118,11 +142,16 @@ impl Link {
         self.handshake = None;
         match protocol(body(&frame)) {
             Protocol::Smb2 => {
-                if !self.watch_responses(&mut frame) {
+                if !self.watch_responses(None, body_mut(&mut frame)) {
                     return;
                 }
             }
-            Protocol::Transform => self.note_sealed(body(&frame)),
+            Protocol::Transform => {
+                self.counters.sealed();
+                if !self.watch_sealed(body(&frame)) {
+                    self.note_opaque(body(&frame));
+                }
+            }
             _ => self.out.event(Event::NotUnderstood),
         }
         self.out.send_client(frame.freeze());
@@ -131,9 +160,31 @@ impl Link {
         }
     }
 
-    /// Takes the answers of a frame in. False if the frame is not for the client.
-    fn watch_responses(&mut self, frame: &mut BytesMut) -> bool {
-        let mut at = PREFIX;
+    /// Takes the answers of a sealed frame in: of one that teaches nothing the header, else all. False if it cannot be
+    /// read.
+    fn watch_sealed(&mut self, body: &[u8]) -> bool {
+        let Some((id, head)) = self.peek_header(body, SessionKeys::to_client) else { return false };
+        let Ok(header) = Header::parse(&head) else { return false };
+        let teaches = changes_state(header.command) || header.message_id == u64::MAX;
+        if !teaches && header.next_command == 0 {
+            self.counters.response(header.command);
+            self.watch_response(None, &header, &mut []);
+            return true;
+        }
+        let keys = self.sessions.get(id).and_then(|s| s.client_keys.clone());
+        match keys.as_ref().and_then(|keys| keys.to_client()?.open(body)) {
+            Some(mut opened) => {
+                let _ = self.watch_responses(Some(id), opened.get_mut(HEADROOM..).unwrap_or_default());
+            }
+            None => self.out.event(Event::SignatureRefused),
+        }
+        true
+    }
+
+    /// Takes the answers of a frame in. `opened`: whose keys opened it, if it came sealed. False if the frame is not for
+    /// the client.
+    fn watch_responses(&mut self, opened: Option<SessionId>, frame: &mut [u8]) -> bool {
+        let mut at = 0;
         let mut forward = true;
         while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(Ok(element)) = elements(rest).next() else {
@@ -147,14 +198,14 @@ impl Link {
             if header.message_id == u64::MAX {
                 self.watch_break(msg);
             } else {
-                forward &= self.watch_response(&header, msg);
+                forward &= self.watch_response(opened, &header, msg);
             }
         }
         forward
     }
 
     /// One answer. False if it is a filler's, which the client must not see.
-    fn watch_response(&mut self, header: &Header, msg: &mut [u8]) -> bool {
+    fn watch_response(&mut self, opened: Option<SessionId>, header: &Header, msg: &mut [u8]) -> bool {
         if self.requests.get(header.message_id).is_some_and(|r| r.filler.is_some()) {
             self.answer_filled(header);
             return false;
@@ -174,7 +225,7 @@ impl Link {
             }
             return true;
         };
-        if changes_state(header.command) && self.is_believable(&request, header, msg) {
+        if changes_state(header.command) && self.is_believable(&request, opened, header, msg) {
             self.observe(&request, header, msg);
         }
         true
@@ -185,56 +236,62 @@ impl Link {
         let Some(mut request) = self.requests.remove(header.message_id) else { return };
         let mut status = request.filler.unwrap_or(Status::NOT_SUPPORTED);
         self.credits.granted(header.credits);
-        if self.check_signature(&request.header, &mut request.msg.to_vec()) == Check::Refused {
+        let refused = !request.verified
+            && self.check_signature(&request.header, &mut request.msg.to_vec()) == Check::Refused;
+        if refused {
             self.out.event(Event::SignatureRefused);
             request.header.flags = request.header.flags.without(Flags::SIGNED);
             status = Status::ACCESS_DENIED;
         }
         let msg = encode::error_response(&response_header(&request, status, header.credits));
-        self.answer(&request, msg);
+        self.answer(&request, &msg);
     }
 
-    /// State is learned only from what is signed rightly, where it is to be signed at all.
-    fn is_believable(&mut self, request: &Request, header: &Header, msg: &mut [u8]) -> bool {
+    /// State is learned only from what is signed rightly or was sealed, where it is to be that at all.
+    fn is_believable(
+        &mut self,
+        request: &Request,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> bool {
         if matches!(header.command, Command::NEGOTIATE | Command::SESSION_SETUP) {
             return true;
         }
         let Some(session) = self.sessions.get(request.header.session_id) else { return true };
-        let Some(key) = &session.client_key else { return true };
+        let Some(keys) = &session.client_keys else { return true };
         let signed = header.flags.contains(Flags::SIGNED);
-        let believable = if signed { key.verify_mut(msg) } else { !request.is_signed() };
+        let believable = match opened {
+            Some(id) => id == request.header.session_id,
+            None if signed => keys.verify_mut(msg),
+            None => request.cover() == Cover::Plain,
+        };
         if !believable {
             self.out.event(Event::SignatureRefused);
         }
         believable
     }
 
-    /// A sealed frame: its session cannot be moved, for nobody can read it.
-    fn note_sealed(&mut self, body: &[u8]) {
-        self.counters.sealed();
+    /// A sealed frame that cannot be read: what its session has in flight is not known.
+    fn note_opaque(&mut self, body: &[u8]) {
         self.credits.passed_sealed();
         let Ok(header) = transform::Header::parse(body) else { return };
-        let Some(session) = self.sessions.get_mut(header.session_id) else { return };
-        let was = session.protection;
-        if was.is_protected() {
-            session.protection = Protection::NoEncrypted;
-            self.out.event(Event::Session(crate::event::SessionNews {
-                user: session.user.clone(),
-                protection: Protection::NoEncrypted,
-                was: Some(was),
-            }));
+        if let Some(session) = self.sessions.get_mut(header.session_id) {
+            session.opaque = true;
         }
     }
 
-    /// Whether a barrier holds this frame back; if so it is kept.
-    fn park_in_relay(&mut self, now: Instant, frame: &Bytes) -> bool {
+    /// Keeps a frame back that a barrier may concern.
+    fn park_in_relay(&mut self, now: Instant, incoming: Incoming) {
         let unit = self.requests.next_unit();
-        let Some(ids) = self.register_raw(now, frame, unit) else {
+        let Some(ids) = self.register_raw(now, &incoming, unit) else {
             self.close(Close::Graceful, CloseReason::ProtocolError);
-            return true;
+            return;
         };
+        if let (Some(first), Some(_)) = (ids.first(), incoming.sealed) {
+            self.requests.keep_frame(*first, incoming.frame);
+        }
         self.parked.push_back(ids);
-        true
     }
 
     /// Sends a parked frame on, as it came.
@@ -254,6 +311,7 @@ impl Link {
             self.send_filler(attached, &header);
             return;
         }
+        let sealed = ids.first().and_then(|first| self.requests.take_frame(*first));
         let mut bytes = vec![0; PREFIX];
         for id in ids {
             let Some(request) = self.requests.get_mut(*id) else { continue };
@@ -265,6 +323,6 @@ impl Link {
         }
         let len = bytes.len() - PREFIX;
         smb_parse::frame::write_prefix(&mut bytes, len);
-        self.out.send_node(attached.leg, bytes.into());
+        self.out.send_node(attached.leg, sealed.unwrap_or_else(|| bytes.into()));
     }
 }

@@ -29,7 +29,12 @@ pub(crate) struct Request {
     pub(crate) msg: Bytes,
     /// Whether the FileIds in `msg` are the client's; else the node's.
     pub(crate) raw: bool,
-    /// Whether the client's signature was checked. Until then `msg` is as the client sent it.
+    /// It came sealed.
+    pub(crate) sealed: bool,
+    /// The sealed frame as it came, where that is still needed: to be opened when the request is replayed, for `msg` is
+    /// its header alone, or to be sent on as it is.
+    pub(crate) frame: Option<Bytes>,
+    /// Whether the client's signature or the frame's tag was checked. Until then `msg` is as the client sent it.
     pub(crate) verified: bool,
     /// The FileId it works on, as the client knows it, where its own says "the one before me in the compound".
     pub(crate) related_file: Option<FileId>,
@@ -78,6 +83,8 @@ impl Request {
             header,
             msg: keep(msg),
             raw: true,
+            sealed: false,
+            frame: None,
             verified: false,
             related_file: None,
             unit,
@@ -99,8 +106,9 @@ impl Request {
         charge(self.header.credit_charge)
     }
 
-    pub(crate) fn is_signed(&self) -> bool {
-        self.header.flags.contains(Flags::SIGNED)
+    /// Bytes kept for it.
+    fn kept(&self) -> usize {
+        self.msg.len() + self.frame.as_ref().map_or(0, Bytes::len)
     }
 
     /// Whether it works on what an earlier member of its compound opened or connected.
@@ -173,7 +181,7 @@ impl Requests {
         if self.by_id.contains_key(&id) {
             return false;
         }
-        self.bytes += request.msg.len();
+        self.bytes += request.kept();
         self.by_id.insert(id, request);
         true
     }
@@ -188,8 +196,23 @@ impl Requests {
 
     pub(crate) fn remove(&mut self, id: MessageId) -> Option<Request> {
         let request = self.by_id.remove(&id)?;
-        self.bytes -= request.msg.len();
+        self.bytes -= request.kept();
         Some(request)
+    }
+
+    /// Keeps a sealed frame as it came, to be sent on.
+    pub(crate) fn keep_frame(&mut self, id: MessageId, frame: Bytes) {
+        if let Some(request) = self.by_id.get_mut(&id) {
+            self.bytes += frame.len();
+            request.frame = Some(frame);
+        }
+    }
+
+    /// Takes out the sealed frame as it came, which is of no more use then.
+    pub(crate) fn take_frame(&mut self, id: MessageId) -> Option<Bytes> {
+        let frame = self.by_id.get_mut(&id)?.frame.take()?;
+        self.bytes -= frame.len();
+        Some(frame)
     }
 
     /// Puts translated bytes in the place of a verified request's: `raw` says whose FileIds they have.

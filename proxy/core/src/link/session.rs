@@ -11,15 +11,21 @@ use smb_parse::{
 };
 
 use crate::{
-    auth::{Credentials, Identity, LoginObserver, keys::SessionKey},
-    crypto::{Dialect, kdf, preauth::Preauth, signing::SigningKey},
+    auth::{Credentials, Identity, LoginObserver},
+    crypto::{preauth::Preauth, sealing::Nonces},
     event::Protection,
     ids::{Client, MessageId, Node, SessionId, TreeId},
-    link::connection::{Connection, SIGNING_REQUIRED},
+    link::{
+        connection::{Connection, SIGNING_REQUIRED},
+        cover::SessionKeys,
+    },
 };
 
 /// `SMB2_SESSION_FLAG_ENCRYPT_DATA` (MS-SMB2 2.2.6).
 const SESSION_ENCRYPT_DATA: u16 = 0x0004;
+
+/// `SMB2_SHAREFLAG_ENCRYPT_DATA` (MS-SMB2 2.2.10).
+const SHARE_ENCRYPT_DATA: u32 = 0x0000_8000;
 
 /// One user's session.
 #[derive(Debug)]
@@ -33,10 +39,18 @@ pub(crate) struct Session {
     pub(crate) protection: Protection,
     /// Who to log in as on a further node. `None` for a session that is not protected.
     pub(crate) identity: Option<Identity>,
-    /// Signs towards the client. `None`: no key, or not known.
-    pub(crate) client_key: Option<Arc<SigningKey>>,
-    /// Signs towards the node. In Relay the client's own.
-    pub(crate) node_key: Option<Arc<SigningKey>>,
+    /// The keys of the client leg. `None`: none, or not known.
+    pub(crate) client_keys: Option<Arc<SessionKeys>>,
+    /// The keys of the node leg. In Relay the client's own.
+    pub(crate) node_keys: Option<Arc<SessionKeys>>,
+    /// For what the proxy seals towards the client.
+    pub(crate) client_nonces: Nonces,
+    /// For what the proxy seals towards the node.
+    pub(crate) node_nonces: Nonces,
+    /// The client has sealed: what the proxy asks in its name is sealed too.
+    pub(crate) seals: bool,
+    /// Sealed frames passed that nobody here can read: its requests in flight are not known.
+    pub(crate) opaque: bool,
     /// Frames without signature are refused.
     pub(crate) signing_required: bool,
     pub(crate) trees: BTreeMap<Client<TreeId>, Tree>,
@@ -54,6 +68,8 @@ pub(crate) struct Tree {
     /// The share's name in lower case.
     pub(crate) share: String,
     pub(crate) share_type: u8,
+    /// Requests that are not sealed are refused.
+    pub(crate) encrypt_data: bool,
     /// The node refused it after a takeover.
     pub(crate) lost: bool,
 }
@@ -62,6 +78,15 @@ impl Tree {
     /// `SMB2_SHARE_TYPE_PIPE` (MS-SMB2 2.2.10).
     pub(crate) fn is_pipe(&self) -> bool {
         self.share_type == 2
+    }
+}
+
+impl Session {
+    /// Whether a request must be sealed: by the session's policy, or by that of the tree it names (MS-SMB2 3.3.5.2.9,
+    /// 3.3.5.2.11).
+    pub(crate) fn encrypts(&self, tree: Option<TreeId>) -> bool {
+        let tree = tree.and_then(|id| self.trees.get(&Client(id)));
+        self.flags & SESSION_ENCRYPT_DATA != 0 || tree.is_some_and(|t| t.encrypt_data)
     }
 }
 
@@ -103,6 +128,11 @@ impl Sessions {
 
     pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.by_id.get_mut(&Client(id))
+    }
+
+    /// The session that the present node knows by this id.
+    pub(crate) fn by_node_id(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.values().find(|s| s.node_id == Node(id) && !s.ended)
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
@@ -209,29 +239,29 @@ fn establish(
         },
         protection: Protection::NoLogin,
         identity: None,
-        client_key: None,
-        node_key: None,
+        client_keys: None,
+        node_keys: None,
+        client_nonces: Nonces::default(),
+        node_nonces: Nonces::default(),
+        seals: false,
+        opaque: false,
         signing_required: login.security_mode & SIGNING_REQUIRED != 0
             || conn.server_security_mode & SIGNING_REQUIRED != 0,
         trees: BTreeMap::new(),
         ended: false,
     };
-    if flags & SESSION_ENCRYPT_DATA != 0 {
-        session.protection = Protection::NoEncrypted;
-        return session;
-    }
     match outcome.result {
         Err(reason) => session.protection = reason,
         Ok(derived) => {
             session.protection = derived.kind.protection();
             session.identity = Some(derived.identity);
             if let Some(key) = derived.session_key {
-                let key = signing_key(conn, &key, &login.preauth);
-                let proved = header.flags.contains(Flags::SIGNED) && key.verify_mut(msg);
+                let keys = SessionKeys::derive(conn, &key, &login.preauth);
+                let proved = header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg);
                 if proved {
-                    let key = Arc::new(key);
-                    session.client_key = Some(Arc::clone(&key));
-                    session.node_key = Some(key);
+                    let keys = Arc::new(keys);
+                    session.client_keys = Some(Arc::clone(&keys));
+                    session.node_keys = Some(keys);
                 } else {
                     session.protection = Protection::NoKeyMismatch;
                     session.identity = None;
@@ -242,12 +272,6 @@ fn establish(
         }
     }
     session
-}
-
-/// The session's signing key by dialect (MS-SMB2 3.3.5.5.3).
-pub(crate) fn signing_key(conn: &Connection, key: &SessionKey, preauth: &Preauth) -> SigningKey {
-    let dialect = conn.dialect.unwrap_or(Dialect::SMB202);
-    SigningKey::new(conn.signing, &kdf::signing_key(dialect, key, &preauth.value()))
 }
 
 /// A tree connect's record from its request and the node's answer.
@@ -263,6 +287,7 @@ pub(crate) fn tree_from(request: &[u8], header: &Header, response: &[u8]) -> Opt
         path: asked.path.0.to_vec(),
         share,
         share_type: granted.share_type,
+        encrypt_data: granted.share_flags & SHARE_ENCRYPT_DATA != 0,
         lost: false,
     })
 }

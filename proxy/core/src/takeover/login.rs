@@ -15,8 +15,8 @@ use crate::{
     ids::{Node, SessionId},
     link::{
         Link, State,
+        cover::SessionKeys,
         node_leg::{NodeLeg, Op},
-        session::signing_key,
     },
 };
 
@@ -66,7 +66,7 @@ impl Link {
             previous_session_id: 0,
             token: &state.token,
         };
-        let sent = leg.send_own(&mut self.out, encode::session_setup(&header, &params), None, Op::Login(id));
+        let sent = leg.send_plain(&mut self.out, encode::session_setup(&header, &params), Op::Login(id));
         state.preauth.update(&sent);
     }
 
@@ -108,16 +108,19 @@ impl Link {
         if response.session_flags != session.flags {
             return false;
         }
-        if session.client_key.is_some() {
+        if session.client_keys.is_some() {
             if state.login.finish(response.security_buffer).is_err() {
                 return false;
             }
             let Some(key) = state.login.session_key() else { return false };
-            let key = signing_key(&leg.conn, key, &state.preauth);
-            if !header.flags.contains(Flags::SIGNED) || !key.verify_mut(msg) {
+            let keys = SessionKeys::derive(&leg.conn, key, &state.preauth);
+            let proved = header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg);
+            // What the client has sealed must not go on in plain.
+            let must_seal = session.seals || session.encrypts(None);
+            if !proved || must_seal && !keys.can_seal() {
                 return false;
             }
-            session.node_key = Some(Arc::new(key));
+            session.node_keys = Some(Arc::new(keys));
         }
         session.node_id = Node(header.session_id);
         recovery.progress.sessions += 1;

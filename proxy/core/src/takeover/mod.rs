@@ -14,18 +14,19 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use smb_parse::{
     compound::elements,
-    frame::PREFIX,
     header::{Command, Flags, Header, Status},
 };
 
 use self::login::Logins;
 use crate::{
+    crypto::sealing::HEADROOM,
     effect::{Close, CloseReason, Effect},
     event::{Cause, Event, FileEvent, LegLoss, Phase, TakeoverReport},
     fleet::Assignment,
-    ids::{LegId, NodeId},
+    ids::{LegId, NodeId, SessionId},
     link::{
         Attached, Link, State,
+        cover::{Cover, Outgoing, cover_for_node},
         node_leg::{NodeLeg, Op, Pending},
         open::OpenState,
     },
@@ -255,15 +256,14 @@ impl Link {
         recovery.progress.ended(now, Phase::Connect);
         let mut node = NodeLeg::new(leg, attached.node, attached.generation);
         let msg = self.conn.renegotiate(&mut *self.random);
-        let sent = node.send_own(&mut self.out, msg, None, Op::Negotiate);
+        let sent = node.send_plain(&mut self.out, msg, Op::Negotiate);
         node.conn.request(&sent);
         recovery.stage = Stage::Negotiating(node);
     }
 
     /// Answers of the node in the making.
     pub(crate) fn recovery_node_frame(&mut self, now: Instant, leg: LegId, frame: BytesMut) {
-        let mut body = frame;
-        let mut at = PREFIX;
+        let Some((opened, mut body, mut at)) = self.read_answer(frame) else { return };
         while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(Ok(element)) = elements(rest).next() else {
                 self.out.event(Event::NotUnderstood);
@@ -272,12 +272,20 @@ impl Link {
             let (header, range) = (element.header, at + element.range.start..at + element.range.end);
             at = range.end;
             let Some(msg) = body.get_mut(range) else { break };
-            self.recovery_answer(now, leg, &header, msg);
+            self.recovery_answer(now, leg, opened, &header, msg);
         }
         self.recovery_advance(now);
     }
 
-    fn recovery_answer(&mut self, now: Instant, leg: LegId, header: &Header, msg: &mut [u8]) {
+    /// `opened`: whose keys opened it, if it came sealed.
+    fn recovery_answer(
+        &mut self,
+        now: Instant,
+        leg: LegId,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) {
         if header.message_id == u64::MAX {
             // A break of what has just been reclaimed: the client hears of it as of any other.
             if self.translate_break(msg) {
@@ -296,7 +304,7 @@ impl Link {
         match op {
             Op::Negotiate => self.negotiated(now, msg),
             Op::Login(session) => self.login_answer(now, session, header, msg),
-            _ if !self.is_ours(&op, header, msg) => {
+            _ if !self.is_ours(&op, opened, header, msg) => {
                 self.out.event(Event::SignatureRefused);
                 self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
             }
@@ -307,8 +315,8 @@ impl Link {
         }
     }
 
-    /// Whether an answer to a request of ours carries the signature it must.
-    fn is_ours(&self, op: &Op, header: &Header, msg: &mut [u8]) -> bool {
+    /// Whether an answer to a request of ours was sealed or signed as it must be.
+    fn is_ours(&self, op: &Op, opened: Option<SessionId>, header: &Header, msg: &mut [u8]) -> bool {
         let session = match op {
             Op::Tree(session, _) => Some(*session),
             Op::Reclaim(open) | Op::Locks(open) | Op::Disposition(open) => {
@@ -316,8 +324,11 @@ impl Link {
             }
             _ => None,
         };
-        let key = session.and_then(|id| self.sessions.get(id)).and_then(|s| s.node_key.as_ref());
-        key.is_none_or(|key| header.flags.contains(Flags::SIGNED) && key.verify_mut(msg))
+        if opened.is_some() {
+            return opened == session;
+        }
+        let keys = session.and_then(|id| self.sessions.get(id)).and_then(|s| s.node_keys.as_ref());
+        keys.is_none_or(|keys| header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg))
     }
 
     fn negotiated(&mut self, now: Instant, msg: &[u8]) {
@@ -392,11 +403,22 @@ impl Link {
     }
 
     /// Sends a message of ours in a session's name.
-    fn send_in_session(&mut self, session: u64, msg: Vec<u8>, op: Op) {
-        let key = self.sessions.get(session).and_then(|s| s.node_key.clone());
+    fn send_in_session(&mut self, session: SessionId, msg: &[u8], op: Op) {
+        let Some(known) = self.sessions.get(session) else { return };
+        let cover = if known.seals || known.encrypts(None) { Cover::Sealed } else { Cover::Signed };
         let State::Recovering(recovery) = &mut self.state else { return };
-        if let Some(leg) = recovery.node_leg() {
-            leg.send_own(&mut self.out, msg, key.as_deref(), op);
+        let Some(leg) = recovery.node_leg() else { return };
+        let mut frame = BytesMut::zeroed(HEADROOM);
+        frame.extend_from_slice(msg);
+        let range = HEADROOM..frame.len();
+        let charge = Header::parse(msg).map_or(0, |h| h.credit_charge);
+        if let Some(msg) = frame.get_mut(range.clone()) {
+            leg.stamp(msg, charge, Pending::Ours(op));
+        }
+        let id = leg.id;
+        let outgoing = [Outgoing { range, cover, session }];
+        if let Some(frame) = cover_for_node(&mut self.sessions, &mut *self.random, frame, &outgoing) {
+            self.out.send_node(id, frame);
         }
     }
 

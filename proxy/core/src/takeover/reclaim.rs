@@ -43,7 +43,8 @@ impl Link {
     pub(super) fn send_tree(&mut self, session: SessionId, tree: TreeId) {
         let Some(path) = self.sessions.tree(session, tree).map(|t| t.path.clone()) else { return };
         let header = self.own_header(Command::TREE_CONNECT, session, 0);
-        self.send_in_session(session, encode::tree_connect(&header, &path), Op::Tree(session, tree));
+        let msg = encode::tree_connect(&header, &path);
+        self.send_in_session(session, &msg, Op::Tree(session, tree));
     }
 
     pub(super) fn tree_answer(&mut self, session: SessionId, tree: TreeId, header: &Header) {
@@ -95,7 +96,7 @@ impl Link {
                 contexts: &contexts,
             },
         );
-        self.send_in_session(session, msg, Op::Reclaim(token));
+        self.send_in_session(session, &msg, Op::Reclaim(token));
     }
 
     pub(super) fn reclaim_answer(&mut self, token: OpenToken, header: &Header, msg: &[u8]) {
@@ -139,7 +140,7 @@ impl Link {
         let Some(open) = self.opens.get(token) else { return };
         let session = open.session.0;
         let header = self.own_header(Command::CLOSE, session, self.node_tree(open));
-        self.send_in_session(session, encode::close(&header, 0, id), Op::Discard);
+        self.send_in_session(session, &encode::close(&header, 0, id), Op::Discard);
     }
 
     /// That Open alone is lost.
@@ -167,7 +168,7 @@ impl Link {
             .collect();
         let (session, id) = (open.session.0, open.node_id.0);
         let header = self.own_header(Command::LOCK, session, self.node_tree(open));
-        self.send_in_session(session, encode::lock(&header, id, 0, &locks), Op::Locks(token));
+        self.send_in_session(session, &encode::lock(&header, id, 0, &locks), Op::Locks(token));
     }
 
     /// Without its locks an Open is not what the client has: it is lost.
@@ -195,7 +196,7 @@ impl Link {
         let (session, id) = (open.session.0, open.node_id.0);
         let header = self.own_header(Command::SET_INFO, session, self.node_tree(open));
         let msg = encode::set_info(&header, 1, DISPOSITION, 0, id, &[1]);
-        self.send_in_session(session, msg, Op::Disposition(token));
+        self.send_in_session(session, &msg, Op::Disposition(token));
     }
 
     fn node_tree(&self, open: &Open) -> TreeId {
