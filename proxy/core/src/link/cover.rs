@@ -252,8 +252,7 @@ impl Link {
         for answer in answers {
             let Some(msg) = frame.get_mut(answer.range) else { continue };
             patch::set_next_command(msg, 0);
-            let msg = &*msg;
-            self.send_to_client(answer.cover, answer.session, &msg.to_vec());
+            self.send_to_client(answer.cover, answer.session, msg);
         }
     }
 }
