@@ -6,10 +6,11 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::SystemTime,
 };
 
 use understudy_core::auth::{
-    Credentials,
+    Credentials, UnixTime,
     keys::NtHash,
     smbpasswd::{LineError, Smbpasswd},
 };
@@ -90,7 +91,7 @@ impl CredentialsFile {
 }
 
 impl Credentials for CredentialsFile {
-    fn nt_hash(&self, domain: &str, user: &str) -> Option<NtHash> {
+    fn nt_hash(&self, _domain: &str, user: &str) -> Option<NtHash> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = fs::metadata(&self.path).is_ok_and(|meta| Stamp::of(&meta) != current.0);
         if changed {
@@ -107,11 +108,15 @@ impl Credentials for CredentialsFile {
                 }
             }
         }
-        current.1.nt_hash(domain, user)
+        current.1.lookup(user)
     }
 
     fn configured(&self) -> bool {
         true
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
     }
 }
 

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use smb_parse::{encode, header::Header};
 use support::{part, recording};
 use understudy_core::{
-    auth::{Credentials, keys::NtHash},
+    auth::{Credentials, UnixTime, keys::NtHash},
     effect::Effect,
     event::{Cause, LegLoss},
     files::Files,
@@ -33,6 +33,10 @@ impl Credentials for Known {
 
     fn configured(&self) -> bool {
         true
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::default()
     }
 }
 

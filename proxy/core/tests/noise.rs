@@ -14,13 +14,14 @@ use smb_parse::{
 use support::{part, recording};
 use understudy_core::{
     auth::{
-        Credentials, Identity, Kind, Login, LoginObserver,
+        Credentials, Identity, Kind, Login, LoginObserver, UnixTime,
         keys::{NtHash, SessionKey},
         ntlm::message::{self, Authenticate, Challenge},
         smbpasswd::Smbpasswd,
         spnego,
     },
     crypto::signing::{SigningAlg, SigningKey},
+    event::Protection,
     random::Random,
 };
 
@@ -33,6 +34,10 @@ impl Credentials for Known {
 
     fn configured(&self) -> bool {
         true
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::default()
     }
 }
 
@@ -100,7 +105,7 @@ fn read(token: &[u8]) {
     for kind in [Kind::Ntlm, Kind::Guest, Kind::Anonymous] {
         for wrapped in [false, true] {
             let mut login = login(kind, wrapped);
-            login.start();
+            login.start(&mut Zeros).unwrap();
             let _ = login.step(token, &mut Zeros);
             let _ = login.finish(token);
         }
@@ -110,7 +115,7 @@ fn read(token: &[u8]) {
 fn login(kind: Kind, wrapped: bool) -> Login {
     let name = "User".to_owned();
     let identity = Identity { user: name.clone(), domain: name.clone(), workstation: name, kind };
-    Login::new(&identity, Some(NtHash::new([1; 16])), wrapped)
+    Login::ntlm(&identity, Some(NtHash::new([1; 16])), wrapped)
 }
 
 proptest! {
@@ -128,13 +133,13 @@ proptest! {
 
     /// Whatever the two sides say, a key comes only with the proof: the hash of nobody proves nothing.
     #[test]
-    fn an_observer_believes_no_one_without_proof(client in prop::collection::vec(damaged(), 0..3), server in damaged(), flags in 0..8_u16) {
+    fn an_observer_believes_no_one_without_proof(client in prop::collection::vec(damaged(), 0..3), server in damaged(), last in damaged(), flags in 0..8_u16) {
         let mut observer = LoginObserver::default();
         observer.server_token(&server);
         client.iter().for_each(|token| observer.client_token(token));
-        let outcome = observer.finish(flags, &Known(NtHash::new([1; 16])));
+        let outcome = observer.finish(flags, &last, &Known(NtHash::new([1; 16])));
         if let Ok(derived) = outcome.result {
-            prop_assert!(derived.session_key.is_none() && derived.kind != Kind::Ntlm);
+            prop_assert!(derived.session_keys.is_empty() && derived.protection != Protection::Ntlm);
         }
     }
 
@@ -185,7 +190,7 @@ fn a_changed_bit_of_the_example_gives_no_key() {
                 observer.server_token(&bytes);
                 observer.client_token(&bytes);
             }
-            let outcome = observer.finish(0, &Known(hash.clone()));
+            let outcome = observer.finish(0, &[], &Known(hash.clone()));
             assert!(outcome.result.is_err(), "byte {at} of the {name}");
         }
     }
@@ -216,7 +221,7 @@ fn secrets_print_as_stars() {
     }
     let identity =
         Identity { user: "u".into(), domain: "d".into(), workstation: "w".into(), kind: Kind::Ntlm };
-    shown(format!("{:?}", Login::new(&identity, Some(NtHash::new(secret)), true)));
+    shown(format!("{:?}", Login::ntlm(&identity, Some(NtHash::new(secret)), true)));
     let line = "alice:1:X:A7A7A7A7A7A7A7A7A7A7A7A7A7A7A7A7:[U          ]:LCT-0:";
     shown(format!("{:?}", Smbpasswd::parse(line).unwrap()));
 }

@@ -17,7 +17,7 @@ use smb_parse::{
 use support::{part, recording};
 use understudy_core::{
     auth::{
-        Credentials, Kind, LoginObserver,
+        Credentials, LoginObserver, UnixTime,
         keys::{NtHash, SessionKey},
         ntlm::message::{Authenticate, Challenge},
         spnego,
@@ -28,6 +28,7 @@ use understudy_core::{
         preauth::Preauth,
         signing::{SigningAlg, SigningKey},
     },
+    event::Protection,
 };
 
 const WINDOWS: &str = include_str!("data/windows-3.1.1-cmac.txt");
@@ -45,6 +46,10 @@ impl Credentials for One {
 
     fn configured(&self) -> bool {
         true
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::default()
     }
 }
 
@@ -107,12 +112,12 @@ fn the_published_example_of_ntlm() {
     let mut observer = LoginObserver::default();
     observer.server_token(part(&parts, "challenge"));
     observer.client_token(part(&parts, "authenticate"));
-    let outcome = observer.finish(0, &One(array(part(&parts, "nt-hash"))));
+    let outcome = observer.finish(0, &[], &One(array(part(&parts, "nt-hash"))));
     assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("User", "Domain"));
     assert_eq!(outcome.workstation, "COMPUTER");
     let derived = outcome.result.unwrap();
-    assert_eq!(derived.kind, Kind::Ntlm);
-    assert_eq!(derived.session_key.unwrap().bytes(), part(&parts, "session-key"));
+    assert_eq!(derived.protection, Protection::Ntlm);
+    assert_eq!(derived.session_keys[0].bytes(), part(&parts, "session-key"));
 }
 
 /// From the bytes of a login and the user's hash to the key that both sides signed with.
@@ -131,9 +136,9 @@ fn key_of(parts: &[(&str, Vec<u8>)], dialect: Dialect, alg: SigningAlg) -> Signi
             _ => {}
         }
     }
-    let outcome = observer.finish(0, &One(array(part(parts, "nt-hash"))));
+    let outcome = observer.finish(0, &[], &One(array(part(parts, "nt-hash"))));
     assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("alice", "WORKGROUP"));
-    let session_key = outcome.result.unwrap().session_key.unwrap();
+    let session_key = outcome.result.unwrap().session_keys.remove(0);
     SigningKey::new(alg, &signing_key(dialect, &session_key, &preauth.value()))
 }
 

@@ -106,9 +106,9 @@ impl Client {
     /// A new session; its id.
     pub(crate) fn login(&mut self, user: User) -> Result<u64> {
         let (identity, hash) = credentials(user);
-        let mut login = Login::new(&identity, hash, true);
+        let mut login = Login::ntlm(&identity, hash, true);
         let mut preauth = self.preauth.clone();
-        let mut token = login.start();
+        let mut token = login.start(&mut System)?;
         let mut session = 0;
         loop {
             let draft = self.setup_draft(session, &token, &mut preauth)?;
@@ -121,7 +121,9 @@ impl Client {
                     token = login.step(response?.security_buffer, &mut System)?;
                 }
                 Status::SUCCESS => {
-                    let flags = response?.session_flags;
+                    let response = response?;
+                    let flags = response.session_flags;
+                    login.finish(response.security_buffer)?;
                     let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
                     ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
                     let key = login.session_key().filter(|_| !guest).map(|key| {

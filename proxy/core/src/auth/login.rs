@@ -1,26 +1,11 @@
-//! Logging a user in afresh, as a client does (MS-NLMP 3.1.5.1).
-
-use zeroize::Zeroizing;
+//! Logging a user in afresh, as a client does: one interface for every mechanism.
 
 use super::{
-    Identity, Kind,
+    Identity,
     keys::{NtHash, SessionKey},
-    ntlm::{
-        message::{self, AuthenticateParams, Challenge, flags},
-        proof::{self, Proof, Side},
-    },
-    spnego,
+    ntlm::NtlmLogin,
 };
 use crate::random::Random;
-
-const OFFERED: u32 = flags::UNICODE
-    | flags::REQUEST_TARGET
-    | flags::SIGN
-    | flags::NTLM
-    | flags::ALWAYS_SIGN
-    | flags::EXTENDED_SECURITY
-    | flags::KEY_128
-    | flags::KEY_EXCH;
 
 /// Why a login cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,146 +24,59 @@ pub enum LoginError {
     NotProved,
 }
 
-/// One login under way.
+/// One login under way: [`start`](Self::start), then [`step`](Self::step) for each answer that asks for more, then
+/// [`finish`](Self::finish) for the one that says yes. Made by [`Authority::login`](super::Authority::login).
 #[derive(Debug)]
-pub struct Login {
-    identity: Identity,
-    hash: Option<NtHash>,
-    spnego: bool,
-    negotiate: Vec<u8>,
-    session_key: Option<SessionKey>,
+pub struct Login(Mechanism);
+
+#[derive(Debug)]
+enum Mechanism {
+    Ntlm(NtlmLogin),
 }
 
 impl Login {
-    /// A login as `identity`. `hash` is needed for [`Kind::Ntlm`]. With `spnego` the tokens are wrapped and the
-    /// mechanism list is protected; guests and anonymous users have no key for that and go without.
-    pub fn new(identity: &Identity, hash: Option<NtHash>, spnego: bool) -> Self {
-        Self {
-            identity: identity.clone(),
-            hash,
-            spnego: spnego && identity.kind == Kind::Ntlm,
-            negotiate: Vec::new(),
-            session_key: None,
+    /// A login as `identity` by NTLM. `hash` is needed for [`Kind::Ntlm`](super::Kind::Ntlm). With `spnego` the tokens
+    /// are wrapped and the mechanism list is protected; guests and anonymous users have no key for that and go without.
+    pub fn ntlm(identity: &Identity, hash: Option<NtHash>, spnego: bool) -> Self {
+        Self(Mechanism::Ntlm(NtlmLogin::new(identity, hash, spnego)))
+    }
+
+    /// The first token. It may be the only one: then the node's answer to it is for [`finish`](Self::finish).
+    ///
+    /// # Errors
+    /// The token cannot be made.
+    pub fn start(&mut self, _random: &mut dyn Random) -> Result<Vec<u8>, LoginError> {
+        match &mut self.0 {
+            Mechanism::Ntlm(login) => Ok(login.start()),
         }
     }
 
-    /// The first token.
-    pub fn start(&mut self) -> Vec<u8> {
-        self.negotiate = message::negotiate(OFFERED);
-        if self.spnego { spnego::init(&self.negotiate) } else { self.negotiate.clone() }
-    }
-
-    /// The answer to the node's challenge.
+    /// The next token, for a node that asks for more.
     ///
     /// # Errors
-    /// The token is no challenge, the node does not offer what is needed, or there is no hash.
+    /// The node's token is not what the mechanism expects, or the node does not offer what is needed.
     pub fn step(&mut self, server_token: &[u8], random: &mut dyn Random) -> Result<Vec<u8>, LoginError> {
-        let raw = spnego::unwrap(server_token).token.ok_or(LoginError::NoChallenge)?;
-        let challenge = Challenge::parse(raw).ok_or(LoginError::NoChallenge)?;
-        match self.identity.kind {
-            Kind::Anonymous => Ok(self.anonymous(&challenge)),
-            Kind::Guest => {
-                let mut nobody = [0; 16];
-                random.fill(&mut nobody);
-                let (token, _) = self.prove(&NtHash::new(nobody), &challenge, raw, false, random);
-                Ok(token)
-            }
-            Kind::Ntlm => {
-                let needed = flags::EXTENDED_SECURITY | flags::KEY_EXCH | flags::KEY_128;
-                if challenge.flags & needed != needed {
-                    return Err(LoginError::Weak);
-                }
-                let hash = self.hash.take().ok_or(LoginError::NoHash)?;
-                let (token, key) = self.prove(&hash, &challenge, raw, true, random);
-                let wrapped = if self.spnego {
-                    let mic = proof::first_signature(&key, Side::Client, true, &spnego::mech_list());
-                    spnego::response(&token, Some(&mic))
-                } else {
-                    token
-                };
-                self.session_key = Some(key);
-                Ok(wrapped)
-            }
+        match &mut self.0 {
+            Mechanism::Ntlm(login) => login.step(server_token, random),
         }
     }
 
-    /// Checks the token that came with success. What proves the node is the signature of its answer; this is SPNEGO's
-    /// own proof on top.
+    /// Takes in the token that came with success. With Kerberos the key may come only here. What proves the node is the
+    /// signature of its answer, by [`session_key`](Self::session_key); this is the mechanism's own proof on top.
     ///
     /// # Errors
-    /// The node refuses, or its mechListMIC is wrong.
-    pub fn finish(&self, server_token: &[u8]) -> Result<(), LoginError> {
-        let got = spnego::unwrap(server_token);
-        if got.rejected {
-            return Err(LoginError::NotProved);
-        }
-        match (&self.session_key, got.mic) {
-            (Some(key), Some(mic)) => {
-                let expected = proof::first_signature(key, Side::Server, true, &spnego::mech_list());
-                if proof::equal(&expected, mic) { Ok(()) } else { Err(LoginError::NotProved) }
-            }
-            _ => Ok(()),
+    /// The node refuses, or does not prove that it knows the key.
+    pub fn finish(&mut self, server_token: &[u8]) -> Result<(), LoginError> {
+        match &mut self.0 {
+            Mechanism::Ntlm(login) => login.finish(server_token),
         }
     }
 
-    /// The exported session key, once the challenge has been answered. `None` for guest and anonymous.
+    /// The session key, once [`finish`](Self::finish) has been called. `None` for guest and anonymous.
     pub fn session_key(&self) -> Option<&SessionKey> {
-        self.session_key.as_ref()
-    }
-
-    fn anonymous(&self, challenge: &Challenge<'_>) -> Vec<u8> {
-        message::authenticate(&AuthenticateParams {
-            lm_response: &[0],
-            nt_response: &[],
-            domain: "",
-            user: "",
-            workstation: &self.identity.workstation,
-            encrypted_key: &[],
-            flags: challenge.flags & OFFERED & !flags::KEY_EXCH | flags::ANONYMOUS,
-        })
-    }
-
-    fn prove(
-        &self,
-        hash: &NtHash,
-        challenge: &Challenge<'_>,
-        raw_challenge: &[u8],
-        with_mic: bool,
-        random: &mut dyn Random,
-    ) -> (Vec<u8>, SessionKey) {
-        let (info, time) = message::target_info_with_mic(challenge.target_info, with_mic);
-        let mut client_challenge = [0; 8];
-        random.fill(&mut client_challenge);
-        let mut blob = vec![1, 1, 0, 0, 0, 0, 0, 0];
-        blob.extend_from_slice(&time.to_le_bytes());
-        blob.extend_from_slice(&client_challenge);
-        blob.extend_from_slice(&[0; 4]);
-        blob.extend_from_slice(&info);
-        blob.extend_from_slice(&[0; 4]);
-        let identity = &self.identity;
-        let proof = Proof::new(hash, &identity.user, &identity.domain, &challenge.server_challenge, &blob);
-        let mut key = Zeroizing::new([0; 16]);
-        random.fill(&mut *key);
-        let session_key = SessionKey::new(&*key);
-        let mut encrypted = key;
-        proof::rc4(&*proof.base_key, &mut *encrypted);
-        let nt_response = [&proof.nt_proof[..], &blob].concat();
-        let mut token = message::authenticate(&AuthenticateParams {
-            lm_response: &[0; 24],
-            nt_response: &nt_response,
-            domain: &identity.domain,
-            user: &identity.user,
-            workstation: &identity.workstation,
-            encrypted_key: &*encrypted,
-            flags: challenge.flags & OFFERED | flags::TARGET_INFO,
-        });
-        if with_mic {
-            let mic = proof::mic(&session_key, [&self.negotiate, raw_challenge, &token]);
-            if let Some(field) = token.get_mut(message::MIC) {
-                field.copy_from_slice(&mic);
-            }
+        match &self.0 {
+            Mechanism::Ntlm(login) => login.session_key(),
         }
-        (token, session_key)
     }
 }
 
@@ -186,9 +84,24 @@ impl Login {
 mod tests {
     use super::*;
     use crate::{
-        auth::{Credentials, LoginObserver},
+        auth::{
+            Credentials, Identity, Kind, LoginObserver, UnixTime,
+            keys::NtHash,
+            ntlm::message::{self, flags},
+            spnego,
+        },
         event::Protection,
     };
+
+    /// What a client offers.
+    const OFFERED: u32 = flags::UNICODE
+        | flags::REQUEST_TARGET
+        | flags::SIGN
+        | flags::NTLM
+        | flags::ALWAYS_SIGN
+        | flags::EXTENDED_SECURITY
+        | flags::KEY_128
+        | flags::KEY_EXCH;
 
     struct Counting(u8);
 
@@ -211,6 +124,10 @@ mod tests {
         fn configured(&self) -> bool {
             true
         }
+
+        fn now(&self) -> UnixTime {
+            UnixTime::default()
+        }
     }
 
     fn challenge() -> Vec<u8> {
@@ -232,9 +149,9 @@ mod tests {
             workstation: "PC".into(),
             kind: Kind::Ntlm,
         };
-        let mut login = Login::new(&identity, Some(NtHash::new([hash; 16])), spnego);
+        let mut login = Login::ntlm(&identity, Some(NtHash::new([hash; 16])), spnego);
         let mut observer = LoginObserver::default();
-        observer.client_token(&login.start());
+        observer.client_token(&login.start(&mut Counting(0)).unwrap());
         let server = if spnego { spnego::response(&challenge(), None) } else { challenge() };
         observer.server_token(&server);
         observer.client_token(&login.step(&server, &mut Counting(0)).unwrap());
@@ -245,9 +162,9 @@ mod tests {
     fn observer_and_login_find_the_same_key() {
         for spnego in [false, true] {
             let (login, observer) = exchange(spnego, 3);
-            let outcome = observer.finish(0, &One(NtHash::new([3; 16])));
+            let outcome = observer.finish(0, &[], &One(NtHash::new([3; 16])));
             let derived = outcome.result.unwrap();
-            assert_eq!(derived.session_key.unwrap().bytes(), login.session_key().unwrap().bytes());
+            assert_eq!(derived.session_keys[0].bytes(), login.session_key().unwrap().bytes());
             assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("alice", "WG"));
         }
     }
@@ -255,23 +172,23 @@ mod tests {
     #[test]
     fn a_stale_hash_is_noticed() {
         let (_, observer) = exchange(true, 4);
-        let outcome = observer.finish(0, &One(NtHash::new([3; 16])));
+        let outcome = observer.finish(0, &[], &One(NtHash::new([3; 16])));
         assert_eq!(outcome.result.unwrap_err(), Protection::NoKeyMismatch);
     }
 
     #[test]
     fn a_guest_needs_no_hash_and_gets_no_key() {
         let (_, observer) = exchange(true, 4);
-        let derived = observer.finish(1, &crate::auth::NoCredentials).result.unwrap();
-        assert_eq!(derived.kind, Kind::Guest);
-        assert!(derived.session_key.is_none());
+        let derived = observer.finish(1, &[], &crate::auth::NoCredentials).result.unwrap();
+        assert_eq!(derived.protection, Protection::Guest);
+        assert!(derived.session_keys.is_empty());
     }
 
     #[test]
     fn another_mechanism_is_said_so() {
         let mut observer = LoginObserver::default();
         observer.client_token(&spnego::init(b"\x60kerberos"));
-        let outcome = observer.finish(0, &crate::auth::NoCredentials);
+        let outcome = observer.finish(0, &[], &crate::auth::NoCredentials);
         assert_eq!(outcome.result.unwrap_err(), Protection::NoMechanism);
     }
 
@@ -283,8 +200,8 @@ mod tests {
             workstation: String::new(),
             kind: Kind::Ntlm,
         };
-        let mut login = Login::new(&identity, Some(NtHash::new([3; 16])), false);
-        login.start();
+        let mut login = Login::ntlm(&identity, Some(NtHash::new([3; 16])), false);
+        login.start(&mut Counting(0)).unwrap();
         let mut weak = challenge();
         weak[20..24].copy_from_slice(&flags::UNICODE.to_le_bytes());
         assert_eq!(login.step(&weak, &mut Counting(0)).unwrap_err(), LoginError::Weak);

@@ -10,19 +10,23 @@ pub mod ntlm;
 mod observer;
 pub mod smbpasswd;
 pub mod spnego;
+mod time;
 
 use keys::NtHash;
 pub use login::{Login, LoginError};
 pub use observer::{Derived, LoginObserver, LoginOutcome};
+pub use time::UnixTime;
 
 use crate::event::Protection;
 
-/// Where the users' hashes come from.
+/// Where the users' hashes come from, and the wall clock that logins are judged by.
 pub trait Credentials {
     /// The hash of a user, if it is known.
     fn nt_hash(&self, domain: &str, user: &str) -> Option<NtHash>;
     /// Whether there is a file of hashes at all.
     fn configured(&self) -> bool;
+    /// The wall clock's time.
+    fn now(&self) -> UnixTime;
 }
 
 /// No hashes: only guests and anonymous users can be moved.
@@ -36,6 +40,43 @@ impl Credentials for NoCredentials {
 
     fn configured(&self) -> bool {
         false
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::default()
+    }
+}
+
+/// What the proxy may do in a user's name: log in as them on a further node, in the way they did themselves. Gained
+/// only from a login that a node accepted and whose proof was checked.
+#[derive(Debug, Clone)]
+pub enum Authority {
+    /// By NTLM: with the user's hash, or as a guest or anonymous.
+    Ntlm(Identity),
+}
+
+impl Authority {
+    /// Begins a login on a further node.
+    ///
+    /// # Errors
+    /// It is already clear that it would fail: nothing was sent, and the session ends.
+    pub fn login(&self, credentials: &dyn Credentials) -> Result<Login, LoginError> {
+        match self {
+            Self::Ntlm(identity) => {
+                let hash = credentials.nt_hash(&identity.domain, &identity.user);
+                if identity.kind == Kind::Ntlm && hash.is_none() {
+                    return Err(LoginError::NoHash);
+                }
+                Ok(Login::ntlm(identity, hash, true))
+            }
+        }
+    }
+
+    /// When it ends. `None`: it does not.
+    pub fn expires(&self) -> Option<UnixTime> {
+        match self {
+            Self::Ntlm(_) => None,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Watching a login that passes between a client and a node.
 
 use super::{
-    Credentials, Identity, Kind,
+    Authority, Credentials, Identity, Kind,
     keys::SessionKey,
     ntlm::{
         message::{self, Authenticate, Challenge, flags},
@@ -48,12 +48,13 @@ pub struct LoginOutcome {
 /// The authority to act for a user.
 #[derive(Debug)]
 pub struct Derived {
-    /// How the user was authenticated.
-    pub kind: Kind,
-    /// The key the session's keys derive from. `None` for guest and anonymous sessions, which are not signed.
-    pub session_key: Option<SessionKey>,
-    /// Whom to log in as on a further node.
-    pub identity: Identity,
+    /// What the session is called if a key is proved, or none is needed.
+    pub protection: Protection,
+    /// The keys the session's keys may derive from, the likeliest first: the one that verifies the node's answer is it.
+    /// None for guest and anonymous sessions, which are not signed.
+    pub session_keys: Vec<SessionKey>,
+    /// How to log in on a further node.
+    pub authority: Authority,
 }
 
 impl LoginObserver {
@@ -82,8 +83,13 @@ impl LoginObserver {
         }
     }
 
-    /// The node said yes, with these SessionFlags.
-    pub fn finish(&self, session_flags: u16, credentials: &dyn Credentials) -> LoginOutcome {
+    /// The node said yes, with these SessionFlags and this security buffer.
+    pub fn finish(
+        &self,
+        session_flags: u16,
+        _last_token: &[u8],
+        credentials: &dyn Credentials,
+    ) -> LoginOutcome {
         let nobody = |why| LoginOutcome {
             user: String::new(),
             domain: String::new(),
@@ -100,17 +106,17 @@ impl LoginObserver {
             workstation: auth.workstation.clone(),
             kind,
         };
-        let keyless = |kind| Ok(Derived { kind, session_key: None, identity: identity(kind) });
+        let derived = |kind: Kind, session_keys| Derived {
+            protection: kind.protection(),
+            session_keys,
+            authority: Authority::Ntlm(identity(kind)),
+        };
         let result = if auth.is_anonymous() || session_flags & SESSION_NULL != 0 {
-            keyless(Kind::Anonymous)
+            Ok(derived(Kind::Anonymous, Vec::new()))
         } else if session_flags & SESSION_GUEST != 0 {
-            keyless(Kind::Guest)
+            Ok(derived(Kind::Guest, Vec::new()))
         } else {
-            self.derive(&auth, credentials).map(|key| Derived {
-                kind: Kind::Ntlm,
-                session_key: Some(key),
-                identity: identity(Kind::Ntlm),
-            })
+            self.derive(&auth, credentials).map(|key| derived(Kind::Ntlm, vec![key]))
         };
         LoginOutcome {
             user: auth.user.clone(),

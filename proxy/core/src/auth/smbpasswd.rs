@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Credentials, keys::NtHash};
+use super::keys::NtHash;
 
 /// The users of one smbpasswd file.
 #[derive(Debug, Default)]
@@ -54,16 +54,6 @@ impl Smbpasswd {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.users.is_empty()
-    }
-}
-
-impl Credentials for Smbpasswd {
-    fn nt_hash(&self, _domain: &str, user: &str) -> Option<NtHash> {
-        self.lookup(user)
-    }
-
-    fn configured(&self) -> bool {
-        true
     }
 }
 

@@ -11,7 +11,7 @@ use smb_parse::{
 };
 
 use crate::{
-    auth::{Credentials, Identity, LoginObserver},
+    auth::{Authority, Credentials, LoginObserver, LoginOutcome, keys::SessionKey},
     crypto::{preauth::Preauth, sealing::Nonces},
     event::Protection,
     ids::{Client, MessageId, Node, SessionId, TreeId},
@@ -37,8 +37,8 @@ pub(crate) struct Session {
     pub(crate) flags: u16,
     pub(crate) user: String,
     pub(crate) protection: Protection,
-    /// Who to log in as on a further node. `None` for a session that is not protected.
-    pub(crate) identity: Option<Identity>,
+    /// How to log in on a further node. `None` for a session that is not protected.
+    pub(crate) authority: Option<Authority>,
     /// The keys of the client leg. `None`: none, or not known.
     pub(crate) client_keys: Option<Arc<SessionKeys>>,
     /// The keys of the node leg. In Relay the client's own.
@@ -211,7 +211,8 @@ impl Sessions {
         }
         let Ok(response) = session_setup::Response::parse(msg) else { return LoginStep::Nothing };
         let flags = response.session_flags;
-        let session = establish(conn, credentials, &login, header, flags, msg);
+        let outcome = login.observer.finish(flags, response.security_buffer, credentials);
+        let session = establish(conn, outcome, &login, header, flags, msg);
         let id = session.client_id;
         self.by_id.insert(id, session);
         LoginStep::Established(id)
@@ -221,13 +222,12 @@ impl Sessions {
 /// Derives the keys of a session that the node has just accepted, and proves them by the signature of its answer.
 fn establish(
     conn: &Connection,
-    credentials: &dyn Credentials,
+    outcome: LoginOutcome,
     login: &Login,
     header: &Header,
     flags: u16,
     msg: &mut [u8],
 ) -> Session {
-    let outcome = login.observer.finish(flags, credentials);
     let mut session = Session {
         client_id: Client(header.session_id),
         node_id: Node(header.session_id),
@@ -238,7 +238,7 @@ fn establish(
             format!("{}\\{}", outcome.domain, outcome.user)
         },
         protection: Protection::NoLogin,
-        identity: None,
+        authority: None,
         client_keys: None,
         node_keys: None,
         client_nonces: Nonces::default(),
@@ -253,25 +253,36 @@ fn establish(
     match outcome.result {
         Err(reason) => session.protection = reason,
         Ok(derived) => {
-            session.protection = derived.kind.protection();
-            session.identity = Some(derived.identity);
-            if let Some(key) = derived.session_key {
-                let keys = SessionKeys::derive(conn, &key, &login.preauth);
-                let proved = header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg);
-                if proved {
-                    let keys = Arc::new(keys);
-                    session.client_keys = Some(Arc::clone(&keys));
-                    session.node_keys = Some(keys);
-                } else {
-                    session.protection = Protection::NoKeyMismatch;
-                    session.identity = None;
-                }
-            } else {
+            session.protection = derived.protection;
+            session.authority = Some(derived.authority);
+            if derived.session_keys.is_empty() {
                 session.signing_required = false;
+            } else if let Some(keys) = proved_keys(conn, &derived.session_keys, login, header, msg) {
+                let keys = Arc::new(keys);
+                session.client_keys = Some(Arc::clone(&keys));
+                session.node_keys = Some(keys);
+            } else {
+                session.protection = Protection::NoKeyMismatch;
+                session.authority = None;
             }
         }
     }
     session
+}
+
+/// Of the keys that may be the session's, those of the one that the node signed its answer with.
+fn proved_keys(
+    conn: &Connection,
+    candidates: &[SessionKey],
+    login: &Login,
+    header: &Header,
+    msg: &mut [u8],
+) -> Option<SessionKeys> {
+    if !header.flags.contains(Flags::SIGNED) {
+        return None;
+    }
+    let mut keys = candidates.iter().map(|key| SessionKeys::derive(conn, key, &login.preauth));
+    keys.find(|keys| keys.verify_mut(msg))
 }
 
 /// A tree connect's record from its request and the node's answer.

@@ -38,14 +38,23 @@ impl Link {
     /// Every protected session, all at once as far as credits go.
     pub(super) fn begin_logins(&mut self, mut leg: NodeLeg) -> Stage {
         let mut logins = Logins::new();
+        let mut refused = Vec::new();
         for session in self.sessions.iter().filter(|s| !s.ended) {
-            let Some(identity) = &session.identity else { continue };
-            let hash = self.credentials.nt_hash(&identity.domain, &identity.user);
-            let mut login = Login::new(identity, hash, true);
-            let token = login.start();
+            let Some(authority) = &session.authority else { continue };
             let id = session.client_id.0;
-            logins.insert(id, LoginState { login, preauth: leg.conn.preauth.clone(), node_id: 0, token });
-            leg.todo.push_back(Op::Login(id));
+            let begun = authority.login(&*self.credentials).and_then(|mut login| {
+                let token = login.start(&mut *self.random)?;
+                Ok(LoginState { login, preauth: leg.conn.preauth.clone(), node_id: 0, token })
+            });
+            if let Ok(state) = begun {
+                logins.insert(id, state);
+                leg.todo.push_back(Op::Login(id));
+            } else {
+                refused.push(id);
+            }
+        }
+        for id in refused {
+            self.session_lost(id);
         }
         Stage::Authenticating(leg, logins)
     }
@@ -102,7 +111,7 @@ impl Link {
     fn login_done(&mut self, id: SessionId, header: &Header, msg: &mut [u8]) -> bool {
         let State::Recovering(recovery) = &mut self.state else { return false };
         let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return false };
-        let Some(state) = logins.remove(&id) else { return false };
+        let Some(mut state) = logins.remove(&id) else { return false };
         let Ok(response) = session_setup::Response::parse(msg) else { return false };
         let Some(session) = self.sessions.get_mut(id) else { return false };
         if response.session_flags != session.flags {

@@ -301,9 +301,9 @@ impl Node {
             return answer;
         }
         let Some(login) = self.logins.remove(&id) else { return setup(Status::LOGON_FAILURE, 0, &[]) };
-        let outcome = login.observer.finish(0, &self.users);
+        let outcome = login.observer.finish(0, &[], &self.users);
         let key = match outcome.result {
-            Ok(derived) if !self.habits.maps_to_guest => derived.session_key,
+            Ok(derived) if !self.habits.maps_to_guest => derived.session_keys.into_iter().next(),
             Ok(_) => None,
             Err(_) if outcome.user == "nobody" => None,
             Err(_) => return setup(Status::LOGON_FAILURE, 0, &[]),

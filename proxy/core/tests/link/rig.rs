@@ -18,7 +18,7 @@ use smb_parse::{
     header::{Command, Flags, Header, Status, Target},
 };
 use understudy_core::{
-    auth::{Credentials, Identity, Kind, Login, keys::NtHash},
+    auth::{Credentials, Identity, Kind, Login, UnixTime, keys::NtHash},
     crypto::{
         Dialect, kdf,
         preauth::Preauth,
@@ -46,6 +46,10 @@ impl Credentials for Users {
 
     fn configured(&self) -> bool {
         true
+    }
+
+    fn now(&self) -> UnixTime {
+        UnixTime::default()
     }
 }
 
@@ -384,9 +388,9 @@ impl Rig {
     pub(crate) fn log_in(&mut self, user: &str) -> usize {
         let kind = if user == "nobody" { Kind::Guest } else { Kind::Ntlm };
         let identity = Identity { user: user.into(), domain: "WG".into(), workstation: "PC".into(), kind };
-        let mut login = Login::new(&identity, self.users.nt_hash("WG", user), true);
+        let mut login = Login::ntlm(&identity, self.users.nt_hash("WG", user), true);
         let mut preauth = self.preauth.clone();
-        let mut token = login.start();
+        let mut token = login.start(&mut Counting(76)).unwrap();
         let mut id = 0;
         loop {
             let mut header = Header::request(Command::SESSION_SETUP, 0);

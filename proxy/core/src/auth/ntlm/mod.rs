@@ -1,4 +1,7 @@
-//! NTLMv2 (MS-NLMP): the messages, and the keys that follow from them.
+//! NTLMv2 (MS-NLMP): the messages, the keys that follow from them, and a login.
 
+mod login;
 pub mod message;
 pub mod proof;
+
+pub(crate) use login::NtlmLogin;
