@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use crate::ids::{LegId, NodeId};
 
+/// How many auxiliary legs a Link has at most at one time. One more is reported as lost at once.
+pub const AUXILIARY_LEGS: usize = 4;
+
 /// Which leg a frame leaves by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leg {
@@ -31,6 +34,8 @@ pub enum Effect {
         leg: LegId,
         /// Where to.
         node: NodeId,
+        /// What for.
+        role: Role,
     },
     /// Give a node leg up. Nothing that arrives on it later may reach the Link.
     CloseLeg {
@@ -46,6 +51,15 @@ pub enum Effect {
         /// Why: a metric label and a word for the log line.
         reason: CloseReason,
     },
+}
+
+/// What a node leg is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It serves the client. It takes the place of the main leg before it, which is closed if it still stands.
+    Main,
+    /// It stands beside the main leg, for purposes of the Link's own, until it is lost or given up.
+    Auxiliary,
 }
 
 /// How a TCP connection ends.

@@ -5,10 +5,10 @@
 
 mod leg;
 mod log;
+mod node_side;
 
 use std::{
-    future::{Future, poll_fn},
-    io,
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
     sync::{
@@ -22,20 +22,20 @@ use std::{
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    sync::{
-        OwnedSemaphorePermit,
-        mpsc::{UnboundedReceiver, unbounded_channel},
-    },
+    sync::mpsc::{UnboundedReceiver, unbounded_channel},
     time::{Sleep, sleep_until, timeout},
 };
 use understudy_core::{
-    effect::{Close, CloseReason, Effect, Leg as To},
-    event::{Event, FileEvent},
+    effect::{AUXILIARY_LEGS, Close, CloseReason, Effect, Leg as To, Role},
+    event::{Event, FileEvent, LegLoss},
     ids::{LegId, LinkId},
     link::Link,
 };
 
-use self::leg::{Input, Leg};
+use self::{
+    leg::{Input, Leg},
+    node_side::{NodeInput, NodeSide},
+};
 use crate::{
     net,
     random::SystemRandom,
@@ -89,24 +89,14 @@ async fn end(mut leg: Leg, how: Close) {
     }
 }
 
-type Dialling = Pin<Box<dyn Future<Output = io::Result<(TcpStream, OwnedSemaphorePermit)>> + Send>>;
-
-/// The node leg as the driver sees it.
-enum NodeSide {
-    None,
-    Dialling(LegId, Dialling),
-    Open(LegId, Leg),
-}
-
 struct Driver {
     shared: Arc<Shared>,
     id: LinkId,
     peer: SocketAddr,
     link: Link,
     client: Leg,
-    node: NodeSide,
-    /// Held from the dial until the node's first answer.
-    slot: Option<OwnedSemaphorePermit>,
+    node: Option<NodeSide>,
+    auxiliary: Vec<NodeSide>,
     commands: UnboundedReceiver<Command>,
     waits: Arc<AtomicBool>,
     files_seen: u64,
@@ -141,8 +131,8 @@ impl Driver {
             peer,
             link,
             client: Leg::new(stream),
-            node: NodeSide::None,
-            slot: None,
+            node: None,
+            auxiliary: Vec::new(),
             commands,
             waits,
             files_seen: 0,
@@ -170,8 +160,8 @@ impl Driver {
         for _ in 0..ROUNDS {
             let now = Instant::now();
             let mut busy = self.poll_commands(cx, now);
-            busy |= self.poll_dial(cx, now);
-            busy |= self.poll_node(cx, now);
+            busy |= self.poll_node(cx, now, |driver| driver.node.as_mut());
+            busy |= !self.auxiliary.is_empty() && self.poll_auxiliary(cx, now);
             busy |= self.poll_client(cx, now);
             busy |= self.poll_timer(cx, now);
             busy |= self.poll_writes(cx, now);
@@ -205,66 +195,77 @@ impl Driver {
         busy
     }
 
-    fn poll_dial(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let NodeSide::Dialling(leg, dial) = &mut self.node else { return false };
-        let Poll::Ready(result) = dial.as_mut().poll(cx) else { return false };
-        let leg = *leg;
-        match result {
-            Ok((stream, slot)) => {
-                self.node = NodeSide::Open(leg, Leg::new(stream));
-                self.slot = Some(slot);
-                self.link.handle_connected(now, leg);
-            }
-            Err(error) => {
-                self.node = NodeSide::None;
-                tracing::debug!(link = self.id.0, %error, "the node could not be reached");
-                self.link.handle_leg_lost(now, leg, net::loss(&error));
-            }
-        }
-        self.drain(now);
-        true
-    }
-
-    fn poll_node(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+    /// What one of the node legs has to say. It is looked up each time, for the Link may give it up in between.
+    fn poll_node(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        find: impl Fn(&mut Self) -> Option<&mut NodeSide>,
+    ) -> bool {
         let mut busy = false;
         for _ in 0..BURST {
             if self.client.queued() > QUEUE_LIMIT {
                 break;
             }
-            let NodeSide::Open(id, leg) = &mut self.node else { break };
-            let id = *id;
-            let input = match leg.poll_frame(cx, usize::MAX, now, &mut 0) {
-                Poll::Ready(input) => input,
-                Poll::Pending => break,
-            };
+            let Some(side) = find(self) else { break };
+            let id = side.id();
+            let Poll::Ready(input) = side.poll(cx, now) else { break };
             busy = true;
             match input {
-                Ok(Input::Frame(frame)) => {
-                    self.slot = None;
-                    self.link.handle_node_frame(now, id, frame);
-                }
-                Ok(Input::End) => self.node_lost(now, id, &io::ErrorKind::UnexpectedEof.into()),
-                Ok(Input::Garbage) => self.node_lost(now, id, &io::ErrorKind::ConnectionReset.into()),
-                Err(error) => self.node_lost(now, id, &error),
+                NodeInput::Connected => self.link.handle_connected(now, id),
+                NodeInput::Frame(frame) => self.link.handle_node_frame(now, id, frame),
+                NodeInput::Lost(loss) => self.node_lost(now, id, loss),
             }
             self.drain(now);
         }
         busy
     }
 
-    fn node_lost(&mut self, now: Instant, leg: LegId, error: &io::Error) {
-        self.node = NodeSide::None;
-        self.slot = None;
-        self.link.handle_leg_lost(now, leg, net::loss(error));
+    fn poll_auxiliary(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        let (mut busy, mut at) = (false, 0);
+        while let Some(id) = self.auxiliary.get(at).map(NodeSide::id) {
+            busy |=
+                self.poll_node(cx, now, |driver| driver.auxiliary.iter_mut().find(|side| side.id() == id));
+            if self.auxiliary.get(at).is_some_and(|side| side.id() == id) {
+                at += 1;
+            }
+        }
+        busy
+    }
+
+    fn node_lost(&mut self, now: Instant, leg: LegId, loss: LegLoss) {
+        self.take_side(leg);
+        self.link.handle_leg_lost(now, leg, loss);
+    }
+
+    /// The node leg of this number: the main one at the cost of one comparison.
+    fn side(&mut self, leg: LegId) -> Option<&mut NodeSide> {
+        match &mut self.node {
+            Some(side) if side.id() == leg => Some(side),
+            _ => self.auxiliary.iter_mut().find(|side| side.id() == leg),
+        }
+    }
+
+    fn take_side(&mut self, leg: LegId) -> Option<NodeSide> {
+        if self.node.as_ref().is_some_and(|side| side.id() == leg) {
+            return self.node.take();
+        }
+        let at = self.auxiliary.iter().position(|side| side.id() == leg)?;
+        Some(self.auxiliary.remove(at))
+    }
+
+    /// Whether a node leg has so much to write that the client is not read.
+    fn is_node_full(&self) -> bool {
+        self.node.as_ref().is_some_and(NodeSide::is_full)
+            || !self.auxiliary.is_empty() && self.auxiliary.iter().any(NodeSide::is_full)
     }
 
     fn poll_client(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let mut busy = false;
         let mut read = 0;
         for _ in 0..BURST {
-            let full = matches!(&self.node, NodeSide::Open(_, leg) if leg.queued() > QUEUE_LIMIT);
             self.keep(self.link.kept_bytes());
-            if full
+            if self.is_node_full()
                 || self.kept > 0 && self.shared.keeps_too_much()
                 || self.over.is_some()
                 || !self.link.wants_client_frames()
@@ -329,17 +330,16 @@ impl Driver {
 
     /// Writes to both sides. True if one that had too much to write has not any more: the other side is read again.
     fn poll_writes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        let (mut written, mut drained) = (0, false);
-        if let NodeSide::Open(id, leg) = &mut self.node {
-            let (id, was_full) = (*id, leg.queued() > QUEUE_LIMIT);
-            let result = leg.poll_flush(cx, &mut 0);
-            drained |= was_full && leg.queued() <= QUEUE_LIMIT;
-            if let Poll::Ready(Err(error)) = result {
-                self.node_lost(now, id, &error);
+        let (mut written, was_node_full) = (0, self.is_node_full());
+        for side in self.node.iter_mut().chain(&mut self.auxiliary) {
+            if let Err(loss) = side.flush(cx) {
+                let leg = side.id();
+                self.node_lost(now, leg, loss);
                 self.drain(now);
                 return true;
             }
         }
+        let drained = was_node_full && !self.is_node_full();
         let was_full = self.client.queued() > QUEUE_LIMIT;
         let result = self.client.poll_flush(cx, &mut written);
         self.shared.metrics.bytes_to_client.inc_by(written as u64);
@@ -373,10 +373,13 @@ impl Driver {
             let mut quiet = true;
             while let Some(transmit) = self.link.poll_transmit() {
                 quiet = false;
-                match (transmit.to, &mut self.node) {
-                    (To::Client, _) => self.client.push(transmit.frame),
-                    (To::Node(to), NodeSide::Open(id, leg)) if to == *id => leg.push(transmit.frame),
-                    (To::Node(_), _) => {}
+                match transmit.to {
+                    To::Client => self.client.push(transmit.frame),
+                    To::Node(to) => {
+                        if let Some(side) = self.side(to) {
+                            side.push(transmit.frame);
+                        }
+                    }
                 }
             }
             while let Some(event) = self.link.poll_event() {
@@ -388,7 +391,7 @@ impl Driver {
             }
             while let Some(effect) = self.link.poll_effect() {
                 quiet = false;
-                self.effect(effect);
+                self.effect(now, effect);
             }
             if !quiet {
                 continue;
@@ -416,25 +419,23 @@ impl Driver {
         }
     }
 
-    fn effect(&mut self, effect: Effect) {
+    fn effect(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Connect { leg, node } => {
-                let shared = Arc::clone(&self.shared);
-                let dial = async move {
-                    let slot = Arc::clone(&shared.dials).acquire_owned().await.map_err(io::Error::other)?;
-                    let address = shared.nodes.get(usize::from(node.0)).map_or("", |n| n.address.as_str());
-                    Ok((net::connect(address, shared.user_timeout).await?, slot))
-                };
-                self.node = NodeSide::Dialling(leg, Box::pin(dial));
+            Effect::Connect { leg, role: Role::Auxiliary, .. } if self.auxiliary.len() >= AUXILIARY_LEGS => {
+                self.link.handle_leg_lost(now, leg, LegLoss::Closed);
             }
-            Effect::CloseLeg { leg, how } => match std::mem::replace(&mut self.node, NodeSide::None) {
-                NodeSide::Open(id, socket) if id == leg => {
-                    self.slot = None;
-                    tokio::spawn(end(socket, how));
+            Effect::Connect { leg, node, role } => {
+                let side = NodeSide::dial(Arc::clone(&self.shared), self.id, leg, node);
+                match role {
+                    Role::Main => self.node = Some(side),
+                    Role::Auxiliary => self.auxiliary.push(side),
                 }
-                NodeSide::Dialling(id, ..) if id == leg => {}
-                other => self.node = other,
-            },
+            }
+            Effect::CloseLeg { leg, how } => {
+                if let Some(side) = self.take_side(leg) {
+                    side.close(how);
+                }
+            }
             Effect::CloseClient { how, reason } => self.over = Some((how, reason)),
         }
     }

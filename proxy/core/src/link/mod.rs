@@ -55,7 +55,7 @@ use self::{
 };
 use crate::{
     auth::Credentials,
-    effect::{Close, CloseReason, Effect, Transmit},
+    effect::{Close, CloseReason, Effect, Role, Transmit},
     event::{Cause, Event, LegLoss},
     files::Files,
     fleet::Assignment,
@@ -201,7 +201,7 @@ impl Link {
         match &self.state {
             State::Relay(attached) if attached.leg == leg => self.relay_node_frame(now, frame),
             State::Bridge(node) if node.id == leg => self.bridge_node_frame(now, frame),
-            State::Recovering(_) => {
+            State::Recovering(recovery) if recovery.leg() == Some(leg) => {
                 self.heard = Some(now);
                 self.recovery_node_frame(now, leg, frame);
             }
@@ -216,16 +216,19 @@ impl Link {
 
     /// A leg asked for by [`Effect::Connect`] stands.
     pub fn handle_connected(&mut self, now: Instant, leg: LegId) {
-        self.heard = Some(now);
         match &self.state {
             State::Opening(Opening { dialling: Some(attached), .. }) if attached.leg == leg => {
+                self.heard = Some(now);
                 self.state = State::Relay(*attached);
                 self.held_bytes = 0;
                 for frame in std::mem::take(&mut self.held) {
                     self.handle_client_frame(now, frame);
                 }
             }
-            State::Recovering(_) => self.recovery_connected(now, leg),
+            State::Recovering(recovery) if recovery.leg() == Some(leg) => {
+                self.heard = Some(now);
+                self.recovery_connected(now, leg);
+            }
             _ => {}
         }
     }
@@ -393,7 +396,7 @@ impl Link {
         if let State::Opening(opening) = &mut self.state {
             opening.dialling =
                 Some(Attached { leg, node: assignment.node, generation: assignment.generation });
-            self.out.effect(Effect::Connect { leg, node: assignment.node });
+            self.out.effect(Effect::Connect { leg, node: assignment.node, role: Role::Main });
         }
     }
 

@@ -20,7 +20,7 @@ use smb_parse::{
 use self::login::Logins;
 use crate::{
     crypto::sealing::HEADROOM,
-    effect::{Close, CloseReason, Effect},
+    effect::{Close, CloseReason, Effect, Role},
     event::{Cause, Event, FileEvent, LegLoss, Phase, TakeoverReport},
     fleet::Assignment,
     ids::{LegId, NodeId, SessionId},
@@ -217,7 +217,7 @@ impl Link {
             self.fail_takeover(now, CloseReason::TooManyTakeovers, Close::Reset);
             return;
         }
-        self.out.effect(Effect::Connect { leg, node: assignment.node });
+        self.out.effect(Effect::Connect { leg, node: assignment.node, role: Role::Main });
     }
 
     /// What was reclaimed on a node since lost is not reclaimed.

@@ -6,6 +6,7 @@ mod rig;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
+use bytes::BytesMut;
 use smb_parse::{
     FileId,
     cmd::{oplock_break, read},
@@ -17,9 +18,9 @@ use smb_parse::{
 };
 use understudy_core::{
     effect::CloseReason,
-    event::{Cause, FileEvent},
+    event::{Cause, FileEvent, LegLoss},
     files::FileKey,
-    ids::{LinkId, OpenToken},
+    ids::{LegId, LinkId, OpenToken},
 };
 
 use crate::{
@@ -73,6 +74,23 @@ fn relay_changes_no_byte() {
     rig.send_raw(&frame);
     assert_eq!(rig.sent[sent..], [frame]);
     assert_eq!(&rig.delivered[delivered][PREFIX..], rig.inbox.last().unwrap());
+}
+
+#[test]
+fn a_leg_that_the_link_does_not_know_changes_nothing() {
+    let (mut rig, _) = at_work("alice");
+    rig.nodes[1].habits.mute.push(Command::NEGOTIATE);
+    rig.fail_over();
+    let (stranger, due) = (LegId(99), rig.link.poll_timeout());
+    let (inbox, sent) = (rig.inbox.len(), rig.sent.len());
+    let answer = rig.delivered[0].clone();
+    rig.now += Duration::from_secs(1);
+    rig.link.handle_connected(rig.now, stranger);
+    rig.link.handle_node_frame(rig.now, stranger, BytesMut::from(&answer[..]));
+    rig.link.handle_leg_lost(rig.now, stranger, LegLoss::Closed);
+    rig.pump();
+    assert_eq!((rig.inbox.len(), rig.sent.len()), (inbox, sent));
+    assert_eq!(rig.link.poll_timeout(), due, "it is not taken for the node that is waited for");
 }
 
 #[test]

@@ -248,7 +248,7 @@ impl Rig {
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Connect { leg, node } => {
+            Effect::Connect { leg, node, .. } => {
                 let node = usize::from(node.0);
                 if self.up[node] {
                     if !self.nodes[node].seen.is_empty() {
