@@ -189,7 +189,7 @@ impl Link {
             return Settled::Send;
         }
         let Some(request) = self.requests.remove(id) else { return Settled::Here };
-        match self.validate_negotiate(&request, parsed.input) {
+        match self.validate_negotiate(&request, &parsed) {
             Some(answer) => {
                 self.answer(&request, &answer);
                 Settled::Here

@@ -7,10 +7,12 @@ use smb_parse::{
 };
 
 use super::{Link, request::Request};
-use crate::event::Protection;
+use crate::{crypto::Dialect, event::Protection};
 
 /// `SMB2_SESSION_FLAG_BINDING` (MS-SMB2 2.2.5).
 const BINDING: u8 = 0x01;
+/// A VALIDATE_NEGOTIATE_INFO Response (MS-SMB2 2.2.32.6).
+const VALIDATE_NEGOTIATE_LEN: usize = 24;
 
 impl Link {
     /// Whether a request in Relay is to be answered by us, and how. Nobody goes around the proxy by a second
@@ -33,10 +35,19 @@ impl Link {
         }
     }
 
-    /// Answers FSCTL_VALIDATE_NEGOTIATE_INFO (MS-SMB2 3.3.5.15.12) from what the client's own node had said:
-    /// the present node's answer is of another connection. `None`: the client was lied to in NEGOTIATE.
-    pub(super) fn validate_negotiate(&mut self, request: &Request, input: &[u8]) -> Option<Vec<u8>> {
-        let dialect = self.conn.dialect?;
+    /// Answers FSCTL_VALIDATE_NEGOTIATE_INFO (MS-SMB2 3.3.5.15.12) from what the client's own node had said: the present
+    /// node's answer is of another connection. `None`: the connection is to end, for what the client has asked and what
+    /// the node was asked differ, or a client of 3.1.1 has no business to ask.
+    pub(super) fn validate_negotiate(
+        &mut self,
+        request: &Request,
+        asked: &ioctl::Request<'_>,
+    ) -> Option<Vec<u8>> {
+        let dialect = self.conn.dialect.filter(|dialect| *dialect != Dialect::SMB311)?;
+        if usize::try_from(asked.max_output).is_ok_and(|max| max < VALIDATE_NEGOTIATE_LEN) {
+            return None;
+        }
+        let input = asked.input;
         let word = |at: usize| input.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
         let capabilities = input.get(..4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))?;
         let count = usize::from(word(22)?);
@@ -48,7 +59,7 @@ impl Link {
         if !same {
             return None;
         }
-        let mut output = Vec::with_capacity(24);
+        let mut output = Vec::with_capacity(VALIDATE_NEGOTIATE_LEN);
         output.extend_from_slice(&self.conn.server_capabilities.to_le_bytes());
         output.extend_from_slice(&self.conn.server_guid);
         output.extend_from_slice(&self.conn.server_security_mode.to_le_bytes());

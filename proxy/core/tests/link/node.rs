@@ -8,7 +8,7 @@ use std::{
 
 use smb_parse::{
     FileId,
-    cmd::{create, read, session_setup, tree_connect, write},
+    cmd::{create, negotiate, read, session_setup, tree_connect, write},
     compound::elements,
     encode,
     frame::PREFIX,
@@ -28,6 +28,10 @@ use crate::rig::Users;
 
 /// The files that all nodes share: name, contents; and the number of each file.
 pub(crate) type Disk = Rc<RefCell<BTreeMap<String, (u64, Vec<u8>)>>>;
+
+/// What every node says of itself in NEGOTIATE: signing enabled, large MTU.
+pub(crate) const SECURITY_MODE: u16 = 1;
+pub(crate) const CAPABILITIES: u32 = 0x4;
 
 struct Session {
     key: Option<SigningKey>,
@@ -60,6 +64,7 @@ pub(crate) struct Node {
     base: u64,
     disk: Disk,
     users: Users,
+    dialect: Dialect,
     preauth: Preauth,
     logins: BTreeMap<u64, Login>,
     sessions: BTreeMap<u64, Session>,
@@ -81,6 +86,7 @@ impl Node {
             base,
             disk: Rc::clone(disk),
             users: users.clone(),
+            dialect: Dialect::SMB311,
             preauth: Preauth::new(),
             logins: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -265,15 +271,24 @@ impl Node {
 
     fn negotiate(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {
         self.preauth.update(msg);
-        let mut out = [&u16s(&[65, 1, Dialect::SMB311.0, 2])[..], &[7; 16], &0_u32.to_le_bytes()].concat();
+        let asked = negotiate::Request::parse(msg).expect("NEGOTIATE");
+        self.dialect = Dialect(asked.dialects().max().expect("a dialect"));
+        let newest = self.dialect == Dialect::SMB311;
+        let contexts: u16 = if newest { 2 } else { 0 };
+        // Each connection says something else of itself than the last one did.
+        let guid = [self.base.to_le_bytes(), [7; 8]].concat();
+        let mut out = [&u16s(&[65, SECURITY_MODE, self.dialect.0, contexts])[..], &guid].concat();
+        out.extend(CAPABILITIES.to_le_bytes());
         for _ in 0..3 {
             out.extend((8_u32 << 20).to_le_bytes());
         }
         out.extend([0; 16]);
-        out.extend([&u16s(&[128, 0])[..], &128_u32.to_le_bytes()].concat());
-        // Preauthentication integrity, then signing by GMAC; each padded to 8 bytes.
-        out.extend([&u16s(&[1, 8])[..], &[0; 4], &u16s(&[1, 2, 1]), &[9, 9]].concat());
-        out.extend([&u16s(&[8, 4])[..], &[0; 4], &u16s(&[1, 2])].concat());
+        out.extend([&u16s(&[128, 0])[..], &(64 * u32::from(contexts)).to_le_bytes()].concat());
+        if newest {
+            // Preauthentication integrity, then signing by GMAC; each padded to 8 bytes.
+            out.extend([&u16s(&[1, 8])[..], &[0; 4], &u16s(&[1, 2, 1]), &[9, 9]].concat());
+            out.extend([&u16s(&[8, 4])[..], &[0; 4], &u16s(&[1, 2])].concat());
+        }
         let answer = body(&response(header, Status::SUCCESS), &out);
         self.preauth.update(&answer);
         answer
@@ -310,13 +325,20 @@ impl Node {
         };
         let flags = u16::from(key.is_none());
         let key = key.map(|key| {
-            SigningKey::new(
-                SigningAlg::AesGmac,
-                &kdf::signing_key(Dialect::SMB311, &key, &login.preauth.value()),
-            )
+            let bytes = kdf::signing_key(self.dialect, &key, &login.preauth.value());
+            SigningKey::new(signing_alg(self.dialect), &bytes)
         });
         self.sessions.insert(id, Session { key, trees: BTreeSet::new() });
         setup(Status::SUCCESS, flags, &[])
+    }
+}
+
+/// How all nodes sign.
+pub(crate) fn signing_alg(dialect: Dialect) -> SigningAlg {
+    match dialect {
+        Dialect::SMB202 | Dialect::SMB210 => SigningAlg::HmacSha256,
+        Dialect::SMB311 => SigningAlg::AesGmac,
+        _ => SigningAlg::AesCmac,
     }
 }
 

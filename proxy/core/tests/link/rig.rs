@@ -11,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use smb_parse::{
     FileId,
-    cmd::{create, session_setup},
+    cmd::{create, negotiate, session_setup},
     compound::elements,
     encode::{self, CreateParams, NegotiateParams, SessionSetupParams},
     frame::PREFIX,
@@ -19,11 +19,7 @@ use smb_parse::{
 };
 use understudy_core::{
     auth::{Credentials, Identity, Kind, Login, UnixTime, keys::NtHash},
-    crypto::{
-        Dialect, kdf,
-        preauth::Preauth,
-        signing::{SigningAlg, SigningKey},
-    },
+    crypto::{Dialect, kdf, preauth::Preauth, signing::SigningKey},
     effect::{CloseReason, Effect, Leg},
     event::{Cause, Event, FileEvent, LegLoss, TakeoverReport},
     files::Files,
@@ -33,7 +29,12 @@ use understudy_core::{
     random::Random,
 };
 
-use crate::node::{Disk, Node};
+use crate::node::{Disk, Node, signing_alg};
+
+/// What the client says of itself in NEGOTIATE.
+pub(crate) const CLIENT_GUID: [u8; 16] = [5; 16];
+/// `SMB2_GLOBAL_CAP_LARGE_MTU`.
+pub(crate) const CLIENT_CAPABILITIES: u32 = 0x4;
 
 /// Who is known, with a hash made of one byte.
 #[derive(Clone, Default)]
@@ -97,6 +98,10 @@ pub(crate) struct Rig {
     pub(crate) closed: Option<CloseReason>,
     pub(crate) takeovers: Vec<TakeoverReport>,
     pub(crate) refused: usize,
+    /// The dialect that the client asks for.
+    pub(crate) dialect: Dialect,
+    /// The ServerGuid that the client was told.
+    pub(crate) server_guid: [u8; 16],
     /// The node that is named when the present one has died of its first frame.
     pub(crate) later_node: Option<u16>,
     /// Why the other node is named while NEGOTIATE is not answered.
@@ -142,6 +147,8 @@ impl Rig {
             closed: None,
             takeovers: Vec::new(),
             refused: 0,
+            dialect: Dialect::SMB311,
+            server_guid: [0; 16],
             later_node: None,
             moves: None,
             patience: None,
@@ -353,13 +360,13 @@ impl Rig {
         (Status(header.status), msg.to_vec())
     }
 
-    /// NEGOTIATE 3.1.1.
+    /// NEGOTIATE.
     pub(crate) fn negotiate(&mut self) {
         let params = NegotiateParams {
-            dialects: &[0x0311],
+            dialects: &[self.dialect.0],
             security_mode: 1,
-            capabilities: 0,
-            client_guid: [5; 16],
+            capabilities: CLIENT_CAPABILITIES,
+            client_guid: CLIENT_GUID,
             preauth_salt: &[1; 32],
             ciphers: &[],
             signing_algs: &[2],
@@ -381,6 +388,7 @@ impl Rig {
         }
         let (_, answer) = self.answer(0);
         let answer = answer.to_vec();
+        self.server_guid = negotiate::Response::parse(&answer).unwrap().server_guid;
         self.preauth.update(&answer);
     }
 
@@ -417,8 +425,8 @@ impl Rig {
             token = login.step(&challenge, &mut Counting(77)).unwrap();
         }
         let key = login.session_key().map(|key| {
-            let key = kdf::signing_key(Dialect::SMB311, key, &preauth.value());
-            Rc::new(SigningKey::new(SigningAlg::AesGmac, &key))
+            let bytes = kdf::signing_key(self.dialect, key, &preauth.value());
+            Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
         });
         let key = key.filter(|_| kind == Kind::Ntlm);
         self.sessions.push(ClientSession { id, tree: 0, key });
