@@ -1,7 +1,7 @@
 //! Answers and notifications.
 #![allow(missing_docs, reason = "the fields are named as in MS-SMB2")]
 
-use super::{Builder, behind, context::chain, len32};
+use super::{Builder, behind, context::chain, len16, len32};
 use crate::{
     FileId,
     cmd::{close, create, oplock_break},
@@ -11,6 +11,11 @@ use crate::{
 /// ERROR Response without data (MS-SMB2 2.2.2).
 pub fn error_response(header: &Header) -> Vec<u8> {
     Builder::new(header, 9).zeros(6).variable(&[])
+}
+
+/// SESSION_SETUP Response (MS-SMB2 2.2.6).
+pub fn session_setup_response(header: &Header, session_flags: u16, token: &[u8]) -> Vec<u8> {
+    Builder::new(header, 9).u16(session_flags).u16(behind(8)).u16(len16(token.len())).variable(token)
 }
 
 /// ECHO Response (MS-SMB2 2.2.29).

@@ -272,6 +272,12 @@ impl Link {
     ) -> Passage {
         let Some(request) = self.requests.get(id) else { return Passage::Withheld };
         let session = request.header.session_id;
+        if Status(header.status) == Status::USER_SESSION_DELETED && !header.flags.contains(Flags::SIGNED) {
+            // The node has ended the session, and nobody has its key any more.
+            self.forget_session(session);
+            self.answer_session_deleted(id);
+            return Passage::Withheld;
+        }
         if !self.is_from_node(request, opened, header, msg) {
             self.out.event(Event::SignatureRefused);
             self.fail_request(id, Status::INTERNAL_ERROR);
@@ -292,7 +298,11 @@ impl Link {
             if let Some(tree) = request.header.tree_id() {
                 patch::set_tree_id(msg, tree);
             }
-            if changes_state(header.command) && header.command != Command::CREATE {
+            if header.command == Command::LOGOFF {
+                if Status(header.status).is_success() {
+                    self.sessions.part(session);
+                }
+            } else if changes_state(header.command) && header.command != Command::CREATE {
                 self.observe(&request, header, msg);
             }
         }

@@ -64,6 +64,9 @@ impl Link {
 
     /// After answers of the node: credits may have come for what is parked.
     pub(super) fn after_answers(&mut self, now: Instant) {
+        for id in self.sessions.take_parting() {
+            self.forget_session(id);
+        }
         if !self.barrier && !self.parked.is_empty() {
             let units = std::mem::take(&mut self.parked);
             let mut full = false;

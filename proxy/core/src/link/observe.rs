@@ -15,7 +15,7 @@ use super::{
     session::{LoginStep, Tree, tree_from},
 };
 use crate::{
-    event::{Event, FileEvent, SessionNews},
+    event::{Event, FileEvent, Protection, SessionNews},
     ids::{Client, SessionId},
 };
 
@@ -62,15 +62,25 @@ impl Link {
     fn observe_session_setup(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {
         let step =
             self.sessions.response(&self.conn, &*self.credentials, request.header.session_id, header, msg);
-        if let LoginStep::Established(id) = step
-            && let Some(session) = self.sessions.get(id.0)
-        {
-            let news = SessionNews { user: session.user.clone(), protection: session.protection, was: None };
+        match step {
+            LoginStep::Nothing => {}
+            LoginStep::Established(id) => self.tell_session(id.0, None),
+            LoginStep::Renewed(id, was) => self.tell_session(id.0, Some(was)),
+            LoginStep::Ended(id) => self.forget_session(id.0),
+        }
+    }
+
+    /// Tells of a session that stands since now, or whose protection was another.
+    pub(super) fn tell_session(&mut self, id: SessionId, was: Option<Protection>) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if was != Some(session.protection) {
+            let news = SessionNews { user: session.user.clone(), protection: session.protection, was };
             self.out.event(Event::Session(news));
         }
     }
 
-    fn forget_session(&mut self, id: SessionId) {
+    /// The session is over, with all that it had open.
+    pub(super) fn forget_session(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(id) {
             self.out.event(Event::SessionEnded(session.protection));
         }

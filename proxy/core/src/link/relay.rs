@@ -228,6 +228,10 @@ impl Link {
         if changes_state(header.command) && self.is_believable(&request, opened, header, msg) {
             self.observe(&request, header, msg);
         }
+        if Status(header.status) == Status::USER_SESSION_DELETED {
+            // Unsigned, for nobody has the key any more: the session is over, whatever has ended it.
+            self.forget_session(request.header.session_id);
+        }
         true
     }
 
@@ -255,9 +259,10 @@ impl Link {
         header: &Header,
         msg: &mut [u8],
     ) -> bool {
-        if matches!(header.command, Command::NEGOTIATE | Command::SESSION_SETUP) {
+        if header.command == Command::NEGOTIATE {
             return true;
         }
+        // A login is proved by its keys, a re-authentication by those of the session.
         let Some(session) = self.sessions.get(request.header.session_id) else { return true };
         let Some(keys) = &session.client_keys else { return true };
         let signed = header.flags.contains(Flags::SIGNED);

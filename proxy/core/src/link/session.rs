@@ -58,6 +58,39 @@ pub(crate) struct Session {
     pub(crate) ended: bool,
 }
 
+impl Session {
+    /// A re-authentication has succeeded (MS-SMB2 3.3.5.5.2). No key changes, but the user may be another: Samba lets a
+    /// session pass to whoever proves to be someone. Authority follows the user whom the node has accepted, or is lost.
+    pub(crate) fn renew(&mut self, outcome: LoginOutcome, flags: u16) {
+        self.user = name(&outcome);
+        if !self.protection.is_protected() {
+            // Nobody knows its keys, and they stay.
+            return;
+        }
+        let is_keyed = self.client_keys.is_some();
+        self.authority = None;
+        match outcome.result {
+            Ok(derived) if derived.session_keys.is_empty() != is_keyed => {
+                self.protection = derived.protection;
+                self.authority = Some(derived.authority);
+                self.flags = flags & !SESSION_ENCRYPT_DATA | self.flags & SESSION_ENCRYPT_DATA;
+            }
+            // A signed session of a guest, or the other way round: no further node would give the same.
+            Ok(_) => self.protection = Protection::NoLogin,
+            Err(reason) => self.protection = reason,
+        }
+    }
+}
+
+/// The user as the client has named them.
+fn name(outcome: &LoginOutcome) -> String {
+    if outcome.domain.is_empty() {
+        outcome.user.clone()
+    } else {
+        format!("{}\\{}", outcome.domain, outcome.user)
+    }
+}
+
 /// One share in use.
 #[derive(Debug, Clone)]
 pub(crate) struct Tree {
@@ -112,6 +145,10 @@ pub(crate) enum LoginStep {
     Nothing,
     /// The session stands.
     Established(Client<SessionId>),
+    /// A session that stood is authenticated anew. Its protection was this.
+    Renewed(Client<SessionId>, Protection),
+    /// A session that stood could not be authenticated anew: the node has ended it.
+    Ended(Client<SessionId>),
 }
 
 /// All sessions of a Link.
@@ -119,6 +156,8 @@ pub(crate) enum LoginStep {
 pub(crate) struct Sessions {
     by_id: BTreeMap<Client<SessionId>, Session>,
     logins: HashMap<LoginKey, Login>,
+    /// Sessions that are over once the answer that says so is signed.
+    parting: Vec<SessionId>,
 }
 
 impl Sessions {
@@ -157,6 +196,15 @@ impl Sessions {
 
     pub(crate) fn tree(&self, session: SessionId, tree: TreeId) -> Option<&Tree> {
         self.get(session)?.trees.get(&Client(tree))
+    }
+
+    /// The session is over, but the answer to its LOGOFF is yet to be signed.
+    pub(crate) fn part(&mut self, id: SessionId) {
+        self.parting.push(id);
+    }
+
+    pub(crate) fn take_parting(&mut self) -> Vec<SessionId> {
+        std::mem::take(&mut self.parting)
     }
 
     /// The node was lost: no login that was under way can be finished.
@@ -205,13 +253,18 @@ impl Sessions {
             self.logins.insert(LoginKey::Session(header.session_id), login);
             return LoginStep::Nothing;
         }
-        if status != Status::SUCCESS || self.by_id.contains_key(&Client(header.session_id)) {
-            // A failed login, or a re-authentication: that changes no key.
-            return LoginStep::Nothing;
+        let id = Client(request_id);
+        if status != Status::SUCCESS {
+            return if self.by_id.contains_key(&id) { LoginStep::Ended(id) } else { LoginStep::Nothing };
         }
         let Ok(response) = session_setup::Response::parse(msg) else { return LoginStep::Nothing };
         let flags = response.session_flags;
         let outcome = login.observer.finish(flags, response.security_buffer, credentials);
+        if let Some(session) = self.by_id.get_mut(&id) {
+            let was = session.protection;
+            session.renew(outcome, flags);
+            return LoginStep::Renewed(id, was);
+        }
         let session = establish(conn, outcome, &login, header, flags, msg);
         let id = session.client_id;
         self.by_id.insert(id, session);
@@ -232,11 +285,7 @@ fn establish(
         client_id: Client(header.session_id),
         node_id: Node(header.session_id),
         flags,
-        user: if outcome.domain.is_empty() {
-            outcome.user
-        } else {
-            format!("{}\\{}", outcome.domain, outcome.user)
-        },
+        user: name(&outcome),
         protection: Protection::NoLogin,
         authority: None,
         client_keys: None,

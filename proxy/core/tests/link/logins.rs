@@ -102,3 +102,147 @@ fn a_validation_in_flight_at_the_crash_is_answered() {
     rig.fail_over();
     assert_eq!(Status(rig.answer(asked).0.status), Status::SUCCESS);
 }
+
+fn at_work(user: &str) -> (Rig, usize, FileId) {
+    let mut rig = Rig::new();
+    rig.put("file", 77, TEXT);
+    rig.negotiate();
+    let session = rig.log_in(user);
+    let file = rig.open(session, "file");
+    (rig, session, file)
+}
+
+/// Breaks the proof in an NTLM AUTHENTICATE: the last byte of its MIC (MS-NLMP 2.2.1.3).
+fn forge(token: &mut [u8]) {
+    let at = token.windows(8).position(|w| w == b"NTLMSSP\0").unwrap();
+    token[at + 87] ^= 1;
+}
+
+/// Who is logged in there.
+fn users_of(rig: &Rig, node: usize) -> Vec<&str> {
+    rig.nodes[node].users()
+}
+
+#[test]
+fn in_relay_a_reauthentication_keeps_the_keys_and_the_authority() {
+    let (mut rig, session, file) = at_work("alice");
+    assert_eq!(rig.reauthenticate(session, "alice"), Status::SUCCESS);
+    rig.fail_over();
+    assert_eq!(rig.ask(rig.read(session, file, 0, 4)).0, Status::SUCCESS);
+    assert_eq!(users_of(&rig, 1), ["alice"]);
+}
+
+#[test]
+fn in_relay_authority_follows_the_user_whom_the_node_has_accepted() {
+    let (mut rig, session, file) = at_work("alice");
+    assert_eq!(rig.reauthenticate(session, "bob"), Status::SUCCESS);
+    rig.fail_over();
+    assert_eq!(rig.ask(rig.read(session, file, 0, 4)).0, Status::SUCCESS);
+    assert_eq!(users_of(&rig, 1), ["bob"], "not in the name of whom the session once was");
+    // Mallory is known to the nodes only: from now on nobody can act for the session.
+    let (mut rig, session, _) = at_work("alice");
+    assert_eq!(rig.reauthenticate(session, "mallory"), Status::SUCCESS);
+    rig.fail_over();
+    assert_eq!(rig.closed, Some(CloseReason::Unprotected));
+    assert!(rig.nodes[1].seen.is_empty());
+    // Nor for a signed session that has become a guest's.
+    let (mut rig, session, _) = at_work("alice");
+    rig.nodes[0].habits.maps_to_guest = true;
+    assert_eq!(rig.reauthenticate(session, "alice"), Status::SUCCESS);
+    rig.fail_over();
+    assert_eq!(rig.closed, Some(CloseReason::Unprotected));
+}
+
+#[test]
+fn in_relay_whoever_fails_to_prove_anew_is_not_moved() {
+    let (mut rig, session, _) = at_work("alice");
+    let other = rig.log_in("bob");
+    let theirs = rig.open(other, "file");
+    let mut login = rig.exchange("alice");
+    login.id = rig.sessions[session].id;
+    let first = rig.send_login(&mut login);
+    assert_eq!(rig.take_login(&mut login, first), Status::MORE_PROCESSING_REQUIRED);
+    forge(&mut login.token);
+    let second = rig.send_login(&mut login);
+    assert_eq!(rig.take_login(&mut login, second), Status::LOGON_FAILURE);
+    assert_eq!(rig.files.borrow().opens(), 1, "its Opens are gone with it");
+    rig.fail_over();
+    assert_eq!(rig.ask(rig.read(other, theirs, 0, 4)).0, Status::SUCCESS);
+    assert_eq!(users_of(&rig, 1), ["bob"]);
+}
+
+#[test]
+fn a_session_that_the_node_ends_is_over() {
+    for after_takeover in [false, true] {
+        let (mut rig, session, file) = at_work("alice");
+        rig.log_in("bob");
+        if after_takeover {
+            rig.fail_over();
+        }
+        let node = &mut rig.nodes[usize::from(after_takeover)];
+        let id = node.session_of("alice").unwrap();
+        node.end_session(id);
+        node.forget_key();
+        let (status, msg) = rig.ask(rig.read(session, file, 0, 4));
+        assert_eq!(status, Status::USER_SESSION_DELETED);
+        assert!(!Header::parse(&msg).unwrap().flags.contains(Flags::SIGNED));
+        assert_eq!(rig.files.borrow().opens(), 0);
+        if !after_takeover {
+            rig.fail_over();
+            assert_eq!(users_of(&rig, 1), ["bob"]);
+        }
+    }
+}
+
+#[test]
+fn whoever_logs_off_is_gone_with_all_they_had_open() {
+    for after_takeover in [false, true] {
+        let (mut rig, session, file) = at_work("alice");
+        let other = rig.log_in("bob");
+        let theirs = rig.open(other, "file");
+        if after_takeover {
+            rig.fail_over();
+        }
+        let (status, msg) = rig.log_off(session);
+        assert_eq!(status, Status::SUCCESS);
+        assert!(Header::parse(&msg).unwrap().flags.contains(Flags::SIGNED), "its last answer is signed");
+        let serving = usize::from(after_takeover);
+        assert_eq!(users_of(&rig, serving), ["bob"]);
+        assert_eq!(rig.files.borrow().opens(), 1);
+        assert_eq!(rig.ask(rig.read(session, file, 0, 4)).0, Status::USER_SESSION_DELETED);
+        assert_eq!(rig.ask(rig.read(other, theirs, 0, 4)).0, Status::SUCCESS);
+        if !after_takeover {
+            rig.fail_over();
+            assert_eq!(users_of(&rig, 1), ["bob"]);
+            assert_eq!(rig.ask(rig.read(other, theirs, 0, 4)).0, Status::SUCCESS);
+        }
+    }
+}
+
+#[test]
+fn a_logoff_in_flight_at_the_crash_succeeds_once() {
+    let (mut rig, session, _) = at_work("alice");
+    rig.log_in("bob");
+    rig.nodes[0].habits.swallows.push(Command::LOGOFF);
+    let logoff = encode::logoff(&rig.header(Command::LOGOFF, session));
+    let id = rig.send(&[logoff])[0];
+    rig.fail_over();
+    assert_eq!(Status(rig.answer(id).0.status), Status::SUCCESS);
+    assert_eq!(users_of(&rig, 1), ["bob"]);
+    assert_eq!(rig.files.borrow().opens(), 0);
+}
+
+#[test]
+fn two_users_of_one_connection_are_each_moved_as_themselves() {
+    let (mut rig, session, file) = at_work("alice");
+    let other = rig.log_in("bob");
+    let theirs = rig.open(other, "file");
+    rig.fail_over();
+    for (session, file) in [(session, file), (other, theirs)] {
+        assert_eq!(rig.ask(rig.read(session, file, 0, 4)).0, Status::SUCCESS);
+    }
+    let mut users = users_of(&rig, 1);
+    users.sort_unstable();
+    assert_eq!(users, ["alice", "bob"]);
+    assert_eq!(rig.takeovers[0].sessions, 2);
+}

@@ -34,7 +34,8 @@ pub(crate) const SECURITY_MODE: u16 = 1;
 pub(crate) const CAPABILITIES: u32 = 0x4;
 
 struct Session {
-    key: Option<SigningKey>,
+    key: Option<Rc<SigningKey>>,
+    user: String,
     trees: BTreeSet<u32>,
 }
 
@@ -69,6 +70,10 @@ pub(crate) struct Node {
     logins: BTreeMap<u64, Login>,
     sessions: BTreeMap<u64, Session>,
     pub(crate) opens: BTreeMap<u64, String>,
+    /// The session of each Open.
+    owners: BTreeMap<u64, u64>,
+    /// The key of a session that has just ended.
+    parted: Option<Rc<SigningKey>>,
     message_ids: BTreeSet<u64>,
     next: u64,
     pub(crate) habits: Habits,
@@ -91,6 +96,8 @@ impl Node {
             logins: BTreeMap::new(),
             sessions: BTreeMap::new(),
             opens: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            parted: None,
             message_ids: BTreeSet::new(),
             next: 0,
             habits: Habits::default(),
@@ -157,9 +164,10 @@ impl Node {
         out
     }
 
-    fn sign(&self, request: &Header, session: u64, answer: &mut [u8]) {
+    fn sign(&mut self, request: &Header, session: u64, answer: &mut [u8]) {
         let first = request.command == Command::SESSION_SETUP;
-        let Some(key) = self.sessions.get(&session).and_then(|s| s.key.as_ref()) else { return };
+        let parted = self.parted.take();
+        let Some(key) = self.sessions.get(&session).and_then(|s| s.key.clone()).or(parted) else { return };
         if first || request.flags.contains(Flags::SIGNED) {
             key.sign(answer);
         }
@@ -185,6 +193,10 @@ impl Node {
         if header.flags.contains(Flags::SIGNED) {
             let key = session.key.as_ref().expect("a signed request on a session without key");
             assert!(key.verify_mut(&mut msg.to_vec()), "a {} came wrongly signed", header.command.name());
+        }
+        if header.command == Command::LOGOFF {
+            self.end_session(header.session_id);
+            return body(&ok, &u16s(&[4, 0]));
         }
         if header.command == Command::TREE_CONNECT {
             tree_connect::Request::parse(msg).expect("TREE_CONNECT");
@@ -260,6 +272,7 @@ impl Node {
         let id = self.fresh();
         let number = self.disk.borrow_mut().entry(name.clone()).or_insert((id, Vec::new())).0;
         self.opens.insert(id, name);
+        self.owners.insert(id, header.session_id);
         *file = FileId { persistent: id, volatile: id };
         let oplock = self.habits.oplock.unwrap_or(asked.requested_oplock_level);
         let mut out = [&u16s(&[89])[..], &[oplock, 0], &1_u32.to_le_bytes(), &number.to_le_bytes()].concat();
@@ -296,40 +309,81 @@ impl Node {
 
     fn session_setup(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {
         let asked = session_setup::Request::parse(msg).expect("SESSION_SETUP");
+        let known = self.logins.contains_key(&header.session_id) || self.user(header.session_id).is_some();
+        if header.session_id != 0 && !known {
+            return encode::error_response(&response(header, Status::USER_SESSION_DELETED));
+        }
         let id = if header.session_id == 0 { self.fresh() } else { header.session_id };
+        let setup = |status, flags: u16, token: &[u8]| {
+            let mut header = response(header, status);
+            header.session_id = id;
+            encode::session_setup_response(&header, flags, token)
+        };
+        let is_first = !self.logins.contains_key(&id);
         let preauth = self.preauth.clone();
         let login =
             self.logins.entry(id).or_insert_with(|| Login { observer: LoginObserver::default(), preauth });
         login.observer.client_token(asked.security_buffer);
         login.preauth.update(msg);
-        let setup = |status, flags: u16, token: &[u8]| {
-            let mut header = response(header, status);
-            header.session_id = id;
-            let len = u16::try_from(token.len()).unwrap();
-            body(&header, &[&u16s(&[9, flags, 72, len])[..], token].concat())
-        };
-        if header.session_id == 0 {
+        if is_first {
             let challenge = spnego::response(&challenge(self.base), None);
             login.observer.server_token(&challenge);
             let answer = setup(Status::MORE_PROCESSING_REQUIRED, 0, &challenge);
             login.preauth.update(&answer);
             return answer;
         }
-        let Some(login) = self.logins.remove(&id) else { return setup(Status::LOGON_FAILURE, 0, &[]) };
+        let login = self.logins.remove(&id).expect("a login");
         let outcome = login.observer.finish(0, &[], &self.users);
         let key = match outcome.result {
             Ok(derived) if !self.habits.maps_to_guest => derived.session_keys.into_iter().next(),
             Ok(_) => None,
             Err(_) if outcome.user == "nobody" => None,
-            Err(_) => return setup(Status::LOGON_FAILURE, 0, &[]),
+            Err(_) => {
+                // As Samba does: whoever fails to prove anew who they are has no session any more.
+                self.end_session(id);
+                return setup(Status::LOGON_FAILURE, 0, &[]);
+            }
         };
         let flags = u16::from(key.is_none());
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.user = outcome.user;
+            return setup(Status::SUCCESS, flags, &[]);
+        }
         let key = key.map(|key| {
             let bytes = kdf::signing_key(self.dialect, &key, &login.preauth.value());
-            SigningKey::new(signing_alg(self.dialect), &bytes)
+            Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
         });
-        self.sessions.insert(id, Session { key, trees: BTreeSet::new() });
+        self.sessions.insert(id, Session { key, user: outcome.user, trees: BTreeSet::new() });
         setup(Status::SUCCESS, flags, &[])
+    }
+
+    /// Whose session that is.
+    pub(crate) fn user(&self, session: u64) -> Option<&str> {
+        self.sessions.get(&session).map(|s| s.user.as_str())
+    }
+
+    /// The users of all sessions.
+    pub(crate) fn users(&self) -> Vec<&str> {
+        self.sessions.values().map(|s| s.user.as_str()).collect()
+    }
+
+    /// A session of that user.
+    pub(crate) fn session_of(&self, user: &str) -> Option<u64> {
+        self.sessions.iter().find(|(_, s)| s.user == user).map(|(id, _)| *id)
+    }
+
+    /// The key of the session that has just ended signs nothing.
+    pub(crate) fn forget_key(&mut self) {
+        self.parted = None;
+    }
+
+    /// Ends a session, with all that it has open. Its key signs one more answer.
+    pub(crate) fn end_session(&mut self, id: u64) {
+        if let Some(session) = self.sessions.remove(&id) {
+            self.parted = session.key;
+            let owners = &self.owners;
+            self.opens.retain(|open, _| owners.get(open) != Some(&id));
+        }
     }
 }
 

@@ -74,6 +74,17 @@ pub(crate) struct ClientSession {
     pub(crate) key: Option<Rc<SigningKey>>,
 }
 
+/// A login of the client under way.
+pub(crate) struct Exchange {
+    pub(crate) login: Login,
+    keyed: bool,
+    pub(crate) preauth: Preauth,
+    /// The security buffer to send next.
+    pub(crate) token: Vec<u8>,
+    pub(crate) id: u64,
+    pub(crate) previous: u64,
+}
+
 /// Everything.
 pub(crate) struct Rig {
     pub(crate) link: Link,
@@ -117,7 +128,7 @@ pub(crate) struct Rig {
 impl Rig {
     /// A client and its Link; the first node serves.
     pub(crate) fn new() -> Self {
-        let users = Users([("alice".to_owned(), 3)].into());
+        let users = Users([("alice".to_owned(), 3), ("bob".to_owned(), 4)].into());
         Self::with(LinkId(1), users, &Disk::default(), &Rc::default())
     }
 
@@ -125,7 +136,7 @@ impl Rig {
     pub(crate) fn with(id: LinkId, users: Users, disk: &Disk, files: &Rc<RefCell<Files>>) -> Self {
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
-        let known = Users([("alice".to_owned(), 3), ("mallory".to_owned(), 5)].into());
+        let known = Users([("alice".to_owned(), 3), ("bob".to_owned(), 4), ("mallory".to_owned(), 5)].into());
         let config = Arc::new(LinkConfig::default());
         let mut rig = Self {
             link: Link::new(id, config, Arc::new(users.clone()), Box::new(Counting(id.0)), now),
@@ -392,50 +403,103 @@ impl Rig {
         self.preauth.update(&answer);
     }
 
-    /// Logs a user in and connects to the share. `nobody` is a guest.
-    pub(crate) fn log_in(&mut self, user: &str) -> usize {
+    /// Begins a login as `user`. `nobody` is a guest.
+    pub(crate) fn exchange(&self, user: &str) -> Exchange {
         let kind = if user == "nobody" { Kind::Guest } else { Kind::Ntlm };
         let identity = Identity { user: user.into(), domain: "WG".into(), workstation: "PC".into(), kind };
         let mut login = Login::ntlm(&identity, self.users.nt_hash("WG", user), true);
-        let mut preauth = self.preauth.clone();
-        let mut token = login.start(&mut Counting(76)).unwrap();
-        let mut id = 0;
-        loop {
-            let mut header = Header::request(Command::SESSION_SETUP, 0);
-            (header.session_id, header.credits, header.credit_charge) = (id, 64, 1);
-            let params = SessionSetupParams {
-                flags: 0,
-                security_mode: 1,
-                capabilities: 0,
-                previous_session_id: 0,
-                token: &token,
-            };
-            let frame = self.seal(&[encode::session_setup(&header, &params)]);
-            preauth.update(&frame[PREFIX..]);
-            self.send_raw(&frame);
-            let (header, answer) = self.answer(self.next - 1);
-            id = header.session_id;
-            if header.status == Status::SUCCESS.0 {
-                break;
-            }
-            assert_eq!(Status(header.status), Status::MORE_PROCESSING_REQUIRED, "{user} is refused");
-            let answer = answer.to_vec();
-            preauth.update(&answer);
-            let challenge = session_setup::Response::parse(&answer).unwrap().security_buffer.to_vec();
-            token = login.step(&challenge, &mut Counting(77)).unwrap();
+        let token = login.start(&mut Counting(76)).unwrap();
+        Exchange {
+            login,
+            keyed: kind == Kind::Ntlm,
+            preauth: self.preauth.clone(),
+            token,
+            id: 0,
+            previous: 0,
         }
-        let key = login.session_key().map(|key| {
-            let bytes = kdf::signing_key(self.dialect, key, &preauth.value());
-            Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
-        });
-        let key = key.filter(|_| kind == Kind::Ntlm);
-        self.sessions.push(ClientSession { id, tree: 0, key });
+    }
+
+    /// Sends the next SESSION_SETUP of a login; its MessageId.
+    pub(crate) fn send_login(&mut self, login: &mut Exchange) -> u64 {
+        let mut header = Header::request(Command::SESSION_SETUP, 0);
+        (header.session_id, header.credits, header.credit_charge) = (login.id, 64, 1);
+        let params = SessionSetupParams {
+            flags: 0,
+            security_mode: 1,
+            capabilities: 0,
+            previous_session_id: login.previous,
+            token: &login.token,
+        };
+        let frame = self.seal(&[encode::session_setup(&header, &params)]);
+        login.preauth.update(&frame[PREFIX..]);
+        self.send_raw(&frame);
+        Header::parse(&frame[PREFIX..]).unwrap().message_id
+    }
+
+    /// Takes the answer to a SESSION_SETUP in.
+    pub(crate) fn take_login(&mut self, login: &mut Exchange, id: u64) -> Status {
+        let (header, answer) = self.answer(id);
+        let answer = answer.to_vec();
+        login.id = header.session_id;
+        let status = Status(header.status);
+        if status == Status::MORE_PROCESSING_REQUIRED {
+            login.preauth.update(&answer);
+            let challenge = session_setup::Response::parse(&answer).unwrap().security_buffer.to_vec();
+            login.token = login.login.step(&challenge, &mut Counting(77)).unwrap();
+        }
+        if status == Status::SUCCESS && !self.sessions.iter().any(|s| s.id == login.id) {
+            let key = login.login.session_key().map(|key| {
+                let bytes = kdf::signing_key(self.dialect, key, &login.preauth.value());
+                Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
+            });
+            let key = key.filter(|_| login.keyed);
+            if let Some(key) = &key {
+                assert!(header.flags.contains(Flags::SIGNED), "the last answer of a login is not signed");
+                assert!(key.verify_mut(&mut answer.clone()), "the last answer is signed wrongly");
+            }
+            self.sessions.push(ClientSession { id: login.id, tree: 0, key });
+        }
+        status
+    }
+
+    /// A login to its end.
+    pub(crate) fn finish_login(&mut self, login: &mut Exchange) -> Status {
+        loop {
+            let id = self.send_login(login);
+            let status = self.take_login(login, id);
+            if status != Status::MORE_PROCESSING_REQUIRED {
+                return status;
+            }
+        }
+    }
+
+    /// Proves anew, or for the first time, to be `user` on a session that stands.
+    pub(crate) fn reauthenticate(&mut self, session: usize, user: &str) -> Status {
+        let mut login = self.exchange(user);
+        login.id = self.sessions[session].id;
+        self.finish_login(&mut login)
+    }
+
+    /// Logs a user in and connects to the share. `nobody` is a guest.
+    pub(crate) fn log_in(&mut self, user: &str) -> usize {
+        let mut login = self.exchange(user);
+        assert_eq!(self.finish_login(&mut login), Status::SUCCESS, "{user} is refused");
         let at = self.sessions.len() - 1;
+        self.connect(at);
+        at
+    }
+
+    /// Connects a session to the share.
+    pub(crate) fn connect(&mut self, at: usize) {
         let path: Vec<u8> = r"\\server\share".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let asked = encode::tree_connect(&self.header(Command::TREE_CONNECT, at), &path);
         let tree = self.send(&[asked])[0];
         self.sessions[at].tree = self.answer(tree).0.tree_id().unwrap();
-        at
+    }
+
+    /// LOGOFF.
+    pub(crate) fn log_off(&mut self, session: usize) -> (Status, Vec<u8>) {
+        self.ask(encode::logoff(&self.header(Command::LOGOFF, session)))
     }
 
     /// A CREATE by this disposition: 1 opens, 2 creates, 3 does either.
