@@ -1,5 +1,5 @@
-//! Everything in the core that reads bytes of a login, fed with noise and with damaged messages: whatever comes, nothing
-//! panics, and nothing is believed.
+//! Everything in the core that reads bytes of a login, or of a node that is asked about itself, fed with noise and with
+//! damaged messages: whatever comes, nothing panics, and nothing is believed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a recording that cannot be read stops the test")]
 
@@ -22,6 +22,10 @@ use understudy_core::{
     },
     crypto::signing::{SigningAlg, SigningKey},
     event::Protection,
+    fleet::{
+        interview::{Interview, Visitor},
+        profile::Volume,
+    },
     random::Random,
 };
 
@@ -93,6 +97,31 @@ fn noise() -> impl Strategy<Value = Vec<u8>> {
     (start, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(start, rest)| [start, &rest].concat())
 }
 
+/// What a node may answer: a message of a recorded session, maybe damaged, or noise.
+fn answer() -> impl Strategy<Value = Vec<u8>> {
+    let messages: Vec<_> = [
+        include_str!("data/samba-3.1.1-gmac.txt"),
+        include_str!("data/samba-2.1-hmac.txt"),
+        include_str!("data/windows-3.1.1-cmac.txt"),
+    ]
+    .iter()
+    .flat_map(|text| recording(text))
+    .map(|(_, bytes)| bytes)
+    .filter(|bytes| Header::parse(bytes).is_ok_and(|header| header.is_response()))
+    .collect();
+    let recorded = prop::sample::select(messages);
+    let damage = (any::<prop::sample::Index>(), any::<u8>());
+    prop_oneof![
+        4 => recorded.clone(),
+        4 => (recorded, damage).prop_map(|(mut message, (at, byte))| {
+            let at = at.index(message.len());
+            message[at] ^= byte;
+            message
+        }),
+        1 => noise(),
+    ]
+}
+
 /// Through every reader.
 fn read(token: &[u8]) {
     let unwrapped = spnego::unwrap(token);
@@ -101,6 +130,7 @@ fn read(token: &[u8]) {
         if let Some(answer) = Authenticate::parse(inner) {
             let _ = (answer.proof(), answer.has_mic(), answer.is_anonymous());
         }
+        let _ = Challenge::parse(inner).map(|challenge| challenge.names());
     }
     for kind in [Kind::Ntlm, Kind::Guest, Kind::Anonymous] {
         for wrapped in [false, true] {
@@ -141,6 +171,26 @@ proptest! {
         if let Ok(derived) = outcome.result {
             prop_assert!(derived.session_keys.is_empty() && derived.protection != Protection::Ntlm);
         }
+    }
+
+    #[test]
+    fn an_interview_ends_whatever_the_node_says(answers in prop::collection::vec(answer(), 0..40)) {
+        let shares = vec!["share".to_owned(), "other".to_owned()];
+        let visitor = Visitor { user: "alice".into(), hash: NtHash::new([1; 16]), host: "node".into(), shares };
+        let mut interview = Interview::new(Some(visitor));
+        let mut answers = answers.into_iter();
+        let mut asked = 0;
+        while interview.ask(&mut Zeros).is_some() {
+            asked += 1;
+            prop_assert!(asked < 100, "an interview without end");
+            match answers.next() {
+                Some(mut answer) => interview.handle_answer(&mut answer, &mut Zeros),
+                None => interview.handle_closed(),
+            }
+        }
+        // No one knows the key by which a volume could be told.
+        let volumes = interview.finish().unwrap_or_default().volumes;
+        prop_assert!(volumes.values().all(|volume| matches!(volume, Volume::Refused(_))));
     }
 
     #[test]

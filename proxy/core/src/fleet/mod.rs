@@ -16,7 +16,9 @@
 //! clients' Opens had to be made anew.
 
 mod config;
+pub mod interview;
 mod node;
+pub mod profile;
 
 use std::{
     collections::VecDeque,

@@ -32,6 +32,10 @@ pub mod flags {
 /// AvIds (MS-NLMP 2.2.2.1).
 mod av {
     pub(super) const EOL: u16 = 0;
+    pub(super) const NB_COMPUTER: u16 = 1;
+    pub(super) const NB_DOMAIN: u16 = 2;
+    pub(super) const DNS_COMPUTER: u16 = 3;
+    pub(super) const DNS_DOMAIN: u16 = 4;
     pub(super) const FLAGS: u16 = 6;
     pub(super) const TIMESTAMP: u16 = 7;
 }
@@ -85,6 +89,35 @@ impl<'a> Challenge<'a> {
             target_info: field(data, 40).unwrap_or_default(),
         })
     }
+
+    /// What the server calls itself. A name that it does not give is empty.
+    pub fn names(&self) -> TargetNames {
+        let mut names = TargetNames::default();
+        for (id, value) in av_pairs(self.target_info) {
+            let name = match id {
+                av::NB_COMPUTER => &mut names.computer,
+                av::NB_DOMAIN => &mut names.domain,
+                av::DNS_COMPUTER => &mut names.dns_computer,
+                av::DNS_DOMAIN => &mut names.dns_domain,
+                _ => continue,
+            };
+            *name = decode(value, true);
+        }
+        names
+    }
+}
+
+/// The names in a CHALLENGE's TargetInfo (MS-NLMP 2.2.2.1).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TargetNames {
+    /// MsvAvNbComputerName
+    pub computer: String,
+    /// MsvAvNbDomainName
+    pub domain: String,
+    /// MsvAvDnsComputerName
+    pub dns_computer: String,
+    /// MsvAvDnsDomainName
+    pub dns_domain: String,
 }
 
 /// AUTHENTICATE (MS-NLMP 2.2.1.3).
@@ -289,6 +322,36 @@ mod tests {
         }
         assert!(Authenticate::parse(&msg[..60]).is_none());
         assert!(Challenge::parse(&msg).is_none());
+    }
+
+    #[test]
+    fn a_challenge_names_its_server() {
+        let mut msg = SIGNATURE.to_vec();
+        msg.extend(2_u32.to_le_bytes());
+        msg.resize(40, 0);
+        let pairs: Vec<u8> = [
+            (av::NB_DOMAIN, "WG"),
+            (av::NB_COMPUTER, "Ä"),
+            (9, "x"),
+            (av::EOL, ""),
+            (av::DNS_DOMAIN, "late"),
+        ]
+        .iter()
+        .flat_map(|(id, text)| {
+            let text = utf16(text);
+            [&id.to_le_bytes()[..], &u16::try_from(text.len()).unwrap().to_le_bytes(), &text].concat()
+        })
+        .collect();
+        let len = u16::try_from(pairs.len()).unwrap().to_le_bytes();
+        msg.extend([len, len].concat());
+        msg.extend(48_u32.to_le_bytes());
+        msg.extend(pairs);
+        let names = |msg: &[u8]| Challenge::parse(msg).map(|challenge| challenge.names());
+        let found = TargetNames { computer: "Ä".into(), domain: "WG".into(), ..TargetNames::default() };
+        assert_eq!(names(&msg), Some(found));
+        for cut in 0..msg.len() {
+            let _ = names(&msg[..cut]);
+        }
     }
 
     #[test]
