@@ -11,6 +11,8 @@ pub(crate) struct Config {
     pub(crate) nodes: Vec<NodeConfig>,
     /// smbpasswd file.
     pub(crate) ntlm: Option<PathBuf>,
+    /// `[compare]`: by whom, and on which shares, volumes are compared.
+    pub(crate) compare: Option<CompareConfig>,
     pub(crate) store: StoreUrl,
     pub(crate) fence_exec: Option<Vec<String>>,
     pub(crate) fence_timeout: Duration,
@@ -36,6 +38,14 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// `host:port`; the host is an address or a name.
     pub(crate) address: String,
+}
+
+/// Who looks at the nodes' volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CompareConfig {
+    /// A user of the smbpasswd file.
+    pub(crate) user: String,
+    pub(crate) shares: Vec<String>,
 }
 
 /// Where state is kept.

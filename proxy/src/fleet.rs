@@ -8,7 +8,7 @@ use tokio::{
 };
 use understudy_core::{
     event::Cause,
-    fleet::{Assignment, Fleet, FleetEffect, Token},
+    fleet::{Assignment, Difference, Fleet, FleetEffect, Severity, Token, What},
     ids::NodeId,
 };
 use understudy_state::{Batch, PlacementRecord, Store};
@@ -44,6 +44,7 @@ impl FleetTask {
     /// Runs for ever.
     pub(crate) async fn run(mut self) {
         let mut unserved = Unserved::No;
+        self.measure_differences();
         loop {
             self.drain();
             self.measure();
@@ -66,6 +67,7 @@ impl FleetTask {
                 self.fleet.handle_leg_lost(now, node, generation, loss)
             }
             FleetInput::Probe { node, report } => self.fleet.handle_probe(now, node, report),
+            FleetInput::Profile { node, profile } => self.fleet.handle_profile(node, *profile),
             FleetInput::Verified { node, token, report } => {
                 self.fleet.handle_verify(now, node, token, report)
             }
@@ -88,6 +90,21 @@ impl FleetTask {
                 FleetEffect::StorePlacement { record, token } => self.store(&record, token),
                 FleetEffect::Move { assignment, cause, from, state_lost } => {
                     self.moved(assignment, cause, from, state_lost);
+                    self.measure_differences();
+                }
+                FleetEffect::Compromise { from, to, differences } => {
+                    let [from, to] = [from, to].map(|node| self.shared.node_name(node));
+                    let differences = described(&differences, [from, to]);
+                    tracing::warn!(
+                        from,
+                        to,
+                        ?differences,
+                        "no better node answers: some clients will not survive the move"
+                    );
+                }
+                FleetEffect::Compared { nodes, differences } => {
+                    self.compared(nodes.map(|node| self.shared.node_name(node)), &differences);
+                    self.measure_differences();
                 }
                 FleetEffect::NodeSilent { node, why } => {
                     tracing::error!(
@@ -175,6 +192,30 @@ impl FleetTask {
         }
     }
 
+    fn compared(&self, nodes: [&str; 2], differences: &[Difference]) {
+        let [one, other] = nodes;
+        let list = described(differences, nodes);
+        if differences.iter().any(Difference::breaks) {
+            tracing::warn!(one, other, differences = ?list, "the nodes differ, and clients that are moved would break");
+        } else if !differences.is_empty() {
+            tracing::info!(one, other, differences = ?list, "the nodes differ in what clients do not mind");
+        } else {
+            tracing::info!(one, other, "the nodes do not differ any more");
+        }
+    }
+
+    /// Sets every series, so that all are there from the start and none outlives its cause.
+    fn measure_differences(&self) {
+        let differences = &self.shared.metrics.node_differences;
+        for node in &self.shared.nodes {
+            What::all().for_each(|what| differences.with_label_values(&[&node.name, what.label()]).set(0));
+        }
+        for (node, what, severity) in self.fleet.deviations() {
+            let value = if severity == Severity::Breaks { 2 } else { 1 };
+            differences.with_label_values(&[self.shared.node_name(node), what.label()]).set(value);
+        }
+    }
+
     /// Says once that clients have no node, and what is thought of each. While a node is sought this is called often.
     fn tell_unserved(&self, unserved: Unserved) -> Unserved {
         let now = std::time::Instant::now();
@@ -212,6 +253,26 @@ impl FleetTask {
             #[allow(clippy::cast_precision_loss, reason = "an epoch counts takeovers")]
             metrics.epoch.set(assignment.epoch as f64);
         }
+    }
+}
+
+/// For the log: what it is, both values, what comes of it and what to do.
+fn described(differences: &[Difference], nodes: [&str; 2]) -> Vec<String> {
+    let describe = |difference: &Difference| {
+        let Difference { what, values: [one, other], .. } = difference;
+        let (effect, [a, b]) = (effect(difference, nodes), nodes);
+        format!("{}: {one} at {a}, {other} at {b}; {effect}; {}", what.label(), what.remedy())
+    };
+    differences.iter().map(describe).collect()
+}
+
+/// What a difference between two nodes means to clients that are moved from one to the other.
+pub(crate) fn effect(difference: &Difference, [one, other]: [&str; 2]) -> String {
+    match (difference.there, difference.back) {
+        (Severity::Noticed, Severity::Noticed) => "clients do not mind".into(),
+        (Severity::Breaks, Severity::Noticed) => format!("breaks clients moved to {other}"),
+        (Severity::Noticed, Severity::Breaks) => format!("breaks clients moved to {one}"),
+        (Severity::Breaks, Severity::Breaks) => "breaks clients moved either way".into(),
     }
 }
 

@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) node_health: IntGaugeVec,
     pub(crate) node_active: IntGaugeVec,
     pub(crate) node_dirty: IntGaugeVec,
+    pub(crate) node_differences: IntGaugeVec,
     pub(crate) fences: IntCounterVec,
     pub(crate) store_errors: IntCounter,
     pub(crate) open_files: IntGauge,
@@ -95,6 +96,12 @@ impl Metrics {
                 "node_dirty",
                 "1 while a node that was left unfenced is not eligible",
                 &["node"],
+            )?,
+            node_differences: gauges(
+                r,
+                "node_differences",
+                "In what a node differs from the serving one; 2 where clients would break, 1 where not",
+                &["node", "what"],
             )?,
             fences: counters(r, "fences_total", "Runs of the fence", &["result"])?,
             store_errors: counter(r, "store_errors_total", "Changes the store did not take")?,
@@ -238,6 +245,7 @@ mod tests {
         for one in [&metrics.node_health, &metrics.node_active, &metrics.node_dirty] {
             one.with_label_values(&["a"]).set(1);
         }
+        metrics.node_differences.with_label_values(&["a", "b"]).set(1);
         for family in metrics.registry.gather() {
             let short = family.name().trim_start_matches("understudy_");
             assert!(readme.contains(&format!("`{short}")), "{short}");

@@ -1,6 +1,7 @@
-//! Asking a node whether it lives, on connections of our own: NEGOTIATE, then SMB ECHO without a session.
+//! Asking a node whether it lives, on connections of our own: NEGOTIATE, then SMB ECHO without a session. And, when it is
+//! first met, what it says of itself.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use smb_parse::{
     encode::{self, NegotiateParams},
@@ -10,11 +11,21 @@ use smb_parse::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
-use understudy_core::{event::LegLoss, fleet::ProbeReport, ids::NodeId, random::Random};
+use understudy_core::{
+    auth::Credentials,
+    event::LegLoss,
+    fleet::{
+        ProbeReport, Profile,
+        interview::{Ask, Interview, Visitor},
+    },
+    ids::NodeId,
+    random::Random,
+};
 
 use crate::{
+    config::CompareConfig,
     net,
     random::SystemRandom,
     shared::{FleetInput, Shared},
@@ -24,6 +35,11 @@ use crate::{
 const ANSWER: usize = 64 << 10;
 /// After this many unanswered rounds the connection is given up and a new one is tried.
 const ROUNDS: u32 = 4;
+
+/// How long a node may take over one question about itself.
+const QUESTION: Duration = Duration::from_secs(5);
+/// When to ask it again if it did not answer them all.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Asks afresh: connect and NEGOTIATE.
 pub(crate) async fn ask(address: &str, limit: Duration) -> ProbeReport {
@@ -42,8 +58,81 @@ pub(crate) async fn open(address: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// In whose name a node's volumes are looked at, if that is configured and the user is known.
+pub(crate) fn visitor(
+    compare: Option<&CompareConfig>,
+    credentials: &dyn Credentials,
+    address: &str,
+) -> Option<Visitor> {
+    let CompareConfig { user, shares } = compare?;
+    let hash = credentials.nt_hash("", user)?;
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+    Some(Visitor { user: user.clone(), hash, host, shares: shares.clone() })
+}
+
+/// Asks a node what it says of itself: several short connections, one after another, for smbd has a process for each.
+///
+/// # Errors
+/// The node cannot be reached any more, is silent, or accepts no dialect.
+pub(crate) async fn interview(address: &str, visitor: Option<Visitor>) -> io::Result<Profile> {
+    let mut interview = Interview::new(visitor);
+    let mut stream = None;
+    while let Some(ask) = interview.ask(&mut SystemRandom) {
+        let answer = timeout(QUESTION, answer_to(address, &mut stream, ask)).await;
+        match answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(mut answer) => interview.handle_answer(&mut answer, &mut SystemRandom),
+            Err(error) if net::loss(&error) == LegLoss::Closed && stream.is_some() => {
+                interview.handle_closed();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    interview
+        .finish()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it accepts no dialect of SMB2 or SMB3"))
+}
+
+async fn answer_to(address: &str, stream: &mut Option<TcpStream>, ask: Ask) -> io::Result<Vec<u8>> {
+    let message = match ask {
+        Ask::Fresh(message) => {
+            *stream = None;
+            *stream = Some(net::connect(address, Duration::from_secs(10)).await?);
+            Some(message)
+        }
+        Ask::Same(message) => Some(message),
+        Ask::Wait => None,
+    };
+    let stream = stream.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+    if let Some(message) = message {
+        stream.write_all(&encode::frame(&message)).await?;
+    }
+    read_message(stream).await
+}
+
+/// Asks a node about itself until it has answered.
+async fn introduce(shared: &Shared, node: NodeId, address: &str, compare: Option<&CompareConfig>) {
+    loop {
+        let visitor = visitor(compare, &*shared.credentials, address);
+        match interview(address, visitor).await {
+            Ok(profile) => {
+                let _ = shared.fleet.send(FleetInput::Profile { node, profile: Box::new(profile) });
+                return;
+            }
+            Err(error) => {
+                tracing::info!(node = shared.node_name(node), %error, "the node could not be compared with the others yet");
+            }
+        }
+        sleep(ASK_AGAIN).await;
+    }
+}
+
 /// Watches one node for ever.
-pub(crate) async fn watch(shared: Arc<Shared>, node: NodeId, interval: Duration) {
+pub(crate) async fn watch(
+    shared: Arc<Shared>,
+    node: NodeId,
+    interval: Duration,
+    compare: Option<CompareConfig>,
+) {
     let Some(address) = shared.nodes.get(usize::from(node.0)).map(|n| n.address.clone()) else { return };
     let tell = |report| shared.fleet.send(FleetInput::Probe { node, report }).is_ok();
     let mut next = Instant::now();
@@ -55,7 +144,15 @@ pub(crate) async fn watch(shared: Arc<Shared>, node: NodeId, interval: Duration)
                 if !tell(ProbeReport::Answer) {
                     return;
                 }
-                let report = echo_until_lost(stream, interval, &tell).await;
+                // It may have been started anew, with another configuration.
+                let introduction = async {
+                    introduce(&shared, node, &address, compare.as_ref()).await;
+                    pending().await
+                };
+                let report = tokio::select! {
+                    report = echo_until_lost(stream, interval, &tell) => report,
+                    never = introduction => never,
+                };
                 next = Instant::now();
                 report
             }
@@ -118,13 +215,18 @@ fn report_of(error: &io::Error) -> ProbeReport {
 
 /// Any SMB2 answer will do: a node that refuses our dialects lives too.
 async fn read_answer(stream: &mut TcpStream) -> io::Result<()> {
+    read_message(stream).await.map(|_| ())
+}
+
+/// An SMB2 message, without the length prefix.
+async fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut prefix = [0; PREFIX];
     stream.read_exact(&mut prefix).await?;
     let no_smb = || io::Error::new(io::ErrorKind::InvalidData, "it does not speak SMB2");
     let len = frame_len(prefix).ok().filter(|len| *len <= ANSWER).ok_or_else(no_smb)? - PREFIX;
     let mut body = vec![0; len];
     stream.read_exact(&mut body).await?;
-    if protocol(&body) == Protocol::Smb2 { Ok(()) } else { Err(no_smb()) }
+    if protocol(&body) == Protocol::Smb2 { Ok(body) } else { Err(no_smb()) }
 }
 
 fn negotiate() -> Vec<u8> {

@@ -89,7 +89,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let fence = config.fence_exec.clone().map(|exec| FenceConfig { exec, timeout: config.fence_timeout });
     tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, fence, inputs }.run());
     for at in 0..u16::try_from(config.nodes.len())? {
-        tokio::spawn(probe::watch(Arc::clone(&shared), NodeId(at), config.probe_interval));
+        let (shared, compare) = (Arc::clone(&shared), config.compare.clone());
+        tokio::spawn(probe::watch(shared, NodeId(at), config.probe_interval, compare));
     }
     if let Some(admin) = admin {
         tokio::spawn(admin::serve(admin, Arc::clone(&shared)));

@@ -14,7 +14,7 @@ use understudy_core::{
     auth::Credentials,
     event::{Cause, FileEvent, LegLoss},
     files::Files,
-    fleet::{Assignment, ProbeReport, Token},
+    fleet::{Assignment, ProbeReport, Profile, Token},
     ids::{LinkId, NodeId},
     link::LinkConfig,
 };
@@ -48,6 +48,7 @@ pub(crate) enum Command {
 pub(crate) enum FleetInput {
     LegLost { node: NodeId, generation: u64, loss: LegLoss },
     Probe { node: NodeId, report: ProbeReport },
+    Profile { node: NodeId, profile: Box<Profile> },
     Verified { node: NodeId, token: Token, report: ProbeReport },
     Fenced { node: NodeId, token: Token, success: bool },
     Stored { token: Token },

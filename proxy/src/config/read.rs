@@ -4,12 +4,13 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, LogFormat, Mistake, NodeConfig, StoreUrl};
+use super::{CompareConfig, Config, LogFormat, Mistake, NodeConfig, StoreUrl};
 
 const TOP: &[&str] = &[
     "listen",
     "nodes",
     "credentials",
+    "compare",
     "store",
     "fence",
     "admin",
@@ -62,6 +63,8 @@ impl<'a> Reader<'a> {
         let nodes = self.nodes(root);
         let credentials = self.section(root, "credentials", &["ntlm"]);
         let ntlm = credentials.and_then(|s| self.string(s, "ntlm")).map(|(path, _)| PathBuf::from(path));
+        let compare = self.section(root, "compare", &["user", "shares"]);
+        let compare = compare.and_then(|s| self.compare(s, ntlm.is_some()));
         let store = self.store(root, demo, nodes.len());
         let fence = self.section(root, "fence", &["exec", "timeout", "unfenced_silence"]);
         let fence_exec = fence.and_then(|s| self.exec(s));
@@ -93,6 +96,7 @@ impl<'a> Reader<'a> {
             listen: listen?,
             nodes,
             ntlm,
+            compare,
             store: store?,
             fence_exec,
             fence_timeout,
@@ -323,19 +327,32 @@ impl<'a> Reader<'a> {
         None
     }
 
+    fn compare(&mut self, section: Section<'a>, has_hashes: bool) -> Option<CompareConfig> {
+        let user = self.string(section, "user");
+        let shares = section.table.get("shares");
+        let (Some((user, user_span)), Some(shares)) = (user, shares) else {
+            if let Some((key, _)) = section.table.iter().next() {
+                let remedy = "give both: user = \"alice\", shares = [\"projects\"]";
+                self.wrong(&key.span(), "[compare] lacks its user or its shares", remedy);
+            }
+            return None;
+        };
+        if !has_hashes {
+            let remedy = "give [credentials] ntlm, a file that has the user";
+            self.wrong(&user_span, "[compare] user needs a hash to log in with", remedy);
+        }
+        let is_name = |name: &String| !name.is_empty() && !name.contains(['\\', '/']);
+        let Some(names) = words(shares.get_ref()).filter(|w| !w.is_empty() && w.iter().all(is_name)) else {
+            let remedy = "write their names, without server or path: [\"projects\", \"home\"]";
+            self.wrong(&shares.span(), "`shares` is no list of shares", remedy);
+            return None;
+        };
+        Some(CompareConfig { user: user.into(), shares: names })
+    }
+
     fn exec(&mut self, section: Section<'a>) -> Option<Vec<String>> {
         let value = section.table.get("exec")?;
-        let words: Option<Vec<String>> = match value.get_ref() {
-            DeValue::Array(array) => array
-                .iter()
-                .map(|word| match word.get_ref() {
-                    DeValue::String(text) => Some(text.to_string()),
-                    _ => None,
-                })
-                .collect(),
-            _ => None,
-        };
-        match words {
+        match words(value.get_ref()) {
             Some(words) if words.first().is_some_and(|program| program.starts_with('/')) => Some(words),
             _ => {
                 self.wrong(
@@ -374,6 +391,16 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// A list of strings.
+fn words(value: &DeValue<'_>) -> Option<Vec<String>> {
+    let DeValue::Array(array) = value else { return None };
+    let word = |word: &toml::Spanned<DeValue<'_>>| match word.get_ref() {
+        DeValue::String(text) => Some(text.to_string()),
+        _ => None,
+    };
+    array.iter().map(word).collect()
 }
 
 fn milliseconds(text: &str) -> Option<u64> {
@@ -451,6 +478,27 @@ listen = "127.0.0.1:9645"
             (config.first_frame, config.half_frame),
             (Duration::from_secs(2), Duration::from_millis(500))
         );
+    }
+
+    #[test]
+    fn volumes_are_compared_by_a_user_whose_hash_is_there() {
+        let compare = "[compare]\nuser = \"alice\"\nshares = [\"projects\"]\n";
+        let config = parse(&format!("{GOOD}{compare}"), false).unwrap();
+        assert_eq!(
+            config.compare,
+            Some(CompareConfig { user: "alice".into(), shares: vec!["projects".into()] })
+        );
+        let without_hashes = GOOD.replace("[credentials]\nntlm = \"/etc/understudy/smbpasswd\"\n", "");
+        for (text, wrong) in [
+            (format!("{without_hashes}{compare}"), "needs a hash"),
+            (format!("{GOOD}[compare]\nuser = \"alice\"\n"), "lacks its user or its shares"),
+            (format!("{GOOD}[compare]\nshares = [\"a\"]\n"), "lacks its user or its shares"),
+            (format!("{GOOD}[compare]\nuser = \"alice\"\nshares = []\n"), "no list of shares"),
+            (format!("{GOOD}[compare]\nuser = \"alice\"\nshares = [\"//a/b\"]\n"), "no list of shares"),
+        ] {
+            let mistakes = parse(&text, false).unwrap_err();
+            assert!(matches!(&mistakes[..], [only] if only.what.contains(wrong)), "{wrong}: {mistakes:#?}");
+        }
     }
 
     #[test]

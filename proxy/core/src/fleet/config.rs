@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use understudy_state::PlacementRecord;
 
-use super::Assignment;
+use super::{Assignment, profile::Difference};
 use crate::{event::Cause, ids::NodeId};
 
 /// The Fleet's configuration.
@@ -102,6 +102,22 @@ pub enum FleetEffect {
         from: Option<NodeId>,
         /// The clients' Opens are not on this node: it is another one, or it has died in between.
         state_lost: bool,
+    },
+    /// The next move is to a node on which clients will break, for want of a better one. For the log.
+    Compromise {
+        /// The node before.
+        from: NodeId,
+        /// The node that is taken.
+        to: NodeId,
+        /// Those differences that break.
+        differences: Vec<Difference>,
+    },
+    /// Two nodes were compared, and the outcome is news. For the log and the metrics.
+    Compared {
+        /// The nodes, in the order in which they are configured.
+        nodes: [NodeId; 2],
+        /// In what they differ. Nothing: they did before, and do no longer.
+        differences: Vec<Difference>,
     },
     /// The node is silent and may not be left. For the Links and the log.
     NodeSilent {

@@ -14,14 +14,18 @@
 //!
 //! Each assignment has a generation; news about legs of older generations is old news. The epoch counts how often
 //! clients' Opens had to be made anew.
+//!
+//! Nodes should be alike. What each says of itself is its [`Profile`]; one on which clients would break is chosen only if
+//! there is no other.
 
+mod comparison;
 mod config;
 pub mod interview;
 mod node;
 pub mod profile;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -31,6 +35,7 @@ use self::node::Node;
 pub use self::{
     config::{FenceMode, FleetConfig, FleetEffect, ProbeReport, Token},
     node::Health,
+    profile::{Difference, Profile, Severity, What},
 };
 use crate::{
     event::{Cause, LegLoss},
@@ -76,6 +81,11 @@ pub struct Fleet {
     config: FleetConfig,
     nodes: Vec<Node>,
     current: Option<Assignment>,
+    /// The profile of the node that serves, or served last: what clients were told. It does not change with the node once
+    /// that is lost.
+    promised: Option<Profile>,
+    /// In what two nodes were last said to differ.
+    differences: BTreeMap<[NodeId; 2], Vec<Difference>>,
     /// The node of the stored placement, while the proxy has just started.
     stored: Option<(NodeId, u64)>,
     state: State,
@@ -102,6 +112,8 @@ impl Fleet {
         let mut fleet = Self {
             nodes,
             current: None,
+            promised: None,
+            differences: BTreeMap::new(),
             stored,
             state: State::Searching { since: now, next: now, cause: Cause::Crash },
             asked: Vec::new(),
@@ -243,6 +255,7 @@ impl Fleet {
         }
         let from = self.current.map(|a| a.node);
         self.current = Some(next);
+        self.promise(next.node);
         self.state = State::Serving;
         self.effects.push_back(FleetEffect::Move { assignment: next, cause, from, state_lost: true });
     }
@@ -369,11 +382,14 @@ impl Fleet {
         let found = match preferred {
             Some(at) if self.is_eligible(at, 1) => Some(at),
             Some(at) if now < since + PREFERENCE && self.nodes.get(at).is_some_and(|n| !n.dirty) => return,
-            // A search that finds no proven node takes the first that answers at all.
-            _ => order.clone().find(|at| self.is_eligible(*at, needed)).or_else(|| {
-                let mut order = order.clone();
-                order.find(|at| self.is_eligible(*at, 1))
-            }),
+            _ => {
+                // A search that finds no proven node takes the first that answers at all; and one on which clients
+                // would break only if there is no other.
+                let fleet = &*self;
+                let answering = |answers| order.clone().filter(move |at| fleet.is_eligible(*at, answers));
+                let all = answering(needed).chain(answering(1));
+                all.clone().find(|at| fleet.breaking(*at).is_empty()).or_else(|| all.clone().next())
+            }
         };
         let Some(node) = found.and_then(|at| u16::try_from(at).ok()).map(NodeId) else { return };
         self.take(node, cause);
@@ -389,9 +405,14 @@ impl Fleet {
         if let Some((_, epoch)) = kept {
             let assignment = Assignment { generation: self.generation, epoch, node };
             self.current = Some(assignment);
+            self.promise(node);
             self.state = State::Serving;
             self.effects.push_back(FleetEffect::Move { assignment, cause, from: None, state_lost: false });
             return;
+        }
+        let differences = self.breaking(usize::from(node.0));
+        if let Some(from) = self.current.map(|a| a.node).filter(|_| !differences.is_empty()) {
+            self.effects.push_back(FleetEffect::Compromise { from, to: node, differences });
         }
         self.epoch += 1;
         let next = Assignment { generation: self.generation, epoch: self.epoch, node };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::config::ProbeReport;
+use super::{config::ProbeReport, profile::Profile};
 
 /// One node.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(super) struct Node {
     unanswered_since: Option<Instant>,
     /// Left while silent, without a fence.
     pub(super) dirty: bool,
+    /// What it said of itself when it was last asked.
+    pub(super) profile: Option<Profile>,
 }
 
 /// What is thought of a node. Doubles as a metric label.
@@ -46,7 +48,7 @@ impl Health {
 
 impl Node {
     pub(super) fn new(dirty: bool) -> Self {
-        Self { answers: 0, last_answer: None, unanswered_since: None, dirty }
+        Self { answers: 0, last_answer: None, unanswered_since: None, dirty, profile: None }
     }
 
     /// Takes a report in.

@@ -1,4 +1,8 @@
-use super::*;
+use super::{
+    profile::{Granted, Severity, What},
+    *,
+};
+use crate::crypto::Dialect;
 
 struct Rig {
     fleet: Fleet,
@@ -10,7 +14,11 @@ const B: NodeId = NodeId(1);
 
 impl Rig {
     fn new(fence: FenceMode, placement: Option<PlacementRecord>) -> Self {
-        let mut config = FleetConfig::new(vec!["a".into(), "b".into()]);
+        Self::of(&["a", "b"], fence, placement)
+    }
+
+    fn of(nodes: &[&str], fence: FenceMode, placement: Option<PlacementRecord>) -> Self {
+        let mut config = FleetConfig::new(nodes.iter().map(|&name| name.into()).collect());
         config.fence = fence;
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
@@ -246,4 +254,124 @@ fn a_restarted_proxy_stays_with_the_stored_node() {
     rig.probe(B, ProbeReport::Answer);
     assert_eq!(moves(&rig.effects()), [(B, false)]);
     assert_eq!(rig.fleet.assignment().unwrap().epoch, 9);
+}
+
+const C: NodeId = NodeId(2);
+
+/// What a node says whose largest read is of so many bytes.
+fn profile(max_read: u32) -> Profile {
+    let granted = Granted { max_read, ..Granted::default() };
+    Profile { dialects: [(Dialect::SMB311, granted)].into(), ..Profile::default() }
+}
+
+/// Three nodes, of which A serves and then refuses a connection. Those in `up` answer so often.
+fn after_the_death_of_a(profiles: [Option<u32>; 3], up: [u32; 2]) -> (Rig, Vec<FleetEffect>) {
+    let mut rig = Rig::of(&["a", "b", "c"], FenceMode::None, None);
+    for _ in 0..2 {
+        rig.probe(A, ProbeReport::Answer);
+    }
+    for (node, answers) in [B, C].into_iter().zip(up) {
+        for _ in 0..answers {
+            rig.probe(node, ProbeReport::Answer);
+        }
+    }
+    rig.effects();
+    assert_eq!(rig.fleet.assignment().unwrap().node, A);
+    for (node, size) in [A, B, C].into_iter().zip(profiles) {
+        if let Some(size) = size {
+            rig.fleet.handle_profile(node, profile(size));
+        }
+    }
+    rig.effects();
+    rig.probe(A, ProbeReport::Refused);
+    let effects = rig.effects();
+    (rig, effects)
+}
+
+fn compromises(effects: &[FleetEffect]) -> Vec<(NodeId, NodeId, What)> {
+    let all = effects.iter().filter_map(|e| match e {
+        FleetEffect::Compromise { from, to, differences } => Some((*from, *to, differences)),
+        _ => None,
+    });
+    all.flat_map(|(from, to, found)| found.iter().map(move |found| (from, to, found.what))).collect()
+}
+
+#[test]
+fn a_node_on_which_clients_would_break_is_passed_over() {
+    // What each grants, how often B and C have answered, and who is taken.
+    let table = [
+        ([Some(8), Some(8), Some(8)], [2, 2], B),
+        ([Some(8), Some(4), Some(8)], [2, 2], C),
+        ([Some(8), Some(16), Some(8)], [2, 2], B),
+        // One answer of a sound node is worth more than two of one that breaks clients.
+        ([Some(8), Some(4), Some(8)], [2, 1], C),
+        // What is not known is not held against a node.
+        ([Some(8), Some(4), None], [2, 2], C),
+        ([None, Some(4), Some(8)], [2, 2], B),
+    ];
+    for (profiles, up, taken) in table {
+        let (_, effects) = after_the_death_of_a(profiles, up);
+        assert_eq!(moves(&effects), [(taken, true)], "{profiles:?}");
+        assert!(compromises(&effects).is_empty(), "{profiles:?}");
+    }
+}
+
+#[test]
+fn a_node_that_breaks_clients_is_better_than_none() {
+    for (profiles, up) in [([Some(8), Some(4), Some(8)], [2, 0]), ([Some(8), Some(4), Some(2)], [2, 2])] {
+        let (mut rig, effects) = after_the_death_of_a(profiles, up);
+        assert_eq!(moves(&effects), [(B, true)], "{profiles:?}");
+        assert_eq!(compromises(&effects), [(A, B, What::MaxRead)]);
+        let [first, ..] = &effects[..] else { panic!("{effects:?}") };
+        assert!(
+            matches!(first, FleetEffect::Compromise { .. }),
+            "it is said before clients are moved: {effects:?}"
+        );
+        // Those that are left can do with what B grants; C does as well, and is no compromise if it grants as much.
+        rig.fleet.handle_profile(C, profile(4));
+        rig.probe(C, ProbeReport::Answer);
+        rig.probe(B, ProbeReport::Refused);
+        let effects = rig.effects();
+        assert_eq!((moves(&effects), compromises(&effects)), (vec![(C, true)], vec![]));
+    }
+}
+
+/// The same process would have to come back to keep a promise; what its successor says is another matter.
+#[test]
+fn what_clients_were_told_outlives_the_node_that_told_them() {
+    let (mut rig, effects) = after_the_death_of_a([Some(8), None, None], [0, 0]);
+    assert!(moves(&effects).is_empty());
+    rig.fleet.handle_profile(A, profile(4));
+    rig.fleet.handle_profile(B, profile(8));
+    rig.probe(B, ProbeReport::Answer);
+    let effects = rig.effects();
+    assert_eq!((moves(&effects), compromises(&effects)), (vec![(B, true)], vec![]));
+}
+
+#[test]
+fn each_pair_is_compared_once_and_again_when_it_changes() {
+    let mut rig = Rig::serving(FenceMode::None);
+    let compared = |rig: &mut Rig| -> Vec<([NodeId; 2], usize)> {
+        let all = rig.effects().into_iter().filter_map(|e| match e {
+            FleetEffect::Compared { nodes, differences } => Some((nodes, differences.len())),
+            _ => None,
+        });
+        all.collect()
+    };
+    rig.fleet.handle_profile(B, profile(4));
+    assert!(compared(&mut rig).is_empty(), "there is nothing to compare with yet");
+    rig.fleet.handle_profile(A, profile(8));
+    assert_eq!(compared(&mut rig), [([A, B], 1)]);
+    assert_eq!(rig.fleet.deviations(), [(B, What::MaxRead, Severity::Breaks)]);
+    rig.fleet.handle_profile(B, profile(4));
+    assert!(compared(&mut rig).is_empty(), "that was said");
+    rig.fleet.handle_profile(B, profile(16));
+    assert_eq!(compared(&mut rig), [([A, B], 1)]);
+    assert_eq!(rig.fleet.deviations(), [(B, What::MaxRead, Severity::Noticed)]);
+    rig.fleet.handle_profile(B, profile(8));
+    assert_eq!(compared(&mut rig), [([A, B], 0)]);
+    assert!(rig.fleet.deviations().is_empty());
+    // Alike from the beginning is no news.
+    rig.fleet.handle_profile(B, profile(8));
+    assert!(compared(&mut rig).is_empty());
 }
