@@ -65,7 +65,8 @@ enum Action {
     /// Look for mistakes: configuration, smbpasswd file, store, fence, nodes, addresses
     ///
     /// Prints everything it finds, each mistake in the configuration with its line
-    /// and a remedy. Nothing is changed. Beside a running understudy its addresses
+    /// and a remedy, and in what the nodes differ; a difference that would break
+    /// clients is a mistake. Nothing is changed. Beside a running understudy its addresses
     /// are in use, of course.
     #[command(verbatim_doc_comment)]
     Check(Options),
