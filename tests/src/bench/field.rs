@@ -9,7 +9,7 @@ use crate::rig::{
     Rig, Site,
     haproxy::HaProxy,
     net::FLOATING,
-    proxy::{Door, Proxy},
+    proxy::{Door, Orders, Proxy},
 };
 
 const HAPROXY: &str = "10.77.0.101";
@@ -61,7 +61,8 @@ impl Field {
         let node = node.address.clone();
         let dir = rig.dir.path().join("one-worker");
         fs::create_dir_all(&dir)?;
-        let one_worker = Proxy::start_at(&rig.net, &dir, &rig.nodes, "workers = 1\n", ONE_WORKER)?;
+        let one = Orders { config: "workers = 1\n", ..Orders::default() };
+        let one_worker = Proxy::start_at(&rig.net, &dir, &rig.nodes, &one, ONE_WORKER)?;
         Ok(Self { node, haproxy, one_worker, rig })
     }
 

@@ -4,6 +4,7 @@ mod copies;
 mod garbage;
 mod haproxy;
 mod injected;
+mod kerberos;
 mod kernel;
 mod lost_legs;
 mod many_opens;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
         kernel::CASES,
+        kerberos::CASES,
         messages::CASES,
         sessions::CASES,
         pipelines::CASES,

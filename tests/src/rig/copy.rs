@@ -4,7 +4,7 @@ use std::{
     fs,
     io::Read,
     path::{Path, PathBuf},
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,7 @@ use super::{
     Rig,
     net::FLOATING,
     node::{PASSWORD, USER},
+    realm::NAME,
 };
 
 /// Who copies, and how.
@@ -27,11 +28,19 @@ pub(crate) struct Who {
     pub(crate) protection: &'static str,
     /// Begins with an SMB1 NEGOTIATE, as Windows does (MS-SMB2 3.3.5.3).
     pub(crate) multi_protocol: bool,
+    /// Logs in with a ticket of the site's realm, instead of the password.
+    pub(crate) kerberos: bool,
 }
 
 impl Who {
-    pub(crate) const SIGNED: Self =
-        Self { dialect: "SMB3_11", user: Some(USER), protection: "sign", multi_protocol: false };
+    pub(crate) const SIGNED: Self = Self {
+        dialect: "SMB3_11",
+        user: Some(USER),
+        protection: "sign",
+        multi_protocol: false,
+        kerberos: false,
+    };
+    pub(crate) const KERBEROS: Self = Self { kerberos: true, ..Self::SIGNED };
     pub(crate) const GUEST: Self = Self { user: None, protection: "plain", ..Self::SIGNED };
 
     /// smbclient's words for it.
@@ -47,11 +56,23 @@ impl Who {
             words.push("--client-protection=off".into());
         }
         match self.user {
+            _ if self.kerberos => words.push("--use-kerberos=required".into()),
             Some(user) => words.push(format!("-U{user}%{PASSWORD}")),
             None => words.extend(["-N".into(), "-Unobody%".into()]),
         }
         words
     }
+}
+
+/// smbclient in the clients' namespace, with a new ticket if it needs one.
+pub(crate) fn smbclient(rig: &Rig, who: &Who) -> Result<Command> {
+    if !who.kerberos {
+        return Ok(rig.net.command("client", "smbclient"));
+    }
+    let tickets = rig.realm()?.log_in(&rig.net, who.user.context("a guest has no ticket")?, "1h")?;
+    let mut command = tickets.command(&rig.net, "smbclient");
+    command.arg(format!("--use-krb5-ccache={}", tickets.name()));
+    Ok(command)
 }
 
 /// Which way.
@@ -124,7 +145,7 @@ pub(crate) struct Copy {
 impl Copy {
     /// Starts smbclient from the clients' namespace, to `server`.
     pub(crate) fn start(rig: &Rig, who: &Who, way: Way, name: &str, len: u64) -> Result<Self> {
-        Self::start_to(rig, FLOATING, who, way, name, len)
+        Self::start_to(rig, if who.kerberos { NAME } else { FLOATING }, who, way, name, len)
     }
 
     /// The same, to another address.
@@ -143,9 +164,7 @@ impl Copy {
             Way::Get => format!("{verb} {name} {}", local.display()),
             Way::Put => format!("{verb} {} {name}", local.display()),
         };
-        let child = rig
-            .net
-            .command("client", "smbclient")
+        let child = smbclient(rig, who)?
             .arg(format!("//{server}/share"))
             .args(who.arguments())
             .args(["-t", "120", "-c", &order])

@@ -7,6 +7,7 @@ pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;
+pub(crate) mod realm;
 pub(crate) mod recorder;
 mod samba;
 pub(crate) mod storage;
@@ -25,7 +26,8 @@ use anyhow::{Context, Result, bail};
 use self::{
     net::Net,
     node::{Node, Settings},
-    proxy::Proxy,
+    proxy::{Orders, Proxy},
+    realm::Realm,
 };
 
 /// The whole site. Dropped, nothing of it is left.
@@ -33,6 +35,7 @@ use self::{
 pub(crate) struct Rig {
     pub(crate) proxy: Proxy,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) realm: Option<Realm>,
     pub(crate) net: Net,
     pub(crate) dir: Scratch,
     expected: Vec<&'static str>,
@@ -53,11 +56,24 @@ pub(crate) struct Site {
     /// Appended to understudy.toml: keys first, then tables. `{fence}` becomes a program that kills the node it is told.
     pub(crate) config: String,
     pub(crate) samba: Settings,
+    /// A Kerberos realm that the nodes and the clients belong to.
+    pub(crate) realm: Option<realm::Kind>,
+    /// The keytab that the proxy is told of, in the realm's directory.
+    pub(crate) keytab: Option<&'static str>,
+    /// How far the proxy's clock is off, as libfaketime is told.
+    pub(crate) clock: Option<&'static str>,
 }
 
 impl Default for Site {
     fn default() -> Self {
-        Self { nodes: 2, config: String::new(), samba: Settings::default() }
+        Self {
+            nodes: 2,
+            config: String::new(),
+            samba: Settings::default(),
+            realm: None,
+            keytab: None,
+            clock: None,
+        }
     }
 }
 
@@ -68,9 +84,15 @@ impl Rig {
         let mut net = Net::new()?;
         let data = dir.path().join("data");
         std::fs::create_dir_all(&data)?;
+        let realm = site.realm.map(|kind| Realm::start(&mut net, dir.path(), kind)).transpose()?;
+        let mut samba = site.samba.clone();
+        if let Some(realm) = &realm {
+            samba.realm = realm.node_lines();
+            samba.environment.extend(realm.environment());
+        }
         let mut nodes: Vec<Node> = Vec::new();
         for index in 0..site.nodes {
-            let mut node = Node::new(&mut net, dir.path(), index, &data, &site.samba)?;
+            let mut node = Node::new(&mut net, dir.path(), index, &data, &samba)?;
             match nodes.first() {
                 None => node.add_users()?,
                 Some(first) => node.copy_users(first)?,
@@ -80,8 +102,10 @@ impl Rig {
         }
         let fence = node::write_fence(dir.path())?;
         let config = site.config.replace("{fence}", &fence.display().to_string());
-        let proxy = Proxy::start(&net, dir.path(), &nodes, &config)?;
-        Ok(Self { proxy, nodes, net, dir, expected: Vec::new() })
+        let keytab = realm.as_ref().zip(site.keytab).map(|(realm, name)| realm.file(name));
+        let orders = Orders { config: &config, keytab, clock: site.clock };
+        let proxy = Proxy::start(&net, dir.path(), &nodes, &orders)?;
+        Ok(Self { proxy, nodes, realm, net, dir, expected: Vec::new() })
     }
 
     /// The proxy may log errors that contain this.
@@ -120,6 +144,11 @@ impl Rig {
     /// The directory that all nodes share.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
+    }
+
+    /// The Kerberos realm.
+    pub(crate) fn realm(&self) -> Result<&Realm> {
+        self.realm.as_ref().context("this site has no realm")
     }
 
     /// A directory of the clients.

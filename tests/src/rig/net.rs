@@ -74,9 +74,22 @@ impl Net {
         for (user, id) in users.iter().zip(60_100..) {
             text += &format!("{user}:x:{id}:65534::/nonexistent:/usr/sbin/nologin\n");
         }
+        self.write_etc(name, "passwd", &text).context("writing the accounts of a namespace")
+    }
+
+    /// Makes host names known to the programs of a namespace, in the same way.
+    pub(crate) fn add_names(&self, name: &str, hosts: &[(&str, &str)]) -> Result<()> {
+        let mut text = String::from("127.0.0.1 localhost\n");
+        for (address, host) in hosts {
+            text += &format!("{address} {host}\n");
+        }
+        self.write_etc(name, "hosts", &text).context("writing the host names of a namespace")
+    }
+
+    fn write_etc(&self, name: &str, file: &str, text: &str) -> Result<()> {
         let dir = self.etc(name);
         fs::create_dir_all(&dir)?;
-        fs::write(dir.join("passwd"), text).context("writing the accounts of a namespace")
+        Ok(fs::write(dir.join(file), text)?)
     }
 
     fn etc(&self, name: &str) -> PathBuf {

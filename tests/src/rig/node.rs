@@ -62,6 +62,7 @@ impl Node {
         let dir = self.dir.display();
         let data = data.display();
         let (global, share) = (settings.global.join("\n   "), settings.share.join("\n   "));
+        let realm = settings.realm.join("\n   ");
         let address = &self.address;
         let text = format!(
             "[global]
@@ -95,6 +96,7 @@ impl Node {
    kernel oplocks = no
    kernel share modes = no
    posix locking = no
+   {realm}
    {global}
 [share]
    path = {data}
@@ -282,6 +284,8 @@ impl Drop for Node {
 pub(crate) struct Settings {
     pub(crate) global: Vec<&'static str>,
     pub(crate) share: Vec<&'static str>,
+    /// Added by the site's realm.
+    pub(crate) realm: Vec<String>,
     pub(crate) log_level: u32,
     /// Added to smbd's environment.
     pub(crate) environment: Vec<(&'static str, PathBuf)>,

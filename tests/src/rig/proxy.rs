@@ -31,6 +31,19 @@ impl Door {
     pub(crate) const MAIN: Self = Self { address: FLOATING, admin: "127.0.0.1:9645" };
 }
 
+/// What a proxy is told beside its nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Orders<'a> {
+    /// The end of its configuration: keys first, then tables.
+    pub(crate) config: &'a str,
+    pub(crate) keytab: Option<PathBuf>,
+    /// How far its clock is off, as libfaketime is told.
+    pub(crate) clock: Option<&'a str>,
+}
+
+/// libfaketime, as Debian installs it.
+const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
+
 /// The running proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -40,37 +53,31 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Writes a configuration for these nodes, with `extra` at its end, and starts the proxy.
-    pub(crate) fn start(net: &Net, dir: &Path, nodes: &[Node], extra: &str) -> Result<Self> {
-        Self::start_at(net, dir, nodes, extra, Door::MAIN)
+    /// Writes a configuration for these nodes, and starts the proxy.
+    pub(crate) fn start(net: &Net, dir: &Path, nodes: &[Node], orders: &Orders<'_>) -> Result<Self> {
+        Self::start_at(net, dir, nodes, orders, Door::MAIN)
     }
 
     /// The same, elsewhere; `dir` is for its files alone.
-    pub(crate) fn start_at(net: &Net, dir: &Path, nodes: &[Node], extra: &str, door: Door) -> Result<Self> {
-        let passwords = dir.join("smbpasswd");
-        let known = nodes.first().context("no nodes")?.smbpasswd()?;
-        fs::write(&passwords, known)?;
-        fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600))?;
-        let mut text = format!("listen = \"{}:445\"\n", door.address);
-        let (top, tables): (Vec<&str>, Vec<&str>) = {
-            let split = extra.find('[').unwrap_or(extra.len());
-            (vec![&extra[..split]], vec![&extra[split..]])
-        };
-        text.extend(top);
-        for node in nodes {
-            text += &format!("[[nodes]]\nname = \"{}\"\naddress = \"{}:445\"\n", node.name, node.address);
-        }
-        text += &format!("[credentials]\nntlm = \"{}\"\n", passwords.display());
-        text += &format!("[store]\nurl = \"file:{}\"\n", dir.join("store").display());
-        text += &format!("[admin]\nlisten = \"{}\"\n", door.admin);
-        text += "[log]\nformat = \"json\"\nlevel = \"info\"\n";
-        text.extend(tables);
+    pub(crate) fn start_at(
+        net: &Net,
+        dir: &Path,
+        nodes: &[Node],
+        orders: &Orders<'_>,
+        door: Door,
+    ) -> Result<Self> {
         let config = dir.join("understudy.toml");
-        fs::write(&config, text)?;
+        fs::write(&config, configuration(dir, nodes, orders, door)?)?;
         let log = dir.join("proxy.log");
         let file = fs::File::create(&log)?;
-        let child = net
-            .command("hub", &binary()?.display().to_string())
+        let mut command = net.command("hub", &binary()?.display().to_string());
+        if let Some(clock) = orders.clock {
+            command
+                .env("LD_PRELOAD", FAKETIME)
+                .env("FAKETIME", clock)
+                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
+        let child = command
             .args(["run", "--config"])
             .arg(&config)
             .stdin(Stdio::null())
@@ -170,6 +177,27 @@ impl Drop for Proxy {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Writes the file of passwords, and the configuration that names it.
+fn configuration(dir: &Path, nodes: &[Node], orders: &Orders<'_>, door: Door) -> Result<String> {
+    let passwords = dir.join("smbpasswd");
+    let known = nodes.first().context("no nodes")?.smbpasswd()?;
+    fs::write(&passwords, known)?;
+    fs::set_permissions(&passwords, fs::Permissions::from_mode(0o600))?;
+    let (top, tables) = orders.config.split_at(orders.config.find('[').unwrap_or(orders.config.len()));
+    let mut text = format!("listen = \"{}:445\"\n{top}", door.address);
+    for node in nodes {
+        text += &format!("[[nodes]]\nname = \"{}\"\naddress = \"{}:445\"\n", node.name, node.address);
+    }
+    text += &format!("[credentials]\nntlm = \"{}\"\n", passwords.display());
+    if let Some(keytab) = &orders.keytab {
+        text += &format!("keytab = \"{}\"\n", keytab.display());
+    }
+    text += &format!("[store]\nurl = \"file:{}\"\n", dir.join("store").display());
+    text += &format!("[admin]\nlisten = \"{}\"\n", door.admin);
+    text += "[log]\nformat = \"json\"\nlevel = \"info\"\n";
+    Ok(text + tables)
 }
 
 /// The text of a log record.
