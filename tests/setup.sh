@@ -9,10 +9,15 @@ declare -A provider=(
     [smbd]=samba [pdbedit]=samba-common-bin [smbclient]=smbclient [ip]=iproute2 [unshare]=util-linux
     [haproxy]=haproxy [tshark]=tshark [cc]=gcc [make]=make
     [krb5kdc]=krb5-kdc [kadmin.local]=krb5-admin-server [kinit]=krb5-user [faketime]=faketime
+    [winbindd]=winbind [request-key]=keyutils
 )
 missing=()
 for program in "${!provider[@]}"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${provider[$program]}")
+done
+# What a domain controller needs beside its program.
+for package in samba-ad-dc samba-ad-provision; do
+    dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done
 [ "${#missing[@]}" -eq 0 ] && exit 0
 

@@ -10,12 +10,20 @@ use crate::rig::{
     realm::{Cache, GHOST, Kind, NAME, REALM},
 };
 
-pub(super) const CASES: &[Case] = &[Case {
-    name: "kerberos-mit-realm",
-    shows: "a client of an MIT realm copies with a ticket for the floating name, and the service's key can be changed",
-    soak: 1,
-    run: |scale| realm(scale, Kind::Mit),
-}];
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "kerberos-mit-realm",
+        shows: "a client of an MIT realm copies with a ticket for the floating name, and the service's key can be changed",
+        soak: 1,
+        run: |scale| realm(scale, Kind::Mit),
+    },
+    Case {
+        name: "kerberos-ad-realm",
+        shows: "the same with Samba's domain controller, and two nodes that are members under one account",
+        soak: 1,
+        run: |scale| realm(scale, Kind::Ad),
+    },
+];
 
 /// A proxy without keytab passes the login on, as it passes everything.
 fn realm(scale: &Scale, kind: Kind) -> Result<Report> {
@@ -33,7 +41,7 @@ fn realm(scale: &Scale, kind: Kind) -> Result<Report> {
         "not by a ticket for the floating name: {listed}"
     );
     // A new key does not make old tickets void, for the nodes still have the old one.
-    rig.realm()?.rotate()?;
+    rig.realm()?.rotate(&rig.nodes)?;
     list(&rig, &tickets)?;
     list(&rig, &rig.realm()?.log_in(&rig.net, USER, "1h")?)?;
     // Whom the realm knows need not be known to the nodes.
@@ -45,10 +53,10 @@ fn realm(scale: &Scale, kind: Kind) -> Result<Report> {
 /// Lists the share with these tickets.
 fn list(rig: &Rig, tickets: &Cache) -> Result<()> {
     let output = tickets
-        .command(&rig.net, "smbclient")
+        .smbclient(&rig.net)
         .arg(format!("//{NAME}/share"))
         .args(Who::KERBEROS.arguments())
-        .args([&format!("--use-krb5-ccache={}", tickets.name()), "-c", "ls"])
+        .args(["-c", "ls"])
         .output()?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "smbclient: {}", said.trim());

@@ -70,9 +70,7 @@ pub(crate) fn smbclient(rig: &Rig, who: &Who) -> Result<Command> {
         return Ok(rig.net.command("client", "smbclient"));
     }
     let tickets = rig.realm()?.log_in(&rig.net, who.user.context("a guest has no ticket")?, "1h")?;
-    let mut command = tickets.command(&rig.net, "smbclient");
-    command.arg(format!("--use-krb5-ccache={}", tickets.name()));
-    Ok(command)
+    Ok(tickets.smbclient(&rig.net))
 }
 
 /// Which way.

@@ -87,14 +87,17 @@ impl Rig {
         let realm = site.realm.map(|kind| Realm::start(&mut net, dir.path(), kind)).transpose()?;
         let mut samba = site.samba.clone();
         if let Some(realm) = &realm {
-            samba.realm = realm.node_lines();
+            samba.membership = realm.membership();
             samba.environment.extend(realm.environment());
         }
         let mut nodes: Vec<Node> = Vec::new();
         for index in 0..site.nodes {
             let mut node = Node::new(&mut net, dir.path(), index, &data, &samba)?;
             match nodes.first() {
-                None => node.add_users()?,
+                None => {
+                    node.add_users()?;
+                    realm.as_ref().map_or(Ok(()), |realm| realm.join(&node))?;
+                }
                 Some(first) => node.copy_users(first)?,
             }
             node.start(&net)?;

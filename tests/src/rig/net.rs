@@ -69,9 +69,9 @@ impl Net {
 
     /// Makes accounts known to the programs of a namespace, and to no others: `ip netns exec` puts what is in
     /// /etc/netns in the place of /etc.
-    pub(crate) fn add_accounts(&self, name: &str, users: &[&str]) -> Result<()> {
+    pub(crate) fn add_accounts(&self, name: &str, users: &[(String, u32)]) -> Result<()> {
         let mut text = fs::read_to_string("/etc/passwd")?;
-        for (user, id) in users.iter().zip(60_100..) {
+        for (user, id) in users {
             text += &format!("{user}:x:{id}:65534::/nonexistent:/usr/sbin/nologin\n");
         }
         self.write_etc(name, "passwd", &text).context("writing the accounts of a namespace")

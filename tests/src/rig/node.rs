@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{net::Net, samba::Samba, wait_until};
+use super::{net::Net, realm, samba::Samba, wait_until};
 
 /// The test user and its password.
 pub(crate) const USER: &str = "alice";
@@ -19,6 +19,23 @@ pub(crate) const USER: &str = "alice";
 pub(crate) const PASSWORD: &str = "Sunshine-4711";
 /// A second user, whom the proxy does not know.
 pub(crate) const STRANGER: &str = "mallory";
+
+/// The nodes' workgroup, or domain.
+pub(crate) const WORKGROUP: &str = "TESTGROUP";
+/// The ids of the nodes' own users begin here.
+const FIRST_ID: u32 = 60_100;
+
+/// smbd with winbindd beside it. Samba's programs look for winbindd in one place only, so that a directory of the node is
+/// mounted there. What enters a Samba of another version comes after the first three arguments.
+const WITH_WINBIND: &str = r#"
+set -e
+place=$1 run=$2 config=$3
+shift 3
+mkdir -p "$place"
+mount --bind "$run" "$place"
+"$@" /usr/sbin/winbindd -D -s "$config"
+exec "$@" /usr/sbin/smbd --foreground --no-process-group -s "$config"
+"#;
 
 /// One node.
 #[derive(Debug)]
@@ -30,6 +47,7 @@ pub(crate) struct Node {
     dir: PathBuf,
     samba: Samba,
     environment: Vec<(&'static str, PathBuf)>,
+    winbind: bool,
     child: Option<Child>,
 }
 
@@ -45,15 +63,19 @@ impl Node {
         let name = format!("samba-{index}");
         let address = format!("10.77.0.{}", 11 + index);
         net.add_host(&name, &address)?;
-        net.add_accounts(&name, &[USER, STRANGER])?;
+        let own = [USER, STRANGER].map(str::to_owned).into_iter().zip(FIRST_ID..);
+        let of_domain = settings.membership.accounts.iter().cloned();
+        net.add_accounts(&name, &own.chain(of_domain).collect::<Vec<_>>())?;
+        net.add_names(&name, realm::NAMES)?;
         let dir = root.join(&name);
-        for sub in ["private", "lock", "state", "cache", "pid", "ncalrpc", "log"] {
+        for sub in ["private", "run", "lock", "state", "cache", "pid", "ncalrpc", "log"] {
             fs::create_dir_all(dir.join(sub))?;
         }
         let space = net.space(&name);
         let samba = Samba::from_environment();
         let environment = settings.environment.clone();
-        let node = Self { name, address, space, dir, samba, environment, child: None };
+        let winbind = settings.membership.winbind;
+        let node = Self { name, address, space, dir, samba, environment, winbind, child: None };
         node.write_config(data, settings)?;
         Ok(node)
     }
@@ -62,12 +84,12 @@ impl Node {
         let dir = self.dir.display();
         let data = data.display();
         let (global, share) = (settings.global.join("\n   "), settings.share.join("\n   "));
-        let realm = settings.realm.join("\n   ");
+        let realm = settings.membership.global.join("\n   ");
         let address = &self.address;
         let text = format!(
             "[global]
    netbios name = CLUSTER
-   workgroup = TESTGROUP
+   workgroup = {WORKGROUP}
    server role = standalone server
    security = user
    map to guest = Bad User
@@ -115,7 +137,7 @@ impl Node {
     }
 
     /// One of Samba's programs, in the node's namespace: there the test users are known.
-    fn tool(&self, program: &str) -> Command {
+    pub(super) fn tool(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.space]).args(self.samba.words(program));
         command.arg("-s").arg(self.config());
@@ -173,12 +195,17 @@ impl Node {
     /// Starts smbd and waits until it listens.
     pub(crate) fn start(&mut self, net: &Net) -> Result<()> {
         let log = fs::File::create(self.dir.join("log/stdout"))?;
-        let child = net
-            .command(&self.name, "unshare")
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-            .args(self.samba.words("/usr/sbin/smbd"))
-            .args(["--foreground", "--no-process-group", "-s"])
-            .arg(self.config())
+        let mut command = net.command(&self.name, "unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        if self.winbind {
+            command.args(["sh", "-c", WITH_WINBIND, "start"]);
+            command.arg(self.samba.directory("run/samba")).arg(self.dir.join("run")).arg(self.config());
+            command.args(self.samba.entrance());
+        } else {
+            command.args(self.samba.words("/usr/sbin/smbd"));
+            command.args(["--foreground", "--no-process-group", "-s"]).arg(self.config());
+        }
+        let child = command
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -279,13 +306,23 @@ impl Drop for Node {
     }
 }
 
+/// What a realm makes of the nodes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Membership {
+    /// Added to the global part of smb.conf.
+    pub(crate) global: Vec<String>,
+    /// Accounts that its users have on the nodes, with their ids.
+    pub(crate) accounts: Vec<(String, u32)>,
+    /// Whether winbindd is needed.
+    pub(crate) winbind: bool,
+}
+
 /// What a case changes in smb.conf.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     pub(crate) global: Vec<&'static str>,
     pub(crate) share: Vec<&'static str>,
-    /// Added by the site's realm.
-    pub(crate) realm: Vec<String>,
+    pub(crate) membership: Membership,
     pub(crate) log_level: u32,
     /// Added to smbd's environment.
     pub(crate) environment: Vec<(&'static str, PathBuf)>,

@@ -1,6 +1,6 @@
 //! Which Samba: the system's, or an unpacked tree of another version (`tests/samba-root.sh`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Enters a tree as far as a node must: its own programs, libraries and modules; the machine's devices, processes,
 /// accounts and scratch directories. The mounts are gone with the process.
@@ -31,8 +31,20 @@ impl Samba {
 
     /// The words that run one of its programs, named by its absolute path.
     pub(super) fn words(&self, program: &str) -> Vec<String> {
-        let Some(root) = &self.root else { return vec![program.into()] };
+        let mut words = self.entrance();
+        words.push(program.into());
+        words
+    }
+
+    /// The words that come before a program's path.
+    pub(super) fn entrance(&self) -> Vec<String> {
+        let Some(root) = &self.root else { return Vec::new() };
         let root = root.display().to_string();
-        ["unshare", "--mount", "sh", "-c", ENTER, "enter", &root, program].map(str::to_owned).to_vec()
+        ["unshare", "--mount", "sh", "-c", ENTER, "enter", &root].map(str::to_owned).to_vec()
+    }
+
+    /// What its programs take for this directory below the root.
+    pub(super) fn directory(&self, name: &str) -> PathBuf {
+        self.root.as_deref().unwrap_or(Path::new("/")).join(name)
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! The KDC lives in a namespace of its own. Nothing asks a name server: the clients know the one name by their hosts file.
 
+mod ad;
 mod mit;
 
 use std::{
@@ -13,10 +14,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use self::mit::Mit;
+use self::{ad::Ad, mit::Mit};
 use super::{
     net::{FLOATING, Net},
-    node::PASSWORD,
+    node::{Membership, Node, PASSWORD},
 };
 
 /// The name of the floating address. Tickets are for it, whichever node serves.
@@ -31,12 +32,19 @@ pub(crate) const KEYTAB: &str = "service.keytab";
 /// The namespace of the KDC, and its address.
 const HOST: &str = "kdc";
 const ADDRESS: &str = "10.77.0.5";
+/// What the nodes of a domain call its controller.
+const CONTROLLER: &str = "dc.understudy.test";
+
+/// What stands in the hosts files.
+pub(crate) const NAMES: &[(&str, &str)] = &[(FLOATING, NAME), (ADDRESS, CONTROLLER)];
 
 /// Which software keeps the realm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// MIT's KDC, and nodes that stand alone.
     Mit,
+    /// Samba's domain controller, and nodes that are members of the domain under one account.
+    Ad,
 }
 
 /// A running realm. Dropped, it is gone.
@@ -49,6 +57,7 @@ pub(crate) struct Realm {
 #[derive(Debug)]
 enum Keeper {
     Mit(Mit),
+    Ad(Ad),
 }
 
 impl Realm {
@@ -58,9 +67,10 @@ impl Realm {
         fs::create_dir_all(&dir)?;
         fs::write(config(&dir), client_configuration())?;
         net.add_host(HOST, ADDRESS)?;
-        net.add_names("client", &[(FLOATING, NAME)])?;
+        net.add_names("client", NAMES)?;
         let keeper = match kind {
             Kind::Mit => Keeper::Mit(Mit::start(net, &dir)?),
+            Kind::Ad => Keeper::Ad(Ad::start(net, &dir)?),
         };
         Ok(Self { dir, keeper })
     }
@@ -70,14 +80,26 @@ impl Realm {
         self.dir.join(name)
     }
 
-    /// What it adds to the `[global]` of each node.
-    pub(crate) fn node_lines(&self) -> Vec<String> {
+    /// Makes the first node a member, for all of them.
+    pub(crate) fn join(&self, node: &Node) -> Result<()> {
         match &self.keeper {
-            Keeper::Mit(_) => vec![
-                format!("realm = {REALM}"),
-                "kerberos method = dedicated keytab".into(),
-                format!("dedicated keytab file = {}", self.file(KEYTAB).display()),
-            ],
+            Keeper::Mit(_) => Ok(()),
+            Keeper::Ad(ad) => ad.join(node),
+        }
+    }
+
+    /// What it makes of the nodes.
+    pub(crate) fn membership(&self) -> Membership {
+        match &self.keeper {
+            Keeper::Mit(_) => Membership {
+                global: vec![
+                    format!("realm = {REALM}"),
+                    "kerberos method = dedicated keytab".into(),
+                    format!("dedicated keytab file = {}", self.file(KEYTAB).display()),
+                ],
+                ..Membership::default()
+            },
+            Keeper::Ad(ad) => ad.membership(),
         }
     }
 
@@ -96,9 +118,10 @@ impl Realm {
     }
 
     /// Gives the service a new key, under the next number, in the keytab of the nodes beside the old ones.
-    pub(crate) fn rotate(&self) -> Result<()> {
+    pub(crate) fn rotate(&self, nodes: &[Node]) -> Result<()> {
         match &self.keeper {
             Keeper::Mit(mit) => mit.add_service_key(KEYTAB),
+            Keeper::Ad(ad) => ad.rotate(nodes),
         }
     }
 }
@@ -112,7 +135,7 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// What programs call it.
-    pub(crate) fn name(&self) -> String {
+    fn name(&self) -> String {
         format!("FILE:{}", self.path.display())
     }
 
@@ -129,8 +152,16 @@ impl Cache {
         run(&mut self.command(net, "klist"), "")
     }
 
+    /// smbclient with these tickets. Its cache of names is not the machine's.
+    pub(crate) fn smbclient(&self, net: &Net) -> Command {
+        let mut command = self.command(net, "smbclient");
+        command.arg(format!("--use-krb5-ccache={}", self.name()));
+        command.arg(format!("--option=lock directory={}.lock", self.path.display()));
+        command
+    }
+
     /// A program of the clients that finds these tickets.
-    pub(crate) fn command(&self, net: &Net, program: &str) -> Command {
+    fn command(&self, net: &Net, program: &str) -> Command {
         let mut command = net.command("client", program);
         command.env("KRB5_CONFIG", &self.config).env("KRB5CCNAME", self.name());
         command
@@ -172,6 +203,7 @@ fn client_configuration() -> String {
 [realms]
   {REALM} = {{
     kdc = {ADDRESS}
+    kpasswd_server = {ADDRESS}
   }}
 [domain_realm]
   .{domain} = {REALM}
