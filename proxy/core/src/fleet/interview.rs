@@ -148,7 +148,7 @@ impl Interview {
                 self.talk = Some(Talk::new(&msg, self.visitor.as_ref()));
                 Ask::Fresh(msg)
             }
-            rest => Ask::Same(self.talk.as_mut()?.request(rest, self.visitor.as_ref())),
+            rest => Ask::Same(self.talk.as_mut()?.request(rest, self.visitor.as_ref(), random)),
         };
         self.asked = Some(question);
         Some(ask)
@@ -284,6 +284,8 @@ impl Interview {
         let status = Status(header.status);
         if let Some(talk) = &mut self.talk
             && status == Status::SUCCESS
+            && let Ok(response) = session_setup::Response::parse(msg)
+            && talk.login.finish(response.security_buffer).is_ok()
             && let Some(key) = talk.login.session_key()
         {
             let dialect = talk.conn.dialect.unwrap_or(Dialect::SMB202);
@@ -316,14 +318,19 @@ impl Talk {
             workstation: "UNDERSTUDY".into(),
             kind: Kind::Ntlm,
         };
-        let login = Login::new(&identity, visitor.map(|visitor| visitor.hash.clone()), true);
+        let login = Login::ntlm(&identity, visitor.map(|visitor| visitor.hash.clone()), true);
         let mut conn = Connection::new();
         conn.request(negotiate);
         Self { conn, preauth: Preauth::new(), login, next_message: 1, session: 0, tree: 0, key: None }
     }
 
     /// The message that asks this.
-    fn request(&mut self, question: &Question, visitor: Option<&Visitor>) -> Vec<u8> {
+    fn request(
+        &mut self,
+        question: &Question,
+        visitor: Option<&Visitor>,
+        random: &mut dyn Random,
+    ) -> Vec<u8> {
         let header = |command, talk: &Self| Header {
             credit_charge: u16::from(talk.conn.dialect > Some(Dialect::SMB202)),
             session_id: talk.session,
@@ -347,7 +354,7 @@ impl Talk {
             Question::Authenticate(token) => self.session_setup(&header(Command::SESSION_SETUP, self), token),
             _ => {
                 self.preauth = self.conn.preauth.clone();
-                let token = self.login.start();
+                let token = self.login.start(random).unwrap_or_default();
                 self.session_setup(&header(Command::SESSION_SETUP, self), &token)
             }
         };
