@@ -1,12 +1,15 @@
 //! Copies that outlive their node.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
     copy::{Copy, Fault, Way, Who},
 };
+
+/// What is copied.
+pub(super) const FILE: &str = "bulk.bin";
 
 const PLAIN: Who = Who { protection: "plain", ..Who::SIGNED };
 
@@ -72,18 +75,27 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn crash(scale: &Scale, who: &Who) -> Result<Report> {
-    let mut rig = Rig::new(&Site::default())?;
+    let start = |rig: &Rig, way| Copy::start(rig, who, way, FILE, scale.copy);
+    survive(&mut Rig::new(&Site::default())?, scale, &start)
+}
+
+/// A get and a put through the death of the serving node. `start` begins a copy of [`FILE`].
+pub(super) fn survive(
+    rig: &mut Rig,
+    scale: &Scale,
+    start: &dyn Fn(&Rig, Way) -> Result<Copy>,
+) -> Result<Report> {
     let mut report = Report::default();
     for way in [Way::Get, Way::Put] {
-        let before = connections(&rig)?;
-        let copy = Copy::start(&rig, who, way, "bulk.bin", scale.copy)?;
+        let before = connections(rig)?;
+        let copy = start(rig, way)?;
         let mut dead = 0;
         let fault = Fault::at(scale.copy / 3, |rig| {
             dead = rig.kill_serving()?;
             Ok(())
         });
-        let outcome = copy.run(&mut rig, vec![fault])?;
-        ensure!(connections(&rig)? == before + 1.0, "the client connected more than once");
+        let outcome = copy.run(rig, vec![fault]).with_context(|| format!("{way:?}"))?;
+        ensure!(connections(rig)? == before + 1.0, "the client connected more than once");
         let done = rig.proxy.metrics(&rig.net)?;
         ensure!(
             done.get("understudy_takeovers_total{cause=\"crash\",result=\"ok\"}").is_some_and(|n| *n >= 1.0),
@@ -91,7 +103,7 @@ fn crash(scale: &Scale, who: &Who) -> Result<Report> {
         );
         rig.restart(dead)?;
         report.stalls_ms.push(outcome.stall.as_millis());
-        std::fs::remove_file(rig.data().join("bulk.bin"))?;
+        std::fs::remove_file(rig.data().join(FILE))?;
     }
     Ok(report)
 }

@@ -12,6 +12,7 @@ mod messages;
 mod outages;
 mod pending;
 mod pipelines;
+mod python;
 mod refused;
 mod sessions;
 mod shutdown;
@@ -58,6 +59,7 @@ pub(crate) struct Report {
 pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
+        python::CASES,
         kernel::CASES,
         kerberos::CASES,
         messages::CASES,

@@ -1,4 +1,4 @@
-//! smbclient at work, watched: how far the copy is, and how long it stood still.
+//! A client that copies, watched: how far the copy is, and how long it stood still. smbclient, or a Python client.
 
 use std::{
     fs,
@@ -132,9 +132,42 @@ pub(crate) fn prepare(rig: &Rig, way: Way, name: &str, len: u64) -> Result<Files
     Ok(Files { target, len, sha256 })
 }
 
+/// A client that is neither Samba's nor the kernel's (tests/python).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Python {
+    /// The library it is made of.
+    pub(crate) library: &'static str,
+    pub(crate) sealed: bool,
+}
+
+impl Python {
+    /// Its command line.
+    fn command(&self, rig: &Rig, way: Way, name: &str, local: &Path) -> Result<Command> {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/copy_file.py");
+        let mut command = rig.net.command("client", &python()?.display().to_string());
+        command.arg(script).arg(self.library);
+        command.arg(if way == Way::Get { "get" } else { "put" });
+        command.arg(if self.sealed { "sealed" } else { "signed" });
+        command.args([FLOATING, USER, PASSWORD, name]).arg(local);
+        Ok(command)
+    }
+}
+
+/// The interpreter of the environment that `tests/python-clients.sh` makes, in the target directory of this program.
+fn python() -> Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    let target = program.parent().and_then(Path::parent).context("no target directory")?;
+    let path = target.join("python-clients/bin/python");
+    if !path.exists() {
+        bail!("{} is not there: tests/setup.sh makes it", path.display());
+    }
+    Ok(path)
+}
+
 /// A running copy.
 #[derive(Debug)]
 pub(crate) struct Copy {
+    program: &'static str,
     child: Child,
     files: Files,
     begun: Instant,
@@ -162,17 +195,27 @@ impl Copy {
             Way::Get => format!("{verb} {name} {}", local.display()),
             Way::Put => format!("{verb} {} {name}", local.display()),
         };
-        let child = smbclient(rig, who)?
-            .arg(format!("//{server}/share"))
-            .args(who.arguments())
-            .args(["-t", "120", "-c", &order])
+        let mut command = smbclient(rig, who)?;
+        command.arg(format!("//{server}/share")).args(who.arguments()).args(["-t", "120", "-c", &order]);
+        Self::spawn(rig, "smbclient", command, files)
+    }
+
+    /// Starts a Python client from the clients' namespace.
+    pub(crate) fn start_python(rig: &Rig, who: &Python, way: Way, name: &str, len: u64) -> Result<Self> {
+        let files = prepare(rig, way, name, len)?;
+        let command = who.command(rig, way, name, &rig.local()?.join(name))?;
+        Self::spawn(rig, who.library, command, files)
+    }
+
+    fn spawn(rig: &Rig, program: &'static str, mut command: Command, files: Files) -> Result<Self> {
+        let child = command
             .env("HOME", rig.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .context("starting smbclient")?;
-        Ok(Self { child, files, begun: Instant::now() })
+            .with_context(|| format!("starting {program}"))?;
+        Ok(Self { program, child, files, begun: Instant::now() })
     }
 
     /// Where it writes to.
@@ -218,7 +261,7 @@ impl Copy {
         };
         let said = said(&mut self.child);
         if !status.success() {
-            bail!("smbclient: {status}, {last} of {} bytes: {said}", self.files.len);
+            bail!("{}: {status}, {last} of {} bytes: {said}", self.program, self.files.len);
         }
         if !faults.is_empty() {
             bail!("the copy ended before {} of its faults came", faults.len());
