@@ -14,6 +14,7 @@ mod pending;
 mod pipelines;
 mod python;
 mod refused;
+mod sealed;
 mod sessions;
 mod shutdown;
 mod silence;
@@ -59,6 +60,7 @@ pub(crate) struct Report {
 pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
+        sealed::CASES,
         python::CASES,
         kernel::CASES,
         kerberos::CASES,

@@ -30,10 +30,22 @@ pub(super) const CASES: &[Case] = &[
         run: |scale| crash(scale, &SMBPROTOCOL),
     },
     Case {
+        name: "smbprotocol-sealed",
+        shows: "the same encrypted",
+        soak: 3,
+        run: |scale| crash(scale, &Python { sealed: true, ..SMBPROTOCOL }),
+    },
+    Case {
         name: "impacket-signed",
         shows: "signed get and put by impacket (Python) survive kill -9 of the serving node",
         soak: 3,
         run: |scale| crash(scale, &IMPACKET),
+    },
+    Case {
+        name: "impacket-sealed",
+        shows: "the same encrypted",
+        soak: 3,
+        run: |scale| crash(scale, &Python { sealed: true, ..IMPACKET }),
     },
 ];
 

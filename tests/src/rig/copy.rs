@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -30,6 +30,8 @@ pub(crate) struct Who {
     pub(crate) multi_protocol: bool,
     /// Logs in with a ticket of the site's realm, instead of the password.
     pub(crate) kerberos: bool,
+    /// The only cipher it knows, by Samba's name for it; `None`: all.
+    pub(crate) cipher: Option<&'static str>,
 }
 
 impl Who {
@@ -39,8 +41,10 @@ impl Who {
         protection: "sign",
         multi_protocol: false,
         kerberos: false,
+        cipher: None,
     };
     pub(crate) const KERBEROS: Self = Self { kerberos: true, ..Self::SIGNED };
+    pub(crate) const SEALED: Self = Self { protection: "encrypt", ..Self::SIGNED };
     pub(crate) const GUEST: Self = Self { user: None, protection: "plain", ..Self::SIGNED };
 
     /// smbclient's words for it.
@@ -55,6 +59,7 @@ impl Who {
             words.pop();
             words.push("--client-protection=off".into());
         }
+        words.extend(self.cipher.map(|name| format!("--option=client smb3 encryption algorithms={name}")));
         match self.user {
             _ if self.kerberos => words.push("--use-kerberos=required".into()),
             Some(user) => words.push(format!("-U{user}%{PASSWORD}")),
@@ -278,6 +283,35 @@ impl Drop for Copy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// An smbclient that is connected and waits for orders.
+#[derive(Debug)]
+pub(crate) struct Idle(Child);
+
+impl Idle {
+    /// Starts it.
+    pub(crate) fn start(rig: &Rig, who: &Who) -> Result<Self> {
+        let mut command = rig.net.command("client", "smbclient");
+        command.arg(format!("//{FLOATING}/share")).args(who.arguments()).env("HOME", rig.dir.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().map(Self).context("starting smbclient")
+    }
+
+    /// Lets it log off.
+    pub(crate) fn end(mut self) -> Result<()> {
+        drop(self.0.stdin.take());
+        let status = self.0.wait()?;
+        ensure!(status.success(), "smbclient: {status}: {}", said(&mut self.0));
+        Ok(())
+    }
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

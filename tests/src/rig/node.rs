@@ -151,6 +151,23 @@ impl Node {
         Ok(text.trim().replace("Version", "Samba"))
     }
 
+    /// What smbstatus says of the node's sessions: user, dialect, encryption, signing. Only among the node's own
+    /// processes does it see that they live.
+    pub(crate) fn sessions(&self) -> Result<String> {
+        let init = self.pids().first().context("smbd has no process")?.as_raw_nonzero().to_string();
+        let output = Command::new("nsenter")
+            .args(["--target", &init, "--pid", "--net", "--mount"])
+            .args(self.samba.words("/usr/bin/smbstatus"))
+            .args(["--brief", "-s"])
+            .arg(self.config())
+            .output()
+            .context("smbstatus")?;
+        if !output.status.success() {
+            bail!("smbstatus: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Makes the test users known.
     pub(crate) fn add_users(&self) -> Result<()> {
         use std::io::Write;
