@@ -15,6 +15,7 @@ mod pipelines;
 mod python;
 mod refused;
 mod sealed;
+mod secrets;
 mod sessions;
 mod shutdown;
 mod silence;
@@ -69,6 +70,7 @@ pub(crate) fn all() -> Vec<Case> {
         pipelines::CASES,
         two_links::CASES,
         many_opens::CASES,
+        secrets::CASES,
         unprotected::CASES,
         injected::CASES,
         refused::CASES,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use smb_parse::{
     cmd::oplock_break::Notification,
     compound::elements,
-    frame::{PREFIX, frame_len},
+    frame::{PREFIX, Protocol, frame_len, protocol},
     header::{Command, Flags, Header, Status},
 };
 
@@ -112,16 +112,20 @@ impl Client {
         self.stream.read_exact(&mut prefix).context("receiving")?;
         let mut body = vec![0; frame_len(prefix)? - PREFIX];
         self.stream.read_exact(&mut body).context("receiving")?;
+        let sealed = protocol(&body) == Protocol::Transform;
+        if sealed {
+            body = self.opened(&body)?;
+        }
         let found: Vec<(Header, std::ops::Range<usize>)> =
             elements(&body).map(|element| element.map(|e| (e.header, e.range))).collect::<Result<_, _>>()?;
         for (header, range) in found {
             let msg = body.get_mut(range).context("an element outside its frame")?;
-            self.take(header, msg)?;
+            self.take(header, msg, sealed)?;
         }
         Ok(())
     }
 
-    fn take(&mut self, header: Header, msg: &mut [u8]) -> Result<()> {
+    fn take(&mut self, header: Header, msg: &mut [u8], sealed: bool) -> Result<()> {
         let (id, name) = (header.message_id, header.command.name());
         ensure!(header.is_response(), "a {name} that is no answer");
         if id == UNSOLICITED {
@@ -134,6 +138,13 @@ impl Client {
         let Entry::Occupied(mut entry) = self.in_flight.entry(id) else {
             bail!("MessageId {id} ({name}) was answered a second time, or never asked for");
         };
+        // What was asked sealed is answered sealed, interim answers too (MS-SMB2 3.3.4.1.4).
+        let is_end = Status(header.status) == Status::USER_SESSION_DELETED;
+        ensure!(
+            sealed == entry.get().sealed || is_end,
+            "the answer to MessageId {id} ({name}) is {}sealed",
+            if sealed { "" } else { "not " }
+        );
         if Status(header.status) == Status::PENDING {
             let async_id = header.async_id().context("an interim answer without an AsyncId")?;
             ensure!(entry.get().interim.is_none(), "MessageId {id} ({name}) got a second interim answer");
@@ -145,7 +156,9 @@ impl Client {
         if let (Some(told), Some(now)) = (request.interim, header.async_id()) {
             ensure!(told == now, "MessageId {id}: AsyncId {told:#x} became {now:#x}");
         }
-        self.check_signature(request.session, &header, msg)?;
+        if !sealed {
+            self.check_signature(request.session, &header, msg)?;
+        }
         self.finals += 1;
         let answer = Answer { header, msg: msg.to_vec() };
         self.answers.insert(id, answer);

@@ -5,17 +5,13 @@ use std::{fs, io::Read};
 use anyhow::{Context, Result, bail, ensure};
 use md4::{Digest, Md4};
 use smb_parse::{
-    cmd::{negotiate, session_setup},
+    cmd::{negotiate, session_setup, tree_connect},
     encode::{self, NegotiateParams, SessionSetupParams},
     header::{Command, Header, Status},
 };
 use understudy_core::{
     auth::{Identity, Kind, Login, keys::NtHash},
-    crypto::{
-        Dialect, kdf,
-        preauth::Preauth,
-        signing::{SigningAlg, SigningKey},
-    },
+    crypto::{Dialect, preauth::Preauth, sealing::Cipher, signing::SigningAlg},
     random::Random,
 };
 
@@ -31,6 +27,10 @@ const SIGNING_ENABLED: u16 = 1;
 const SIGNING_REQUIRED: u16 = 2;
 /// `SMB2_GLOBAL_CAP_LEASING` and `SMB2_GLOBAL_CAP_LARGE_MTU` (MS-SMB2 2.2.3).
 const CAPABILITIES: u32 = 0x2 | 0x4;
+/// `SMB2_GLOBAL_CAP_ENCRYPTION`.
+const CAP_ENCRYPTION: u32 = 0x40;
+/// `SMB2_SHAREFLAG_ENCRYPT_DATA` (MS-SMB2 2.2.10).
+const SHARE_ENCRYPT: u32 = 0x8000;
 
 /// Who logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl User {
 }
 
 /// Randomness from the system.
-struct System;
+pub(super) struct System;
 
 impl Random for System {
     fn fill(&mut self, buf: &mut [u8]) {
@@ -66,13 +66,14 @@ impl Client {
         let newest = dialect == Dialect::SMB311;
         let mut salt = [0; 32];
         fill(&mut salt);
+        let cipher: Vec<u16> = self.setup.cipher.map(Cipher::wire).into_iter().collect();
         let params = NegotiateParams {
             dialects: &[dialect.0],
             security_mode: self.security_mode(),
-            capabilities: if dialect > Dialect::SMB202 { CAPABILITIES } else { 0 },
+            capabilities: self.capabilities(),
             client_guid: self.setup.client_guid,
             preauth_salt: &salt,
-            ciphers: &[],
+            ciphers: &cipher,
             signing_algs: if newest { &[2, 1, 0] } else { &[] },
             netname: None,
         };
@@ -100,7 +101,23 @@ impl Client {
                 })
                 .unwrap_or(SigningAlg::AesCmac),
         };
+        let chosen = match self.setup.cipher {
+            Some(only) if newest => response.contexts().filter_map(Result::ok).any(|context| {
+                matches!(context, negotiate::Context::Encryption { ciphers } if ciphers.iter().eq([only.wire()]))
+            }),
+            Some(only) => only == Cipher::Aes128Ccm && response.capabilities & CAP_ENCRYPTION != 0,
+            None => true,
+        };
+        ensure!(chosen, "the server does not know {:?}", self.setup.cipher);
         Ok(())
+    }
+
+    fn capabilities(&self) -> u32 {
+        let sealing = self.setup.cipher.is_some();
+        match self.setup.dialect {
+            Dialect::SMB202 => 0,
+            _ => CAPABILITIES | if sealing { CAP_ENCRYPTION } else { 0 },
+        }
     }
 
     /// A new session; its id.
@@ -126,10 +143,14 @@ impl Client {
                     login.finish(response.security_buffer)?;
                     let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
                     ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
-                    let key = login.session_key().filter(|_| !guest).map(|key| {
-                        let bytes = kdf::signing_key(self.setup.dialect, key, &preauth.value());
-                        SigningKey::new(self.signing, &bytes)
+                    let exported = login.session_key().filter(|_| !guest);
+                    let keys = exported.map(|key| self.derive(key, &preauth));
+                    let wanted = flags & session_setup::ENCRYPT != 0;
+                    let (key, seals, secrets) = keys.map_or_else(Default::default, |keys| {
+                        let seals = keys.seals.map(|seals| seals.of_session(wanted || self.setup.sealing));
+                        (Some(keys.signing), seals, keys.secrets)
                     });
+                    ensure!(seals.is_some() || !wanted, "the server wants encryption, and there is none");
                     if let Some(key) = &key {
                         ensure!(
                             key.verify_mut(&mut msg.clone()),
@@ -138,7 +159,7 @@ impl Client {
                     }
                     // In 3.1.1 TREE_CONNECT is signed by whoever can; the rest of the dialects may leave it.
                     let key = key.filter(|_| self.setup.signing || self.setup.dialect == Dialect::SMB311);
-                    self.sessions.insert(session, Session { key });
+                    self.sessions.insert(session, Session { key, seals, secrets });
                     return Ok(session);
                 }
                 status => bail!("SESSION_SETUP as {user:?}: {status:x?}"),
@@ -159,7 +180,12 @@ impl Client {
         let answer = self
             .call(at, Command::TREE_CONNECT, 1, |header| encode::tree_connect(header, &path))?
             .success()?;
-        Ok(At { session, tree: answer.header.tree_id().context("no TreeId")? })
+        let tree = answer.header.tree_id().context("no TreeId")?;
+        if tree_connect::Response::parse(&answer.msg)?.share_flags & SHARE_ENCRYPT != 0 {
+            let seals = self.sessions.get_mut(&session).and_then(|session| session.seals.as_mut());
+            seals.context("the share wants encryption, and there is none")?.add_tree(tree);
+        }
+        Ok(At { session, tree })
     }
 
     fn setup_draft(&mut self, session: u64, token: &[u8], preauth: &mut Preauth) -> Result<Draft> {

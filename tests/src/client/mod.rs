@@ -7,6 +7,7 @@
 mod files;
 mod inbox;
 mod login;
+mod sealing;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,13 +30,16 @@ use smb_parse::{
 use understudy_core::crypto::{
     Dialect,
     preauth::Preauth,
+    sealing::Cipher,
     signing::{SigningAlg, SigningKey},
 };
 
+use self::sealing::Seals;
 pub(crate) use self::{
     files::{DELETE_ON_CLOSE, FILE_CREATE, FILE_OPEN_IF, File, Open, READ, build_query, data, written},
     inbox::{Answer, Break, End},
     login::{User, utf16},
+    sealing::Secret,
 };
 use crate::rig::net::Net;
 
@@ -53,11 +57,22 @@ pub(crate) struct Setup {
     pub(crate) signing: bool,
     /// Credits asked for with every request.
     pub(crate) credits: u16,
+    /// The only cipher offered. `None`: no encryption is.
+    pub(crate) cipher: Option<Cipher>,
+    /// Seal whole sessions, whether the server asks for it or not.
+    pub(crate) sealing: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { dialect: Dialect::SMB311, client_guid: guid(), signing: true, credits: 64 }
+        Self {
+            dialect: Dialect::SMB311,
+            client_guid: guid(),
+            signing: true,
+            credits: 64,
+            cipher: None,
+            sealing: false,
+        }
     }
 }
 
@@ -75,16 +90,20 @@ pub(crate) struct At {
     pub(crate) tree: u32,
 }
 
-/// What one session signs with.
+/// What one session signs and seals with.
 #[derive(Debug)]
 struct Session {
     key: Option<SigningKey>,
+    seals: Option<Seals>,
+    /// The keys themselves, for who looks for them where they must not be.
+    secrets: Vec<Secret>,
 }
 
 /// A request that waits for its answer.
 #[derive(Debug, Default)]
 struct InFlight {
     session: u64,
+    sealed: bool,
     /// AsyncId of its interim, if there was one.
     interim: Option<u64>,
 }
@@ -97,6 +116,8 @@ pub(crate) struct Draft {
     /// Their MessageIds.
     pub(crate) ids: Vec<u64>,
     session: u64,
+    /// To be sealed: then it is not signed (MS-SMB2 3.2.4.1.1).
+    sealed: bool,
 }
 
 /// Makes a message of its header.
@@ -156,7 +177,8 @@ impl Client {
         build: impl FnOnce(&Header) -> Vec<u8>,
     ) -> Result<Draft> {
         let header = self.number(at, command, charge)?;
-        Ok(Draft { bytes: build(&header), ids: vec![header.message_id], session: at.session })
+        let sealed = self.is_sealed(at);
+        Ok(Draft { bytes: build(&header), ids: vec![header.message_id], session: at.session, sealed })
     }
 
     /// Numbers related members of one frame, one credit each (MS-SMB2 3.2.4.1.4).
@@ -170,11 +192,15 @@ impl Client {
             ids.push(header.message_id);
             messages.push(build(&header));
         }
-        Ok(Draft { bytes: encode::compound(&messages), ids, session: at.session })
+        let sealed = self.is_sealed(at);
+        Ok(Draft { bytes: encode::compound(&messages), ids, session: at.session, sealed })
     }
 
-    /// Signs each message of a draft, if the session has a key.
+    /// Signs each message of a draft, if the session has a key and the draft is not to be sealed.
     pub(crate) fn sign(&self, draft: &mut Draft) {
+        if draft.sealed {
+            return;
+        }
         let Some(key) = self.sessions.get(&draft.session).and_then(|s| s.key.as_ref()) else { return };
         let ranges: Vec<_> = elements(&draft.bytes).flatten().map(|element| element.range).collect();
         for range in ranges {
@@ -184,12 +210,24 @@ impl Client {
         }
     }
 
-    /// Sends a draft as it is.
+    /// Sends a draft as it is, or sealed if it is to be.
     pub(crate) fn post(&mut self, draft: &Draft) -> Result<()> {
+        let frame = self.frame(draft)?;
+        self.post_frame(draft, &frame)
+    }
+
+    /// A draft as it goes on the wire.
+    pub(crate) fn frame(&mut self, draft: &Draft) -> Result<Vec<u8>> {
+        if draft.sealed { self.sealed_frame(draft) } else { Ok(encode::frame(&draft.bytes)) }
+    }
+
+    /// Sends a frame that was made of a draft.
+    pub(crate) fn post_frame(&mut self, draft: &Draft, frame: &[u8]) -> Result<()> {
         for id in &draft.ids {
-            self.in_flight.insert(*id, InFlight { session: draft.session, interim: None });
+            let request = InFlight { session: draft.session, sealed: draft.sealed, interim: None };
+            self.in_flight.insert(*id, request);
         }
-        self.raw(&encode::frame(&draft.bytes))
+        self.raw(frame)
     }
 
     /// Sends any bytes. Takes answers in meanwhile: a server that cannot get rid of its answers may stop reading.
@@ -247,7 +285,7 @@ impl Client {
             patch::set_flags(&mut bytes, Flags::ASYNC);
             patch::set_async_id(&mut bytes, async_id);
         }
-        let mut draft = Draft { bytes, ids: Vec::new(), session: at.session };
+        let mut draft = Draft { bytes, ids: Vec::new(), session: at.session, sealed: self.is_sealed(at) };
         self.sign(&mut draft);
         self.post(&draft)
     }

@@ -168,6 +168,12 @@ impl Node {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// What smbd has logged.
+    pub(crate) fn log(&self) -> Result<String> {
+        let bytes = fs::read(self.dir.join("log/smbd.log")).context("smbd's log")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// Makes the test users known.
     pub(crate) fn add_users(&self) -> Result<()> {
         use std::io::Write;

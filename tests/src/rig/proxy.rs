@@ -196,7 +196,9 @@ fn configuration(dir: &Path, nodes: &[Node], orders: &Orders<'_>, door: Door) ->
     }
     text += &format!("[store]\nurl = \"file:{}\"\n", dir.join("store").display());
     text += &format!("[admin]\nlisten = \"{}\"\n", door.admin);
-    text += "[log]\nformat = \"json\"\nlevel = \"info\"\n";
+    if !tables.contains("[log]") {
+        text += "[log]\nformat = \"json\"\nlevel = \"info\"\n";
+    }
     Ok(text + tables)
 }
 
