@@ -15,6 +15,7 @@ mod pipelines;
 mod python;
 mod refused;
 mod sealed;
+mod sealed_share;
 mod secrets;
 mod sessions;
 mod shutdown;
@@ -62,6 +63,7 @@ pub(crate) fn all() -> Vec<Case> {
     [
         copies::CASES,
         sealed::CASES,
+        sealed_share::CASES,
         python::CASES,
         kernel::CASES,
         kerberos::CASES,
