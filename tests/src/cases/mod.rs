@@ -21,6 +21,7 @@ mod sessions;
 mod shutdown;
 mod silence;
 mod stale;
+mod tampered;
 mod two_links;
 mod unprotected;
 mod wire;
@@ -75,6 +76,7 @@ pub(crate) fn all() -> Vec<Case> {
         secrets::CASES,
         unprotected::CASES,
         injected::CASES,
+        tampered::CASES,
         refused::CASES,
         stale::CASES,
         wire::CASES,

@@ -106,6 +106,16 @@ impl Client {
         }
     }
 
+    /// Reads until the connection ends; nothing may come before that.
+    pub(crate) fn wait_for_silent_end(&mut self) -> Result<()> {
+        match self.stream.read(&mut [0; 4096]) {
+            Ok(0) => Ok(()),
+            Ok(len) => bail!("an answer of {len} bytes came"),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
+            Err(error) => Err(error).context("waiting for the end of the connection"),
+        }
+    }
+
     /// Takes the next frame in.
     pub(super) fn receive(&mut self) -> Result<()> {
         let mut prefix = [0; PREFIX];

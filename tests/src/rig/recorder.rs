@@ -49,6 +49,11 @@ impl Recorder {
         Ok(recorder)
     }
 
+    /// What has been recorded so far; the kernel hands packets over after a while only.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Ends the recording: its file, with every packet.
     pub(crate) fn stop(mut self) -> Result<PathBuf> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
