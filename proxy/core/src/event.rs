@@ -104,13 +104,28 @@ pub enum Protection {
     Anonymous,
     /// NTLM, the user's NT hash is at hand and the derived key was proved.
     Ntlm,
+    /// Kerberos, the client's ticket could be read and the key was proved.
+    Kerberos,
     /// No: the user is not in the smbpasswd file.
     NoUserUnknown,
     /// No: no smbpasswd file is configured or it cannot be read.
     NoCredentials,
-    /// No: the login was not NTLM.
+    /// No: the login was neither NTLM nor Kerberos with a ticket for a service.
     NoMechanism,
-    /// No: the key that was derived does not verify the node's answer (stale hash).
+    /// No: Kerberos, and no keytab is configured.
+    NoKeytab,
+    /// No: the key that the ticket was made for is not in the keytab.
+    NoServiceKey,
+    /// No: the keytab has the principal, version and type, but another key.
+    NoTicketOpened,
+    /// No: the ticket or its key is of an encryption type that cannot be worked with.
+    NoEncType,
+    /// No: the proxy's clock and the client's differ by more than five minutes: a login by the proxy would be refused.
+    NoClock,
+    /// No: the ticket has expired by the proxy's clock.
+    NoTicketExpired,
+    /// No: the key that was derived does not verify the node's answer (stale hash, or a key of
+    /// Kerberos that was chosen in a way not known here).
     NoKeyMismatch,
     /// No: the login was not understood (NTLMv1, malformed, a further mechanism).
     NoLogin,
@@ -118,20 +133,27 @@ pub enum Protection {
 
 impl Protection {
     /// Every value, for metrics.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 15] = [
         Self::Guest,
         Self::Anonymous,
         Self::Ntlm,
+        Self::Kerberos,
         Self::NoUserUnknown,
         Self::NoCredentials,
         Self::NoMechanism,
+        Self::NoKeytab,
+        Self::NoServiceKey,
+        Self::NoTicketOpened,
+        Self::NoEncType,
+        Self::NoClock,
+        Self::NoTicketExpired,
         Self::NoKeyMismatch,
         Self::NoLogin,
     ];
 
     /// Whether a takeover can move the session.
     pub fn is_protected(self) -> bool {
-        matches!(self, Self::Guest | Self::Anonymous | Self::Ntlm)
+        matches!(self, Self::Guest | Self::Anonymous | Self::Ntlm | Self::Kerberos)
     }
 
     /// The metric label.
@@ -140,9 +162,16 @@ impl Protection {
             Self::Guest => "guest",
             Self::Anonymous => "anonymous",
             Self::Ntlm => "ntlm",
+            Self::Kerberos => "kerberos",
             Self::NoUserUnknown => "user_unknown",
             Self::NoCredentials => "no_credentials",
             Self::NoMechanism => "mechanism",
+            Self::NoKeytab => "no_keytab",
+            Self::NoServiceKey => "service_key",
+            Self::NoTicketOpened => "ticket",
+            Self::NoEncType => "encryption_type",
+            Self::NoClock => "clock",
+            Self::NoTicketExpired => "ticket_expired",
             Self::NoKeyMismatch => "key_mismatch",
             Self::NoLogin => "login_not_understood",
         }

@@ -59,12 +59,30 @@ fn why_unprotected(protection: Protection) -> &'static str {
     match protection {
         Protection::NoUserUnknown => "the user is not in the smbpasswd file; add them (pdbedit -L -w)",
         Protection::NoCredentials => "no smbpasswd file is configured ([credentials] ntlm)",
-        Protection::NoMechanism => "the login was not NTLM; Kerberos is not supported yet",
+        Protection::NoMechanism => "the login was neither NTLM nor Kerberos with a ticket for the service",
+        Protection::NoKeytab => "it is by Kerberos, and no keytab is configured ([credentials] keytab)",
+        Protection::NoServiceKey => {
+            "the keytab has no key for the ticket; export it again from a node (`understudy check` shows what it has)"
+        }
+        Protection::NoTicketOpened => {
+            "the keytab has the key that the ticket names, but it is not the right one; export it again from a node"
+        }
+        Protection::NoEncType => {
+            "its ticket is of an encryption type that is not supported; let the service have AES keys"
+        }
+        Protection::NoClock => {
+            "the clock of this machine and the client's differ by more than five minutes; set them right (NTP)"
+        }
+        Protection::NoTicketExpired => {
+            "its ticket has expired by the clock of this machine; set it right (NTP)"
+        }
         Protection::NoKeyMismatch => {
-            "the hash in the smbpasswd file is not the one the node has; export it again"
+            "the key that follows from the smbpasswd file or the keytab is not the one the node has; export it again"
         }
         Protection::NoLogin => "its login was not understood (NTLMv1?)",
-        Protection::Guest | Protection::Anonymous | Protection::Ntlm => "it is protected",
+        Protection::Guest | Protection::Anonymous | Protection::Ntlm | Protection::Kerberos => {
+            "it is protected"
+        }
     }
 }
 

@@ -1,7 +1,10 @@
 //! Logging a user in afresh, as a client does: one interface for every mechanism.
 
+use std::sync::Arc;
+
 use super::{
-    Identity,
+    Identity, UnixTime,
+    kerberos::{KerberosLogin, Ticket},
     keys::{NtHash, SessionKey},
     ntlm::NtlmLogin,
 };
@@ -22,6 +25,12 @@ pub enum LoginError {
     /// The node refused, or could not prove that it knows the key.
     #[error("the node's last token does not prove that it knows the key")]
     NotProved,
+    /// The user's ticket has expired. Only the user can get another one.
+    #[error("the user's ticket has expired")]
+    TicketExpired,
+    /// The ticket cannot be presented.
+    #[error("the user's ticket cannot be presented")]
+    TicketUnusable,
 }
 
 /// One login under way: [`start`](Self::start), then [`step`](Self::step) for each answer that asks for more, then
@@ -32,6 +41,7 @@ pub struct Login(Mechanism);
 #[derive(Debug)]
 enum Mechanism {
     Ntlm(NtlmLogin),
+    Kerberos(KerberosLogin),
 }
 
 impl Login {
@@ -41,13 +51,22 @@ impl Login {
         Self(Mechanism::Ntlm(NtlmLogin::new(identity, hash, spnego)))
     }
 
+    /// A login with a user's own ticket, at this time.
+    ///
+    /// # Errors
+    /// The ticket has expired.
+    pub fn kerberos(ticket: &Arc<Ticket>, now: UnixTime) -> Result<Self, LoginError> {
+        Ok(Self(Mechanism::Kerberos(KerberosLogin::new(ticket, now)?)))
+    }
+
     /// The first token. It may be the only one: then the node's answer to it is for [`finish`](Self::finish).
     ///
     /// # Errors
     /// The token cannot be made.
-    pub fn start(&mut self, _random: &mut dyn Random) -> Result<Vec<u8>, LoginError> {
+    pub fn start(&mut self, random: &mut dyn Random) -> Result<Vec<u8>, LoginError> {
         match &mut self.0 {
             Mechanism::Ntlm(login) => Ok(login.start()),
+            Mechanism::Kerberos(login) => login.start(random),
         }
     }
 
@@ -58,6 +77,7 @@ impl Login {
     pub fn step(&mut self, server_token: &[u8], random: &mut dyn Random) -> Result<Vec<u8>, LoginError> {
         match &mut self.0 {
             Mechanism::Ntlm(login) => login.step(server_token, random),
+            Mechanism::Kerberos(login) => login.step(server_token),
         }
     }
 
@@ -69,6 +89,7 @@ impl Login {
     pub fn finish(&mut self, server_token: &[u8]) -> Result<(), LoginError> {
         match &mut self.0 {
             Mechanism::Ntlm(login) => login.finish(server_token),
+            Mechanism::Kerberos(login) => login.finish(server_token),
         }
     }
 
@@ -76,6 +97,7 @@ impl Login {
     pub fn session_key(&self) -> Option<&SessionKey> {
         match &self.0 {
             Mechanism::Ntlm(login) => login.session_key(),
+            Mechanism::Kerberos(login) => login.session_key(),
         }
     }
 }
@@ -161,7 +183,7 @@ mod tests {
     #[test]
     fn observer_and_login_find_the_same_key() {
         for spnego in [false, true] {
-            let (login, observer) = exchange(spnego, 3);
+            let (login, mut observer) = exchange(spnego, 3);
             let outcome = observer.finish(0, &[], &One(NtHash::new([3; 16])));
             let derived = outcome.result.unwrap();
             assert_eq!(derived.session_keys[0].bytes(), login.session_key().unwrap().bytes());
@@ -171,14 +193,14 @@ mod tests {
 
     #[test]
     fn a_stale_hash_is_noticed() {
-        let (_, observer) = exchange(true, 4);
+        let (_, mut observer) = exchange(true, 4);
         let outcome = observer.finish(0, &[], &One(NtHash::new([3; 16])));
         assert_eq!(outcome.result.unwrap_err(), Protection::NoKeyMismatch);
     }
 
     #[test]
     fn a_guest_needs_no_hash_and_gets_no_key() {
-        let (_, observer) = exchange(true, 4);
+        let (_, mut observer) = exchange(true, 4);
         let derived = observer.finish(1, &[], &crate::auth::NoCredentials).result.unwrap();
         assert_eq!(derived.protection, Protection::Guest);
         assert!(derived.session_keys.is_empty());
@@ -187,7 +209,7 @@ mod tests {
     #[test]
     fn another_mechanism_is_said_so() {
         let mut observer = LoginObserver::default();
-        observer.client_token(&spnego::init(b"\x60kerberos"));
+        observer.client_token(&spnego::init(spnego::Mech::Kerberos, b"\x60kerberos"));
         let outcome = observer.finish(0, &[], &crate::auth::NoCredentials);
         assert_eq!(outcome.result.unwrap_err(), Protection::NoMechanism);
     }

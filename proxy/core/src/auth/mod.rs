@@ -1,9 +1,10 @@
 //! The authority to act for a user: watching a login, and repeating it on another node.
 //!
-//! A login is watched by a [`LoginObserver`]. If the user's NT hash is at hand, the session key the client and the
+//! A login is watched by a [`LoginObserver`]. If the user's NT hash or the service's key is at hand, the session key the client and the
 //! node agreed on is derived from what passed, and the proof that the client gave is checked before it is believed.
 //! On another node a [`Login`] logs the same user in afresh.
 
+pub mod kerberos;
 pub mod keys;
 mod login;
 pub mod ntlm;
@@ -12,6 +13,9 @@ pub mod smbpasswd;
 pub mod spnego;
 mod time;
 
+use std::sync::Arc;
+
+use kerberos::{Keytab, Ticket};
 use keys::NtHash;
 pub use login::{Login, LoginError};
 pub use observer::{Derived, LoginObserver, LoginOutcome};
@@ -19,12 +23,16 @@ pub use time::UnixTime;
 
 use crate::event::Protection;
 
-/// Where the users' hashes come from, and the wall clock that logins are judged by.
+/// Where the users' hashes and the service's keys come from, and the wall clock that logins are judged by.
 pub trait Credentials {
     /// The hash of a user, if it is known.
     fn nt_hash(&self, domain: &str, user: &str) -> Option<NtHash>;
     /// Whether there is a file of hashes at all.
     fn configured(&self) -> bool;
+    /// The service's keys, if there is a keytab.
+    fn keytab(&self) -> Option<Arc<Keytab>> {
+        None
+    }
     /// The wall clock's time.
     fn now(&self) -> UnixTime;
 }
@@ -53,6 +61,8 @@ impl Credentials for NoCredentials {
 pub enum Authority {
     /// By NTLM: with the user's hash, or as a guest or anonymous.
     Ntlm(Identity),
+    /// By Kerberos: with the ticket that the client presented.
+    Kerberos(Arc<Ticket>),
 }
 
 impl Authority {
@@ -69,6 +79,7 @@ impl Authority {
                 }
                 Ok(Login::ntlm(identity, hash, true))
             }
+            Self::Kerberos(ticket) => Login::kerberos(ticket, credentials.now()),
         }
     }
 
@@ -76,6 +87,7 @@ impl Authority {
     pub fn expires(&self) -> Option<UnixTime> {
         match self {
             Self::Ntlm(_) => None,
+            Self::Kerberos(ticket) => Some(ticket.end()),
         }
     }
 }

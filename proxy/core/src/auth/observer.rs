@@ -2,6 +2,7 @@
 
 use super::{
     Authority, Credentials, Identity, Kind,
+    kerberos::{self, Exchange, Token},
     keys::SessionKey,
     ntlm::{
         message::{self, Authenticate, Challenge, flags},
@@ -16,26 +17,37 @@ const SESSION_GUEST: u16 = 0x0001;
 /// `SMB2_SESSION_FLAG_IS_NULL`.
 const SESSION_NULL: u16 = 0x0002;
 
-/// The NTLM messages of one login, as they passed in SESSION_SETUP security buffers.
+/// The messages of one login, as they passed in SESSION_SETUP security buffers.
 #[derive(Default)]
 pub struct LoginObserver {
     negotiate: Vec<u8>,
     challenge: Vec<u8>,
     authenticate: Vec<u8>,
-    /// A token of another mechanism was the last the client sent.
-    other: bool,
+    kerberos: Exchange,
+    /// Whose token was the last that the client sent: its first one is for the mechanism it likes best, which the node may
+    /// not take.
+    mechanism: Mechanism,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Mechanism {
+    #[default]
+    Ntlm,
+    Kerberos,
+    Other,
 }
 
 impl std::fmt::Debug for LoginObserver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LoginObserver").field("other", &self.other).finish_non_exhaustive()
+        f.debug_struct("LoginObserver").field("mechanism", &self.mechanism).finish_non_exhaustive()
     }
 }
 
 /// What a login came to.
 #[derive(Debug)]
 pub struct LoginOutcome {
-    /// The user as the client named them; empty if it named none.
+    /// The user as the client named them, `user@REALM` with Kerberos; empty if it named none. If the ticket cannot be read,
+    /// what can be told of it, in brackets.
     pub user: String,
     /// The domain as the client named it.
     pub domain: String,
@@ -61,44 +73,62 @@ impl LoginObserver {
     /// Takes a security buffer of the client in.
     pub fn client_token(&mut self, buffer: &[u8]) {
         let Some(token) = spnego::unwrap(buffer).token else { return };
-        match message::message_type(token) {
-            Some(1) => {
+        self.mechanism = match (message::message_type(token), kerberos::parse(token)) {
+            (Some(1), _) => {
                 self.negotiate = token.to_vec();
-                self.other = false;
+                Mechanism::Ntlm
             }
-            Some(3) => {
+            (Some(3), _) => {
                 self.authenticate = token.to_vec();
-                self.other = false;
+                Mechanism::Ntlm
             }
-            _ => self.other = true,
-        }
+            (_, Some(request @ Token::ApReq(_))) => {
+                self.kerberos.take(request);
+                Mechanism::Kerberos
+            }
+            _ => Mechanism::Other,
+        };
     }
 
     /// Takes a security buffer of the node in.
     pub fn server_token(&mut self, buffer: &[u8]) {
-        if let Some(token) = spnego::unwrap(buffer).token
-            && message::message_type(token) == Some(2)
-        {
+        let Some(token) = spnego::unwrap(buffer).token else { return };
+        if message::message_type(token) == Some(2) {
             self.challenge = token.to_vec();
+        } else if let Some(reply @ Token::ApRep(_)) = kerberos::parse(token) {
+            self.kerberos.take(reply);
         }
     }
 
     /// The node said yes, with these SessionFlags and this security buffer.
     pub fn finish(
-        &self,
+        &mut self,
         session_flags: u16,
-        _last_token: &[u8],
+        last_token: &[u8],
         credentials: &dyn Credentials,
     ) -> LoginOutcome {
-        let nobody = |why| LoginOutcome {
-            user: String::new(),
-            domain: String::new(),
-            workstation: String::new(),
-            result: Err(why),
-        };
-        if self.other {
-            return nobody(Protection::NoMechanism);
+        match self.mechanism {
+            Mechanism::Ntlm => self.finish_ntlm(session_flags, credentials),
+            Mechanism::Kerberos => {
+                self.server_token(last_token);
+                self.finish_kerberos(session_flags, credentials)
+            }
+            Mechanism::Other => nobody(Protection::NoMechanism),
         }
+    }
+
+    fn finish_kerberos(&self, session_flags: u16, credentials: &dyn Credentials) -> LoginOutcome {
+        let outcome = self.kerberos.finish(credentials);
+        let signed = session_flags & (SESSION_GUEST | SESSION_NULL) == 0;
+        let result = outcome.result.map(|(ticket, keys)| Derived {
+            protection: if signed { Protection::Kerberos } else { Protection::Guest },
+            session_keys: if signed { keys } else { Vec::new() },
+            authority: Authority::Kerberos(ticket),
+        });
+        LoginOutcome { user: outcome.user, domain: String::new(), workstation: String::new(), result }
+    }
+
+    fn finish_ntlm(&self, session_flags: u16, credentials: &dyn Credentials) -> LoginOutcome {
         let Some(auth) = Authenticate::parse(&self.authenticate) else { return nobody(Protection::NoLogin) };
         let identity = |kind| Identity {
             user: auth.user.clone(),
@@ -156,4 +186,9 @@ impl LoginObserver {
         }
         Ok(key)
     }
+}
+
+/// A login of somebody who is not known.
+fn nobody(why: Protection) -> LoginOutcome {
+    LoginOutcome { user: String::new(), domain: String::new(), workstation: String::new(), result: Err(why) }
 }

@@ -1,5 +1,6 @@
 //! SPNEGO (RFC 4178, MS-SPNG): the wrapping around the mechanism's own tokens.
 
+use super::kerberos::KRB5;
 use der::{
     Decode, Encode, Enumerated, Reader, Sequence, SliceReader, Tag, TagNumber,
     asn1::{AnyRef, BitStringRef, ContextSpecific, ObjectIdentifier, OctetStringRef},
@@ -9,6 +10,24 @@ use der::{
 const SPNEGO: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.2");
 /// NTLMSSP as an SPNEGO mechanism.
 const NTLMSSP: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.2.10");
+
+/// A mechanism that a client of ours offers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mech {
+    /// NTLMSSP
+    Ntlm,
+    /// Kerberos V5
+    Kerberos,
+}
+
+impl Mech {
+    fn oid(self) -> ObjectIdentifier {
+        match self {
+            Self::Ntlm => NTLMSSP,
+            Self::Kerberos => KRB5,
+        }
+    }
+}
 
 /// negTokenInit; negTokenInit2 of MS-SPNG 2.2.1 has the hints where the RFC has the MIC.
 #[derive(Sequence)]
@@ -63,24 +82,29 @@ pub struct Unwrapped<'a> {
 /// What is none of these gives an empty answer.
 pub fn unwrap(buffer: &[u8]) -> Unwrapped<'_> {
     match buffer.first() {
-        Some(0x60) => gss_header(buffer).map(inner).unwrap_or_default(),
+        Some(0x60) => match mechanism(buffer) {
+            Some((SPNEGO, rest)) => inner(rest),
+            // Another mechanism's own token.
+            Some(_) => Unwrapped { token: Some(buffer), ..Unwrapped::default() },
+            None => Unwrapped::default(),
+        },
         Some(0xa0 | 0xa1) => inner(buffer),
         Some(_) => Unwrapped { token: Some(buffer), ..Unwrapped::default() },
         None => Unwrapped::default(),
     }
 }
 
-/// The token behind `[APPLICATION 0] { thisMech, innerToken }`.
-fn gss_header(buffer: &[u8]) -> Option<&[u8]> {
+/// thisMech and what is behind it, of `[APPLICATION 0] { thisMech, innerToken }` (RFC 2743 3.1).
+pub(crate) fn mechanism(buffer: &[u8]) -> Option<(ObjectIdentifier, &[u8])> {
     let mut reader = SliceReader::new(buffer).ok()?;
     let header = der::Header::decode(&mut reader).ok()?;
-    if header.tag() != (Tag::Application { constructed: true, number: TagNumber(0) }) {
+    let is_token = header.tag() == Tag::Application { constructed: true, number: TagNumber(0) };
+    if !is_token || header.length() != reader.remaining_len() {
         return None;
     }
     let oid = ObjectIdentifier::decode(&mut reader).ok()?;
-    let rest = reader.remaining_len();
-    let at = buffer.len().checked_sub(usize::try_from(rest).ok()?)?;
-    if oid == SPNEGO { buffer.get(at..) } else { None }
+    let rest = usize::try_from(reader.remaining_len()).ok()?;
+    Some((oid, buffer.get(buffer.len().checked_sub(rest)?..)?))
 }
 
 fn inner(buffer: &[u8]) -> Unwrapped<'_> {
@@ -103,18 +127,18 @@ fn inner(buffer: &[u8]) -> Unwrapped<'_> {
 }
 
 /// The mechanism list of [`init`] in DER: what mechListMIC is computed over.
-pub fn mech_list() -> Vec<u8> {
-    vec![NTLMSSP].to_der().unwrap_or_default()
+pub fn mech_list(mech: Mech) -> Vec<u8> {
+    vec![mech.oid()].to_der().unwrap_or_default()
 }
 
-/// A first token that offers NTLMSSP alone, with its first message.
-pub fn init(token: &[u8]) -> Vec<u8> {
-    encode_init(token).unwrap_or_default()
+/// A first token that offers one mechanism alone, with its first message.
+pub fn init(mech: Mech, token: &[u8]) -> Vec<u8> {
+    encode_init(mech, token).unwrap_or_default()
 }
 
-fn encode_init(token: &[u8]) -> der::Result<Vec<u8>> {
+fn encode_init(mech: Mech, token: &[u8]) -> der::Result<Vec<u8>> {
     let init = NegTokenInit {
-        mech_types: vec![NTLMSSP],
+        mech_types: vec![mech.oid()],
         req_flags: None,
         mech_token: Some(OctetStringRef::new(token)?),
         hints_or_mic: None,
@@ -129,18 +153,23 @@ fn encode_init(token: &[u8]) -> der::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The last token of the client: the mechanism's last message and the mechListMIC.
+/// A further token: the mechanism's next message, and the mechListMIC if it is the last.
 pub fn response(token: &[u8], mic: Option<&[u8]>) -> Vec<u8> {
-    encode_response(token, mic).unwrap_or_default()
+    encode_response(Some(token), mic).unwrap_or_default()
 }
 
-fn encode_response(token: &[u8], mic: Option<&[u8]>) -> der::Result<Vec<u8>> {
+/// The last token of a mechanism that has no more to say: the mechListMIC alone.
+pub fn last(mic: &[u8]) -> Vec<u8> {
+    encode_response(None, Some(mic)).unwrap_or_default()
+}
+
+fn encode_response(token: Option<&[u8]>, mic: Option<&[u8]>) -> der::Result<Vec<u8>> {
     explicit(
         1,
         NegTokenResp {
             neg_state: None,
             supported_mech: None,
-            response_token: Some(OctetStringRef::new(token)?),
+            response_token: token.map(OctetStringRef::new).transpose()?,
             mech_list_mic: mic.map(OctetStringRef::new).transpose()?,
         },
     )
@@ -156,7 +185,7 @@ mod tests {
 
     #[test]
     fn both_tokens_come_back() {
-        let first = init(b"NTLMSSP\0one");
+        let first = init(Mech::Ntlm, b"NTLMSSP\0one");
         assert_eq!(first[0], 0x60);
         assert_eq!(unwrap(&first).token, Some(&b"NTLMSSP\0one"[..]));
         let last = response(b"NTLMSSP\0three", Some(b"0123456789abcdef"));
@@ -168,7 +197,7 @@ mod tests {
     #[test]
     fn a_raw_token_is_itself_and_damage_is_nothing() {
         assert_eq!(unwrap(b"NTLMSSP\0").token, Some(&b"NTLMSSP\0"[..]));
-        let first = init(b"NTLMSSP\0one");
+        let first = init(Mech::Ntlm, b"NTLMSSP\0one");
         for cut in 1..first.len() {
             assert_eq!(unwrap(&first[..cut]).token, None, "cut at {cut}");
         }

@@ -332,7 +332,7 @@ impl Node {
             login.preauth.update(&answer);
             return answer;
         }
-        let login = self.logins.remove(&id).expect("a login");
+        let Some(mut login) = self.logins.remove(&id) else { return setup(Status::LOGON_FAILURE, 0, &[]) };
         let outcome = login.observer.finish(0, &[], &self.users);
         let key = match outcome.result {
             Ok(derived) if !self.habits.maps_to_guest => derived.session_keys.into_iter().next(),

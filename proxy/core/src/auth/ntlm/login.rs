@@ -10,7 +10,7 @@ use crate::{
     auth::{
         Identity, Kind, LoginError,
         keys::{NtHash, SessionKey},
-        spnego,
+        spnego::{self, Mech},
     },
     random::Random,
 };
@@ -50,7 +50,7 @@ impl NtlmLogin {
     /// The first token.
     pub(crate) fn start(&mut self) -> Vec<u8> {
         self.negotiate = message::negotiate(OFFERED);
-        if self.spnego { spnego::init(&self.negotiate) } else { self.negotiate.clone() }
+        if self.spnego { spnego::init(Mech::Ntlm, &self.negotiate) } else { self.negotiate.clone() }
     }
 
     /// The answer to the node's challenge.
@@ -80,7 +80,8 @@ impl NtlmLogin {
                 let hash = self.hash.take().ok_or(LoginError::NoHash)?;
                 let (token, key) = self.prove(&hash, &challenge, raw, true, random);
                 let wrapped = if self.spnego {
-                    let mic = proof::first_signature(&key, Side::Client, true, &spnego::mech_list());
+                    let mic =
+                        proof::first_signature(&key, Side::Client, true, &spnego::mech_list(Mech::Ntlm));
                     spnego::response(&token, Some(&mic))
                 } else {
                     token
@@ -103,7 +104,8 @@ impl NtlmLogin {
         }
         match (&self.session_key, got.mic) {
             (Some(key), Some(mic)) => {
-                let expected = proof::first_signature(key, Side::Server, true, &spnego::mech_list());
+                let expected =
+                    proof::first_signature(key, Side::Server, true, &spnego::mech_list(Mech::Ntlm));
                 if proof::equal(&expected, mic) { Ok(()) } else { Err(LoginError::NotProved) }
             }
             _ => Ok(()),
