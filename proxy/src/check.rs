@@ -1,17 +1,21 @@
 //! `understudy check`: everything that can be found out without serving, all of it at once.
 
-use std::{io, path::Path, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, time::Duration};
 
 use rustix::fs::{Access, access};
 use tokio::time::timeout;
 use understudy_core::{
-    auth::{Credentials, NoCredentials},
+    auth::{
+        Credentials,
+        kerberos::{Keytab, crypto::EncType},
+        smbpasswd::Smbpasswd,
+    },
     fleet::{Difference, Profile, profile::Volume},
 };
 
 use crate::{
     config::{Config, StoreUrl},
-    credentials::CredentialsFile,
+    credentials::{Files, Format, KeyFile},
     fence,
     fleet::effect,
     net, probe,
@@ -29,18 +33,10 @@ pub(crate) async fn check(config: &Config) -> bool {
         println!("{} {what}", if ok { "ok   " } else { "WRONG" });
         good &= ok;
     };
-    let mut credentials: Box<dyn Credentials> = Box::new(NoCredentials);
-    match &config.ntlm {
-        None => say(true, "no [credentials] ntlm: only guests and anonymous users survive a node".into()),
-        Some(path) => match CredentialsFile::open(path) {
-            Ok(file) => {
-                let users = file.users();
-                say(users > 0, format!("{}: {users} user(s) can be moved to another node", path.display()));
-                credentials = Box::new(file);
-            }
-            Err(error) => say(false, format!("the smbpasswd file {} {error}", path.display())),
-        },
+    for (ok, what) in key_files(config) {
+        say(ok, what);
     }
+    let credentials = Files::usable(config);
     match &config.store {
         StoreUrl::Memory => say(true, "the store is memory: nothing survives a restart".into()),
         StoreUrl::File(dir) => {
@@ -65,7 +61,7 @@ pub(crate) async fn check(config: &Config) -> bool {
             Ok(Ok(_)) => {
                 answering += 1;
                 say(true, format!("node {} at {} answers", node.name, node.address));
-                let visitor = probe::visitor(config.compare.as_ref(), &*credentials, &node.address);
+                let visitor = probe::visitor(config.compare.as_ref(), &credentials, &node.address);
                 match timeout(INTERVIEW, probe::interview(&node.address, visitor)).await {
                     Ok(Ok(profile)) => profiles.push((node.name.as_str(), profile)),
                     Ok(Err(error)) => {
@@ -87,7 +83,7 @@ pub(crate) async fn check(config: &Config) -> bool {
     if answering == 0 {
         say(false, "no node answers: clients would wait, and be disconnected after takeover_deadline".into());
     }
-    alike(config, &*credentials, &profiles, &mut say);
+    alike(config, &credentials, &profiles, &mut say);
     for (what, address) in [("listen", Some(config.listen)), ("[admin] listen", config.admin)] {
         let Some(address) = address else { continue };
         match net::listen(address) {
@@ -150,6 +146,69 @@ fn table(nodes: [&str; 2], differences: &[Difference]) -> (bool, String) {
         text += &format!("\n      {label:<20}  {a} | {b}\n      {:20}  {effect}; {remedy}", "");
     }
     (!breaks, text)
+}
+
+/// What the key files are good for.
+fn key_files(config: &Config) -> Vec<(bool, String)> {
+    let mut found = Vec::new();
+    if config.ntlm.is_none() && config.keytab.is_none() {
+        found.push((true, "no [credentials]: only guests and anonymous users survive a node".into()));
+    }
+    if let Some(path) = &config.ntlm {
+        found.push(match KeyFile::<Smbpasswd>::open(path) {
+            Ok(file) => {
+                let users = file.get().len();
+                (users > 0, format!("{}: {users} user(s) can be moved to another node", path.display()))
+            }
+            Err(error) => (false, format!("the {} {} {error}", Smbpasswd::NAME, path.display())),
+        });
+    }
+    if let Some(path) = &config.keytab {
+        match KeyFile::<Keytab>::open(path) {
+            Ok(file) => found.extend(keytab(path, &file.get())),
+            Err(error) => found.push((false, format!("the {} {} {error}", Keytab::NAME, path.display()))),
+        }
+    }
+    found
+}
+
+/// The principals of a keytab with their keys' versions and types, and what one would miss.
+fn keytab(path: &Path, keytab: &Keytab) -> Vec<(bool, String)> {
+    let path = path.display();
+    if keytab.usable() == 0 {
+        return vec![(false, format!("{path}: no key that can be worked with; export it again"))];
+    }
+    // What one key of each principal and version is called, in order of the names.
+    let mut types: BTreeMap<(&str, u32), Vec<String>> = BTreeMap::new();
+    for entry in keytab.entries() {
+        let name = type_name(entry.etype, entry.key().is_some());
+        types.entry((&entry.principal, entry.kvno)).or_default().push(name);
+    }
+    let line = |((principal, kvno), types): (&(&str, u32), &Vec<String>)| {
+        (true, format!("{path}: {principal}, kvno {kvno}: {}", types.join(", ")))
+    };
+    let mut found: Vec<_> = types.iter().map(line).collect();
+    let has = |etype: EncType| keytab.entries().iter().any(|entry| entry.etype == etype.number());
+    let missing: Vec<_> = EncType::ALL.into_iter().filter(|etype| !has(*etype)).map(EncType::name).collect();
+    if !missing.is_empty() {
+        let missing = missing.join(", ");
+        found.push((
+            true,
+            format!("{path}: no keys of {missing}: sessions by tickets of these are not protected"),
+        ));
+    }
+    if !keytab.entries().iter().any(|entry| entry.principal.to_lowercase().starts_with("cifs/")) {
+        found.push((true, format!("{path}: no principal of it begins with cifs/; it is good only if one of these accounts has that name as an alias")));
+    }
+    found
+}
+
+fn type_name(number: i32, usable: bool) -> String {
+    match EncType::from_number(number.into()) {
+        Some(etype) if usable => etype.name().into(),
+        Some(etype) => format!("{} (its key has the wrong length)", etype.name()),
+        None => format!("type {number} (not used)"),
+    }
 }
 
 /// What may help against a node that cannot be reached.
@@ -228,6 +287,29 @@ mod tests {
                 assert!(text.contains(word), "{word}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn what_a_keytab_has_and_lacks_is_said() {
+        let entry = |etype: u8, len: u8| {
+            let mut entry = vec![0, 1, 0, 1, b'R', 0, 4];
+            entry.extend(b"HOST");
+            entry.extend([0, 0, 0, 1, 0, 0, 0, 0, 3, 0, etype, 0, len]);
+            entry.extend(vec![0xa7; len.into()]);
+            [&u32::try_from(entry.len()).unwrap().to_be_bytes()[..], &entry].concat()
+        };
+        let bytes = [vec![5, 2], entry(18, 32), entry(17, 9), entry(3, 8)].concat();
+        let said = keytab(Path::new("k"), &Keytab::parse(&bytes).unwrap());
+        let lines: Vec<_> = said.iter().map(|(_, line)| line.as_str()).collect();
+        assert_eq!(
+            lines[0],
+            "k: HOST@R, kvno 3: aes256-cts-hmac-sha1-96, aes128-cts-hmac-sha1-96 (its key has the wrong length), \
+             type 3 (not used)"
+        );
+        assert!(lines[1].contains("no keys of") && lines[1].contains("arcfour-hmac"), "{}", lines[1]);
+        assert!(!lines[1].contains("aes256-cts-hmac-sha1-96"), "{}", lines[1]);
+        assert!(lines[2].contains("cifs/"), "{}", lines[2]);
+        assert!(!keytab(Path::new("k"), &Keytab::parse(&[5, 2]).unwrap())[0].0);
     }
 
     #[test]

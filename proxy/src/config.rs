@@ -13,6 +13,8 @@ pub(crate) struct Config {
     pub(crate) ntlm: Option<PathBuf>,
     /// `[compare]`: by whom, and on which shares, volumes are compared.
     pub(crate) compare: Option<CompareConfig>,
+    /// The keytab of the nodes' service.
+    pub(crate) keytab: Option<PathBuf>,
     pub(crate) store: StoreUrl,
     pub(crate) fence_exec: Option<Vec<String>>,
     pub(crate) fence_timeout: Duration,

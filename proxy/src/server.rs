@@ -16,7 +16,6 @@ use tokio::{
     time::sleep,
 };
 use understudy_core::{
-    auth::{Credentials, NoCredentials},
     fleet::{FenceMode, Fleet, FleetConfig},
     ids::NodeId,
     link::LinkConfig,
@@ -26,7 +25,7 @@ use understudy_state::{Embedded, Memory, PlacementRecord, Store};
 use crate::{
     admin,
     config::{Config, StoreUrl},
-    credentials::CredentialsFile,
+    credentials::Files,
     driver, fence,
     fleet::{FenceConfig, FleetTask},
     metrics::Metrics,
@@ -37,22 +36,6 @@ use crate::{
 /// Runs until SIGTERM or SIGINT.
 pub(crate) fn run(config: Config) -> anyhow::Result<()> {
     Builder::new_current_thread().enable_all().build()?.block_on(serve(config))
-}
-
-/// The users' hashes, or a mistake to tell.
-pub(crate) fn credentials(config: &Config) -> anyhow::Result<Arc<dyn Credentials + Send + Sync>> {
-    let Some(path) = &config.ntlm else { return Ok(Arc::new(NoCredentials)) };
-    match CredentialsFile::open(path) {
-        Ok(file) => {
-            let users = file.users();
-            tracing::info!(path = %path.display(), users, "users that can be moved to another node");
-            if users == 0 {
-                tracing::warn!(path = %path.display(), "the smbpasswd file names no user: only guests and anonymous users survive a node");
-            }
-            Ok(Arc::new(file))
-        }
-        Err(error) => bail!("the smbpasswd file {} {error}", path.display()),
-    }
 }
 
 /// Opens the store and reads the placement it holds.
@@ -68,7 +51,7 @@ pub(crate) async fn store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Op
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let credentials = credentials(&config)?;
+    let credentials = Arc::new(Files::open(&config)?);
     if let Some(mistake) = config.fence_exec.as_deref().and_then(fence::mistake) {
         bail!("{mistake}");
     }

@@ -61,8 +61,9 @@ impl<'a> Reader<'a> {
         self.only(root, TOP);
         let listen = self.address(root, "listen", true);
         let nodes = self.nodes(root);
-        let credentials = self.section(root, "credentials", &["ntlm"]);
-        let ntlm = credentials.and_then(|s| self.string(s, "ntlm")).map(|(path, _)| PathBuf::from(path));
+        let credentials = self.section(root, "credentials", &["ntlm", "keytab"]);
+        let mut path = |key| Some(PathBuf::from(self.string(credentials?, key)?.0));
+        let (ntlm, keytab) = (path("ntlm"), path("keytab"));
         let compare = self.section(root, "compare", &["user", "shares"]);
         let compare = compare.and_then(|s| self.compare(s, ntlm.is_some()));
         let store = self.store(root, demo, nodes.len());
@@ -97,6 +98,7 @@ impl<'a> Reader<'a> {
             nodes,
             ntlm,
             compare,
+            keytab,
             store: store?,
             fence_exec,
             fence_timeout,
@@ -449,6 +451,7 @@ name = "samba-1"
 address = "node-1.example:445"
 [credentials]
 ntlm = "/etc/understudy/smbpasswd"
+keytab = "/etc/understudy/krb5.keytab"
 [store]
 url = "file:/var/lib/understudy"
 [fence]
@@ -461,6 +464,7 @@ listen = "127.0.0.1:9645"
     fn the_documented_file_is_read() {
         let config = parse(GOOD, false).unwrap();
         assert_eq!(config.nodes.len(), 2);
+        assert_eq!(config.keytab, Some("/etc/understudy/krb5.keytab".into()));
         assert_eq!(config.nodes[1].address, "node-1.example:445");
         assert_eq!(config.store, StoreUrl::File("/var/lib/understudy".into()));
         assert_eq!(config.fence_exec.unwrap()[1], "{name}");
