@@ -492,7 +492,7 @@ listen = "127.0.0.1:9645"
             config.compare,
             Some(CompareConfig { user: "alice".into(), shares: vec!["projects".into()] })
         );
-        let without_hashes = GOOD.replace("[credentials]\nntlm = \"/etc/understudy/smbpasswd\"\n", "");
+        let without_hashes = GOOD.replace("ntlm = \"/etc/understudy/smbpasswd\"\n", "");
         for (text, wrong) in [
             (format!("{without_hashes}{compare}"), "needs a hash"),
             (format!("{GOOD}[compare]\nuser = \"alice\"\n"), "lacks its user or its shares"),
