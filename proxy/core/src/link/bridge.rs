@@ -16,7 +16,7 @@ use super::{
     Link, State,
     answer::{Check, body, changes_state},
     cover::{Cover, Incoming, Outgoing, cover_for_node},
-    node_leg::Pending,
+    node_leg::{Op, Pending},
     open::minted_file_id,
     request::{Chain, Interim, Request},
 };
@@ -239,6 +239,10 @@ impl Link {
         match pending {
             Some(Pending::Client(id)) if interim => self.bridge_interim(id, msg),
             Some(Pending::Client(id)) => self.bridge_final(now, id, opened, header, msg),
+            Some(Pending::Ours(Op::Login(session))) if !interim => {
+                self.admission_answer(now, session, header, msg);
+                Passage::Withheld
+            }
             Some(Pending::Ours(_)) | None => Passage::Withheld,
         }
     }

@@ -94,6 +94,22 @@ impl SessionKeys {
     }
 }
 
+/// Of the keys that may be a session's, the one that the node signed its answer with, and what derives from it. `conn` is
+/// what the leg has negotiated, `preauth` its hash up to the request that was answered.
+pub(crate) fn proved_key<'a>(
+    conn: &Connection,
+    candidates: &'a [SessionKey],
+    preauth: &Preauth,
+    header: &Header,
+    msg: &mut [u8],
+) -> Option<(&'a SessionKey, SessionKeys)> {
+    if !header.flags.contains(Flags::SIGNED) {
+        return None;
+    }
+    let mut keys = candidates.iter().map(|key| (key, SessionKeys::derive(conn, key, preauth)));
+    keys.find(|(_, keys)| keys.verify_mut(msg))
+}
+
 /// A frame of the client, read as far as it is needed.
 #[derive(Debug)]
 pub(crate) struct Incoming {

@@ -67,6 +67,7 @@ impl Link {
         for id in self.sessions.take_parting() {
             self.forget_session(id);
         }
+        self.send_admission();
         if !self.barrier && !self.parked.is_empty() {
             let units = std::mem::take(&mut self.parked);
             let mut full = false;
@@ -97,7 +98,6 @@ impl Link {
 
     /// Sends a frame's requests to the node. False if it has to wait for credits.
     pub(super) fn send_unit(&mut self, now: Instant, ids: &[MessageId]) -> bool {
-        let _ = now;
         let wanted: u32 = ids.iter().filter_map(|id| self.requests.get(*id)).map(Request::charge).sum();
         if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) {
             return false;
@@ -107,7 +107,7 @@ impl Link {
             if self.requests.get(*id).is_none() || self.verify_kept(*id) != Check::Passed {
                 continue;
             }
-            match self.settle_here(*id) {
+            match self.settle_here(now, *id) {
                 Settled::Send => send.push(*id),
                 Settled::Here => {}
                 Settled::LinkOver => return true,
@@ -134,7 +134,7 @@ impl Link {
     }
 
     /// What of a request can be answered without the node.
-    fn settle_here(&mut self, id: MessageId) -> Settled {
+    fn settle_here(&mut self, now: Instant, id: MessageId) -> Settled {
         let Some(request) = self.requests.get(id) else { return Settled::Here };
         let command = request.header.command;
         if request.deaths > 0 {
@@ -158,7 +158,10 @@ impl Link {
                 self.close(Close::Graceful, CloseReason::ProtocolError);
                 Settled::LinkOver
             }
-            Command::SESSION_SETUP => self.settle(id, Status::REQUEST_NOT_ACCEPTED),
+            Command::SESSION_SETUP => {
+                self.judge_request(now, id);
+                Settled::Here
+            }
             Command::OPLOCK_BREAK if self.answer_own_break(id) => Settled::Here,
             Command::IOCTL => self.settle_ioctl(id),
             Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => {

@@ -10,7 +10,7 @@ use super::{Link, request::Request};
 use crate::{crypto::Dialect, event::Protection};
 
 /// `SMB2_SESSION_FLAG_BINDING` (MS-SMB2 2.2.5).
-const BINDING: u8 = 0x01;
+pub(super) const BINDING: u8 = 0x01;
 /// A VALIDATE_NEGOTIATE_INFO Response (MS-SMB2 2.2.32.6).
 const VALIDATE_NEGOTIATE_LEN: usize = 24;
 

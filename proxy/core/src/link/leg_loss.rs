@@ -31,6 +31,7 @@ impl Link {
                 self.report_loss(attached, loss);
                 self.begin_recovery(now, attached, Cause::Crash);
             }
+            State::Bridge(_) if self.judging.leg() == Some(leg) => self.judge_lost(now),
             State::Recovering(_) => self.recovery_leg_lost(now, leg, loss),
             _ => {}
         }
@@ -123,6 +124,7 @@ impl Link {
             self.close(Close::Graceful, CloseReason::SignatureInvalid);
             return;
         }
+        self.forget_judging();
         self.restore_client_ids();
         self.sessions.forget_logins();
         for request in self.requests.iter_mut() {

@@ -29,6 +29,7 @@ pub(crate) mod credit;
 mod directory;
 pub(crate) mod dispatch;
 mod fsctl;
+mod judge;
 mod leg_loss;
 pub(crate) mod node_leg;
 mod observe;
@@ -50,8 +51,8 @@ use smb_parse::frame::{MAX_LEN, PREFIX};
 
 pub use self::config::{Counters, LinkConfig};
 use self::{
-    connection::Connection, credit::ClientCredits, node_leg::NodeLeg, open::Opens, outbox::Outbox,
-    request::Requests, session::Sessions,
+    connection::Connection, credit::ClientCredits, judge::Judging, node_leg::NodeLeg, open::Opens,
+    outbox::Outbox, request::Requests, session::Sessions,
 };
 use crate::{
     auth::Credentials,
@@ -104,6 +105,8 @@ pub struct Link {
     /// When the leg was lost to a node that lived on, within the last minute.
     pub(crate) leg_losses: VecDeque<Instant>,
     pub(crate) next_leg: u64,
+    /// Logins in Bridge.
+    pub(crate) judging: Judging,
     /// The takeover whose replay is under way, for its report.
     pub(crate) replaying: Option<Progress>,
     /// Numbers FileIds, TreeIds and SessionIds of our making.
@@ -171,6 +174,7 @@ impl Link {
             stopping: None,
             leg_losses: VecDeque::new(),
             next_leg: 0,
+            judging: Judging::default(),
             replaying: None,
             minted: 0,
         }
@@ -205,6 +209,7 @@ impl Link {
                 self.heard = Some(now);
                 self.recovery_node_frame(now, leg, frame);
             }
+            State::Bridge(_) if self.judging.leg() == Some(leg) => self.judge_frame(now, leg, frame),
             _ => {}
         }
     }
@@ -229,6 +234,7 @@ impl Link {
                 self.heard = Some(now);
                 self.recovery_connected(now, leg);
             }
+            State::Bridge(_) if self.judging.leg() == Some(leg) => self.judge_connected(now, leg),
             _ => {}
         }
     }
@@ -402,6 +408,10 @@ impl Link {
 
     /// Ends both legs.
     pub(crate) fn close(&mut self, how: Close, reason: CloseReason) {
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.forget_judging();
         let leg = match std::mem::replace(&mut self.state, State::Closed) {
             State::Closed => return,
             State::Opening(opening) => opening.dialling.map(|a| a.leg),

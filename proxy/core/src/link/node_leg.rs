@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, VecDeque};
 use smb_parse::{encode, header::Header, patch};
 
 use super::{connection::Connection, credit::charge, outbox::Outbox};
-use crate::ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId};
+use crate::{
+    crypto::Dialect,
+    ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId},
+    link::cover::SessionKeys,
+};
 
 /// How many credits the proxy would like to hold on a node leg.
 const WANTED: u32 = 8192;
@@ -34,6 +38,8 @@ pub(crate) enum Op {
     Locks(OpenToken),
     /// The delete-on-close flag of an Open.
     Disposition(OpenToken),
+    /// What a client's login is judged by.
+    Judge,
     /// Something whose outcome changes nothing.
     Discard,
 }
@@ -72,6 +78,11 @@ impl NodeLeg {
         self.credits >= charge
     }
 
+    /// CreditCharge of what costs least: 2.0.2 knows none.
+    pub(crate) fn least_charge(conn: &Connection) -> u16 {
+        u16::from(conn.dialect > Some(Dialect::SMB202))
+    }
+
     /// The node granted credits.
     pub(crate) fn granted(&mut self, credits: u16) {
         self.credits = self.credits.saturating_add(u32::from(credits));
@@ -90,10 +101,19 @@ impl NodeLeg {
         id
     }
 
-    /// Sends a message of the proxy's own that is not covered; returns it as it was sent.
-    pub(crate) fn send_plain(&mut self, out: &mut Outbox, mut msg: Vec<u8>, op: Op) -> Vec<u8> {
+    /// Sends a message of the proxy's own, signed if there are keys; returns it as it was sent.
+    pub(crate) fn send_own(
+        &mut self,
+        out: &mut Outbox,
+        mut msg: Vec<u8>,
+        keys: Option<&SessionKeys>,
+        op: Op,
+    ) -> Vec<u8> {
         let charge = Header::parse(&msg).map_or(0, |h| h.credit_charge);
         self.stamp(&mut msg, charge, Pending::Ours(op));
+        if let Some(keys) = keys {
+            keys.sign(&mut msg);
+        }
         out.send_node(self.id, encode::frame(&msg).into());
         msg
     }

@@ -7,22 +7,22 @@ use std::{
 
 use smb_parse::{
     cmd::{session_setup, tree_connect},
-    header::{Flags, Header, Status},
+    header::{Header, Status},
 };
 
 use crate::{
-    auth::{Authority, Credentials, LoginObserver, LoginOutcome, keys::SessionKey},
+    auth::{Authority, Credentials, LoginObserver, LoginOutcome},
     crypto::{preauth::Preauth, sealing::Nonces},
     event::Protection,
     ids::{Client, MessageId, Node, SessionId, TreeId},
     link::{
         connection::{Connection, SIGNING_REQUIRED},
-        cover::SessionKeys,
+        cover::{SessionKeys, proved_key},
     },
 };
 
 /// `SMB2_SESSION_FLAG_ENCRYPT_DATA` (MS-SMB2 2.2.6).
-const SESSION_ENCRYPT_DATA: u16 = 0x0004;
+pub(crate) const SESSION_ENCRYPT_DATA: u16 = 0x0004;
 
 /// `SMB2_SHAREFLAG_ENCRYPT_DATA` (MS-SMB2 2.2.10).
 const SHARE_ENCRYPT_DATA: u32 = 0x0000_8000;
@@ -59,6 +59,28 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// A session that has no id and no authority yet.
+    pub(crate) fn new(conn: &Connection, login: &Login, outcome: &LoginOutcome, flags: u16) -> Self {
+        Self {
+            client_id: Client(0),
+            node_id: Node(0),
+            flags,
+            user: name(outcome),
+            protection: Protection::NoLogin,
+            authority: None,
+            client_keys: None,
+            node_keys: None,
+            client_nonces: Nonces::default(),
+            node_nonces: Nonces::default(),
+            seals: false,
+            opaque: false,
+            signing_required: login.security_mode & SIGNING_REQUIRED != 0
+                || conn.server_security_mode & SIGNING_REQUIRED != 0,
+            trees: BTreeMap::new(),
+            ended: false,
+        }
+    }
+
     /// A re-authentication has succeeded (MS-SMB2 3.3.5.5.2). No key changes, but the user may be another: Samba lets a
     /// session pass to whoever proves to be someone. Authority follows the user whom the node has accepted, or is lost.
     pub(crate) fn renew(&mut self, outcome: LoginOutcome, flags: u16) {
@@ -123,12 +145,25 @@ impl Session {
     }
 }
 
-/// A login under way, as it is observed.
+/// A login of the client's under way, as it is observed on the client leg.
 #[derive(Debug)]
-struct Login {
-    observer: LoginObserver,
-    preauth: Preauth,
+pub(crate) struct Login {
+    pub(crate) observer: LoginObserver,
+    pub(crate) preauth: Preauth,
     security_mode: u16,
+}
+
+impl Login {
+    pub(crate) fn new(conn: &Connection) -> Self {
+        Self { observer: LoginObserver::default(), preauth: conn.preauth.clone(), security_mode: 0 }
+    }
+
+    /// Takes a SESSION_SETUP of the client in: `msg`, as it came.
+    pub(crate) fn take_request(&mut self, request: &session_setup::Request<'_>, msg: &[u8]) {
+        self.security_mode = u16::from(request.security_mode);
+        self.observer.client_token(request.security_buffer);
+        self.preauth.update(msg);
+    }
 }
 
 /// A login is known by the MessageId of its first request until the node has named the session.
@@ -172,6 +207,10 @@ impl Sessions {
     /// The session that the present node knows by this id.
     pub(crate) fn by_node_id(&self, id: SessionId) -> Option<&Session> {
         self.by_id.values().find(|s| s.node_id == Node(id) && !s.ended)
+    }
+
+    pub(crate) fn insert(&mut self, session: Session) {
+        self.by_id.insert(session.client_id, session);
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
@@ -219,14 +258,8 @@ impl Sessions {
             0 => LoginKey::Message(header.message_id),
             id => LoginKey::Session(id),
         };
-        let login = self.logins.entry(key).or_insert_with(|| Login {
-            observer: LoginObserver::default(),
-            preauth: conn.preauth.clone(),
-            security_mode: 0,
-        });
-        login.security_mode = u16::from(request.security_mode);
-        login.observer.client_token(request.security_buffer);
-        login.preauth.update(msg);
+        let login = self.logins.entry(key).or_insert_with(|| Login::new(conn));
+        login.take_request(&request, msg);
         true
     }
 
@@ -281,24 +314,8 @@ fn establish(
     flags: u16,
     msg: &mut [u8],
 ) -> Session {
-    let mut session = Session {
-        client_id: Client(header.session_id),
-        node_id: Node(header.session_id),
-        flags,
-        user: name(&outcome),
-        protection: Protection::NoLogin,
-        authority: None,
-        client_keys: None,
-        node_keys: None,
-        client_nonces: Nonces::default(),
-        node_nonces: Nonces::default(),
-        seals: false,
-        opaque: false,
-        signing_required: login.security_mode & SIGNING_REQUIRED != 0
-            || conn.server_security_mode & SIGNING_REQUIRED != 0,
-        trees: BTreeMap::new(),
-        ended: false,
-    };
+    let mut session = Session::new(conn, login, &outcome, flags);
+    (session.client_id, session.node_id) = (Client(header.session_id), Node(header.session_id));
     match outcome.result {
         Err(reason) => session.protection = reason,
         Ok(derived) => {
@@ -306,7 +323,9 @@ fn establish(
             session.authority = Some(derived.authority);
             if derived.session_keys.is_empty() {
                 session.signing_required = false;
-            } else if let Some(keys) = proved_keys(conn, &derived.session_keys, login, header, msg) {
+            } else if let Some((_, keys)) =
+                proved_key(conn, &derived.session_keys, &login.preauth, header, msg)
+            {
                 let keys = Arc::new(keys);
                 session.client_keys = Some(Arc::clone(&keys));
                 session.node_keys = Some(keys);
@@ -317,21 +336,6 @@ fn establish(
         }
     }
     session
-}
-
-/// Of the keys that may be the session's, those of the one that the node signed its answer with.
-fn proved_keys(
-    conn: &Connection,
-    candidates: &[SessionKey],
-    login: &Login,
-    header: &Header,
-    msg: &mut [u8],
-) -> Option<SessionKeys> {
-    if !header.flags.contains(Flags::SIGNED) {
-        return None;
-    }
-    let mut keys = candidates.iter().map(|key| SessionKeys::derive(conn, key, &login.preauth));
-    keys.find(|keys| keys.verify_mut(msg))
 }
 
 /// A tree connect's record from its request and the node's answer.

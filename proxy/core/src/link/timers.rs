@@ -14,7 +14,7 @@ use crate::{
 /// How long a node may take over each answer until the client, or the proxy in its name, has logged in. A single process
 /// of a healthy node may be stopped, or sit on a NEGOTIATE because another with the same ClientGuid is just ending; a
 /// fresh leg is answered.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Link {
     /// The leg that is not in use yet, and how long its node may still be silent on it.
@@ -59,6 +59,7 @@ impl Link {
         }
         offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
         offer(self.leg_in_the_making().map(|(_, at)| at), "an answer of the node");
+        offer(self.judging.due(config.handshake_timeout), "a login");
         offer(self.leaving, "a dead node's last process");
         offer(self.stopping.map(|at| at + config.shutdown_grace), "shutdown");
         next
@@ -88,6 +89,9 @@ impl Link {
         if let Some((leg, _)) = self.leg_in_the_making().filter(|(_, at)| now >= *at) {
             self.out.close_leg(leg, Close::Reset);
             self.leg_lost(now, leg, LegLoss::Silent);
+        }
+        if self.judging.due(self.config.handshake_timeout).is_some_and(|at| now >= at) {
+            self.judge_overdue(now);
         }
         if self.leaving.is_some_and(|at| now >= at) {
             self.abandon_node(now, Cause::Crash);

@@ -10,28 +10,134 @@ use smb_parse::{
 
 use super::Stage;
 use crate::{
-    auth::Login,
+    auth::{Authority, Credentials, Login, LoginError},
     crypto::preauth::Preauth,
     ids::{Node, SessionId},
     link::{
         Link, State,
+        connection::Connection,
         cover::SessionKeys,
         node_leg::{NodeLeg, Op},
+        outbox::Outbox,
     },
+    random::Random,
 };
 
 /// The logins under way, by the client's SessionId.
 pub(crate) type Logins = HashMap<SessionId, LoginState>;
 
-/// One login.
+/// One login of the proxy's own.
 #[derive(Debug)]
 pub(crate) struct LoginState {
     login: Login,
     preauth: Preauth,
-    /// The SessionId the node gave with its first answer.
+    /// The SessionId the node gave with its first answer; of a session that stands already, its own.
     node_id: SessionId,
     /// The security buffer to send next.
     token: Vec<u8>,
+}
+
+impl LoginState {
+    /// Begins a login on a leg of which NEGOTIATE settled `conn`; on the session `node_id`, if that is not 0.
+    pub(crate) fn begin(
+        authority: &Authority,
+        credentials: &dyn Credentials,
+        random: &mut dyn Random,
+        conn: &Connection,
+        node_id: SessionId,
+    ) -> Result<Self, LoginError> {
+        let mut login = authority.login(credentials)?;
+        let token = login.start(random)?;
+        Ok(Self { login, preauth: conn.preauth.clone(), node_id, token })
+    }
+
+    /// Sends the next SESSION_SETUP; signed, if it is on a session that has keys.
+    pub(crate) fn send(
+        &mut self,
+        leg: &mut NodeLeg,
+        out: &mut Outbox,
+        security_mode: u16,
+        keys: Option<&SessionKeys>,
+        op: Op,
+    ) {
+        let mut header = Header::request(Command::SESSION_SETUP, 0);
+        header.session_id = self.node_id;
+        header.credit_charge = NodeLeg::least_charge(&leg.conn);
+        let params = SessionSetupParams {
+            flags: 0,
+            security_mode: u8::try_from(security_mode & 0xff).unwrap_or(1),
+            capabilities: 0,
+            previous_session_id: 0,
+            token: &self.token,
+        };
+        let sent = leg.send_own(out, encode::session_setup(&header, &params), keys, op);
+        self.preauth.update(&sent);
+    }
+
+    /// The node asks for more. Whether there is something to send to it.
+    pub(crate) fn step(&mut self, header: &Header, msg: &[u8], random: &mut dyn Random) -> bool {
+        let Ok(response) = session_setup::Response::parse(msg) else { return false };
+        self.preauth.update(msg);
+        self.node_id = header.session_id;
+        match self.login.step(response.security_buffer, random) {
+            Ok(token) => {
+                self.token = token;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// The node says yes. That counts only with the SessionFlags that were recorded and, where the session has a key,
+    /// signed under the one that we derived: a node that maps the user to guest must not get the user's writes.
+    pub(crate) fn finish(
+        &mut self,
+        conn: &Connection,
+        flags: u16,
+        is_keyed: bool,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> Option<Accepted> {
+        let response = session_setup::Response::parse(msg).ok()?;
+        if response.session_flags != flags {
+            return None;
+        }
+        let mut accepted = Accepted { node_id: Node(header.session_id), keys: None };
+        if is_keyed {
+            self.login.finish(response.security_buffer).ok()?;
+            let keys = SessionKeys::derive(conn, self.login.session_key()?, &self.preauth);
+            if !header.flags.contains(Flags::SIGNED) || !keys.verify_mut(msg) {
+                return None;
+            }
+            accepted.keys = Some(keys);
+        }
+        Some(accepted)
+    }
+
+    /// The same for a session that stands already: its keys stay, and sign the answer (MS-SMB2 3.3.5.5.2).
+    pub(crate) fn renewed(
+        &mut self,
+        flags: u16,
+        keys: Option<&SessionKeys>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> bool {
+        const NOBODY: u16 = session_setup::GUEST | session_setup::NULL;
+        let Ok(response) = session_setup::Response::parse(msg) else { return false };
+        let Some(keys) = keys else { return response.session_flags & NOBODY == flags & NOBODY };
+        response.session_flags & NOBODY == flags & NOBODY
+            && self.login.finish(response.security_buffer).is_ok()
+            && header.flags.contains(Flags::SIGNED)
+            && keys.verify_mut(msg)
+    }
+}
+
+/// A session of ours that a node has accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) node_id: Node<SessionId>,
+    /// `None` for guests.
+    pub(crate) keys: Option<SessionKeys>,
 }
 
 impl Link {
@@ -42,10 +148,7 @@ impl Link {
         for session in self.sessions.iter().filter(|s| !s.ended) {
             let Some(authority) = &session.authority else { continue };
             let id = session.client_id.0;
-            let begun = authority.login(&*self.credentials).and_then(|mut login| {
-                let token = login.start(&mut *self.random)?;
-                Ok(LoginState { login, preauth: leg.conn.preauth.clone(), node_id: 0, token })
-            });
+            let begun = LoginState::begin(authority, &*self.credentials, &mut *self.random, &leg.conn, 0);
             if let Ok(state) = begun {
                 logins.insert(id, state);
                 leg.todo.push_back(Op::Login(id));
@@ -64,19 +167,9 @@ impl Link {
         let security_mode = self.conn.client_security_mode;
         let State::Recovering(recovery) = &mut self.state else { return };
         let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return };
-        let Some(state) = logins.get_mut(&id) else { return };
-        let mut header = Header::request(Command::SESSION_SETUP, 0);
-        header.session_id = state.node_id;
-        header.credit_charge = u16::from(leg.conn.dialect > Some(crate::crypto::Dialect::SMB202));
-        let params = SessionSetupParams {
-            flags: 0,
-            security_mode: u8::try_from(security_mode & 0xff).unwrap_or(1),
-            capabilities: 0,
-            previous_session_id: 0,
-            token: &state.token,
-        };
-        let sent = leg.send_plain(&mut self.out, encode::session_setup(&header, &params), Op::Login(id));
-        state.preauth.update(&sent);
+        if let Some(state) = logins.get_mut(&id) {
+            state.send(leg, &mut self.out, security_mode, None, Op::Login(id));
+        }
     }
 
     /// The node's answer to a SESSION_SETUP of ours.
@@ -97,41 +190,29 @@ impl Link {
         let State::Recovering(recovery) = &mut self.state else { return false };
         let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return false };
         let Some(state) = logins.get_mut(&id) else { return false };
-        let Ok(response) = session_setup::Response::parse(msg) else { return false };
-        state.preauth.update(msg);
-        state.node_id = header.session_id;
-        let Ok(token) = state.login.step(response.security_buffer, &mut *self.random) else { return false };
-        state.token = token;
-        leg.todo.push_front(Op::Login(id));
-        true
+        let goes_on = state.step(header, msg, &mut *self.random);
+        if goes_on {
+            leg.todo.push_front(Op::Login(id));
+        }
+        goes_on
     }
 
-    /// SUCCESS counts only with the flags that were recorded, and signed under the key that we derived: a node that
-    /// maps the user to guest must not get the user's writes.
     fn login_done(&mut self, id: SessionId, header: &Header, msg: &mut [u8]) -> bool {
         let State::Recovering(recovery) = &mut self.state else { return false };
         let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return false };
         let Some(mut state) = logins.remove(&id) else { return false };
-        let Ok(response) = session_setup::Response::parse(msg) else { return false };
         let Some(session) = self.sessions.get_mut(id) else { return false };
-        if response.session_flags != session.flags {
+        let is_keyed = session.client_keys.is_some();
+        let Some(accepted) = state.finish(&leg.conn, session.flags, is_keyed, header, msg) else {
+            return false;
+        };
+        // What the client has sealed must not go on in plain.
+        let must_seal = session.seals || session.encrypts(None);
+        if must_seal && !accepted.keys.as_ref().is_some_and(SessionKeys::can_seal) {
             return false;
         }
-        if session.client_keys.is_some() {
-            if state.login.finish(response.security_buffer).is_err() {
-                return false;
-            }
-            let Some(key) = state.login.session_key() else { return false };
-            let keys = SessionKeys::derive(&leg.conn, key, &state.preauth);
-            let proved = header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg);
-            // What the client has sealed must not go on in plain.
-            let must_seal = session.seals || session.encrypts(None);
-            if !proved || must_seal && !keys.can_seal() {
-                return false;
-            }
-            session.node_keys = Some(Arc::new(keys));
-        }
-        session.node_id = Node(header.session_id);
+        session.node_keys = accepted.keys.map(Arc::new);
+        session.node_id = accepted.node_id;
         recovery.progress.sessions += 1;
         true
     }

@@ -5,7 +5,7 @@
 //! [`Recovery`] holds the stage, consumed by value; a stage has only its own data.
 
 pub(crate) mod cursor;
-mod login;
+pub(crate) mod login;
 mod reclaim;
 pub(crate) mod verdict;
 
@@ -256,7 +256,7 @@ impl Link {
         recovery.progress.ended(now, Phase::Connect);
         let mut node = NodeLeg::new(leg, attached.node, attached.generation);
         let msg = self.conn.renegotiate(&mut *self.random);
-        let sent = node.send_plain(&mut self.out, msg, Op::Negotiate);
+        let sent = node.send_own(&mut self.out, msg, None, Op::Negotiate);
         node.conn.request(&sent);
         recovery.stage = Stage::Negotiating(node);
     }
@@ -311,7 +311,7 @@ impl Link {
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
             Op::Reclaim(open) => self.reclaim_answer(open, header, msg),
             Op::Locks(open) => self.locks_answer(open, header),
-            Op::Disposition(_) | Op::Discard => {}
+            Op::Disposition(_) | Op::Judge | Op::Discard => {}
         }
     }
 
@@ -397,17 +397,21 @@ impl Link {
                 Op::Reclaim(open) => self.send_reclaim(open),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Disposition(open) => self.send_disposition(open),
-                Op::Negotiate | Op::Discard => {}
+                Op::Negotiate | Op::Judge | Op::Discard => {}
             }
         }
     }
 
     /// Sends a message of ours in a session's name.
-    fn send_in_session(&mut self, session: SessionId, msg: &[u8], op: Op) {
+    pub(crate) fn send_in_session(&mut self, session: SessionId, msg: &[u8], op: Op) {
         let Some(known) = self.sessions.get(session) else { return };
         let cover = if known.seals || known.encrypts(None) { Cover::Sealed } else { Cover::Signed };
-        let State::Recovering(recovery) = &mut self.state else { return };
-        let Some(leg) = recovery.node_leg() else { return };
+        let leg = match &mut self.state {
+            State::Recovering(recovery) => recovery.node_leg(),
+            State::Bridge(leg) => Some(&mut **leg),
+            _ => None,
+        };
+        let Some(leg) = leg else { return };
         let mut frame = BytesMut::zeroed(HEADROOM);
         frame.extend_from_slice(msg);
         let range = HEADROOM..frame.len();

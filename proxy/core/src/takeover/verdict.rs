@@ -117,9 +117,9 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         return Verdict::Synthesize(Status::FILE_CLOSED);
     }
     match facts.kind {
-        Kind::Idempotent | Kind::Open | Kind::Close | Kind::Teardown => Verdict::Resend,
+        // A login is judged afresh, if nobody has answered its beginning.
+        Kind::Idempotent | Kind::Open | Kind::Close | Kind::Teardown | Kind::Login => Verdict::Resend,
         Kind::Notify => Verdict::Synthesize(Status::NOTIFY_ENUM_DIR),
-        Kind::Login => Verdict::Fail(Status::REQUEST_NOT_ACCEPTED),
         Kind::OtherCreate | Kind::Append | Kind::NameChange | Kind::OtherIoctl => {
             Verdict::Fail(Status::INTERNAL_ERROR)
         }
@@ -139,7 +139,7 @@ mod tests {
             (Kind::Close, Verdict::Resend),
             (Kind::Teardown, Verdict::Resend),
             (Kind::Notify, Verdict::Synthesize(Status::NOTIFY_ENUM_DIR)),
-            (Kind::Login, Verdict::Fail(Status::REQUEST_NOT_ACCEPTED)),
+            (Kind::Login, Verdict::Resend),
             (Kind::OtherCreate, internal),
             (Kind::Append, internal),
             (Kind::NameChange, internal),

@@ -113,13 +113,13 @@ fn at_work(user: &str) -> (Rig, usize, FileId) {
 }
 
 /// Breaks the proof in an NTLM AUTHENTICATE: the last byte of its MIC (MS-NLMP 2.2.1.3).
-fn forge(token: &mut [u8]) {
+pub(crate) fn forge(token: &mut [u8]) {
     let at = token.windows(8).position(|w| w == b"NTLMSSP\0").unwrap();
     token[at + 87] ^= 1;
 }
 
 /// Who is logged in there.
-fn users_of(rig: &Rig, node: usize) -> Vec<&str> {
+pub(crate) fn users_of(rig: &Rig, node: usize) -> Vec<&str> {
     rig.nodes[node].users()
 }
 

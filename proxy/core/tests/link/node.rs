@@ -45,7 +45,7 @@ struct Login {
 }
 
 /// What a node shall do out of the ordinary.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Habits {
     /// Neither executes nor answers these.
     pub(crate) mute: Vec<Command>,
@@ -55,6 +55,8 @@ pub(crate) struct Habits {
     pub(crate) pends: Vec<Command>,
     /// Maps whoever logs in to guest.
     pub(crate) maps_to_guest: bool,
+    /// Signs the last answer of a login wrongly.
+    pub(crate) signs_wrongly: bool,
     /// Grants this oplock level, whatever was asked.
     pub(crate) oplock: Option<u8>,
 }
@@ -170,6 +172,9 @@ impl Node {
         let Some(key) = self.sessions.get(&session).and_then(|s| s.key.clone()).or(parted) else { return };
         if first || request.flags.contains(Flags::SIGNED) {
             key.sign(answer);
+        }
+        if first && self.habits.signs_wrongly {
+            answer[48] ^= 1;
         }
     }
 
@@ -337,7 +342,7 @@ impl Node {
         let key = match outcome.result {
             Ok(derived) if !self.habits.maps_to_guest => derived.session_keys.into_iter().next(),
             Ok(_) => None,
-            Err(_) if outcome.user == "nobody" => None,
+            Err(_) if outcome.user == "nobody" || self.habits.maps_to_guest => None,
             Err(_) => {
                 // As Samba does: whoever fails to prove anew who they are has no session any more.
                 self.end_session(id);

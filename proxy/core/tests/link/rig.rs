@@ -20,7 +20,7 @@ use smb_parse::{
 use understudy_core::{
     auth::{Credentials, Identity, Kind, Login, UnixTime, keys::NtHash},
     crypto::{Dialect, kdf, preauth::Preauth, signing::SigningKey},
-    effect::{CloseReason, Effect, Leg},
+    effect::{CloseReason, Effect, Leg, Role},
     event::{Cause, Event, FileEvent, LegLoss, TakeoverReport},
     files::Files,
     fleet::Assignment,
@@ -29,7 +29,7 @@ use understudy_core::{
     random::Random,
 };
 
-use crate::node::{Disk, Node, signing_alg};
+use crate::node::{Disk, Habits, Node, signing_alg};
 
 /// What the client says of itself in NEGOTIATE.
 pub(crate) const CLIENT_GUID: [u8; 16] = [5; 16];
@@ -94,6 +94,12 @@ pub(crate) struct Rig {
     /// Who can be dialled.
     pub(crate) up: Vec<bool>,
     pub(crate) leg: Option<(LegId, usize)>,
+    /// Connections beside the main one: which, to which node, and what is at its end. Also those that are over.
+    pub(crate) beside: Vec<(LegId, usize, Node)>,
+    /// Those of them that stand.
+    pub(crate) open_beside: BTreeSet<LegId>,
+    /// How nodes are on such connections.
+    pub(crate) beside_habits: Habits,
     pub(crate) files: Rc<RefCell<Files>>,
     id: LinkId,
     generation: u64,
@@ -145,6 +151,9 @@ impl Rig {
             nodes: (1..3).map(|n| Node::new(n * 0x1000 + id.0 * 0x100, disk, &known)).collect(),
             up: vec![true, true],
             leg: None,
+            beside: Vec::new(),
+            open_beside: BTreeSet::new(),
+            beside_habits: Habits::default(),
             files: Rc::clone(files),
             id,
             generation: 0,
@@ -201,6 +210,15 @@ impl Rig {
         self.up[node] = false;
         self.link.handle_leg_lost(self.now, leg, LegLoss::Closed);
         self.pump();
+        self.lose_beside();
+    }
+
+    /// Every connection beside the main one breaks.
+    pub(crate) fn lose_beside(&mut self) {
+        for leg in std::mem::take(&mut self.open_beside) {
+            self.link.handle_leg_lost(self.now, leg, LegLoss::Closed);
+        }
+        self.pump();
     }
 
     /// The node dies, the other one serves.
@@ -247,6 +265,13 @@ impl Rig {
     }
 
     fn hand_to_node(&mut self, to: LegId, frame: &[u8]) {
+        if self.open_beside.contains(&to) {
+            let (_, _, node) = self.beside.iter_mut().find(|(leg, ..)| *leg == to).unwrap();
+            for answer in node.handle(frame) {
+                self.link.handle_node_frame(self.now, to, BytesMut::from(&answer[..]));
+            }
+            return;
+        }
         let Some((_, node)) = self.leg.filter(|(leg, _)| *leg == to) else { return };
         self.sent.push(frame.to_vec());
         for answer in self.nodes[node].handle(frame) {
@@ -266,7 +291,19 @@ impl Rig {
 
     fn effect(&mut self, effect: Effect) {
         match effect {
-            Effect::Connect { leg, node, .. } => {
+            Effect::Connect { leg, node, role: Role::Auxiliary } => {
+                let at = usize::from(node.0);
+                if self.up[at] {
+                    let mut node = Node::new(0x100_0000 * leg.0, &self.disk, &self.users);
+                    node.habits = self.beside_habits.clone();
+                    self.beside.push((leg, at, node));
+                    self.open_beside.insert(leg);
+                    self.link.handle_connected(self.now, leg);
+                } else {
+                    self.link.handle_leg_lost(self.now, leg, LegLoss::Refused);
+                }
+            }
+            Effect::Connect { leg, node, role: Role::Main } => {
                 let node = usize::from(node.0);
                 if self.up[node] {
                     if !self.nodes[node].seen.is_empty() {
@@ -279,7 +316,10 @@ impl Rig {
                     self.link.handle_leg_lost(self.now, leg, LegLoss::Refused);
                 }
             }
-            Effect::CloseLeg { leg, .. } => self.leg = self.leg.filter(|(open, _)| *open != leg),
+            Effect::CloseLeg { leg, .. } => {
+                self.open_beside.remove(&leg);
+                self.leg = self.leg.filter(|(open, _)| *open != leg);
+            }
             Effect::CloseClient { reason, .. } => self.closed = Some(reason),
         }
     }
