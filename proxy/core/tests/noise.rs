@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::sync::{Arc, LazyLock};
+
 use proptest::prelude::*;
 use smb_parse::{
     cmd::session_setup,
@@ -14,7 +16,8 @@ use smb_parse::{
 use support::{part, recording};
 use understudy_core::{
     auth::{
-        Credentials, Identity, Kind, Login, LoginObserver, UnixTime,
+        Credentials, Derived, Identity, Kind, Login, LoginObserver, UnixTime,
+        kerberos::Keytab,
         keys::{NtHash, SessionKey},
         ntlm::message::{self, Authenticate, Challenge},
         smbpasswd::Smbpasswd,
@@ -45,6 +48,34 @@ impl Credentials for Known {
     }
 }
 
+/// A login by Kerberos, with the keytab and the time that belong to it.
+const KERBEROS: &str = include_str!("data/kerberos-aes256.txt");
+
+/// Has the keytab of [`KERBEROS`].
+struct Service;
+
+impl Credentials for Service {
+    fn nt_hash(&self, _domain: &str, _user: &str) -> Option<NtHash> {
+        None
+    }
+
+    fn configured(&self) -> bool {
+        false
+    }
+
+    fn keytab(&self) -> Option<Arc<Keytab>> {
+        static KEYTAB: LazyLock<Arc<Keytab>> =
+            LazyLock::new(|| Arc::new(Keytab::parse(part(&recording(KERBEROS), "keytab")).unwrap()));
+        Some(Arc::clone(&KEYTAB))
+    }
+
+    fn now(&self) -> UnixTime {
+        static TIME: LazyLock<u64> =
+            LazyLock::new(|| u64::from_be_bytes(part(&recording(KERBEROS), "unix-time").try_into().unwrap()));
+        UnixTime::from_secs(*TIME)
+    }
+}
+
 struct Zeros;
 
 impl Random for Zeros {
@@ -57,7 +88,8 @@ impl Random for Zeros {
 fn tokens() -> Vec<Vec<u8>> {
     let windows = recording(include_str!("data/windows-3.1.1-cmac.txt"));
     let nlmp = recording(include_str!("data/ms-nlmp-4.2.4.txt"));
-    let mut tokens: Vec<_> = (windows.iter())
+    let kerberos = recording(KERBEROS);
+    let mut tokens: Vec<_> = (windows.iter().chain(&kerberos))
         .filter_map(|(name, msg)| match *name {
             "session-setup-request" => Some(session_setup::Request::parse(msg).unwrap().security_buffer),
             "session-setup-response" => Some(session_setup::Response::parse(msg).unwrap().security_buffer),
@@ -66,33 +98,54 @@ fn tokens() -> Vec<Vec<u8>> {
         .map(<[u8]>::to_vec)
         .collect();
     tokens.extend(["challenge", "authenticate"].map(|name| part(&nlmp, name).to_vec()));
+    // Without their wrapping too.
+    let (request, reply) = kerberos_tokens();
+    tokens.extend([&request, &reply].map(|token| spnego::unwrap(token).token.unwrap().to_vec()));
     tokens.push(spnego::response(part(&nlmp, "challenge"), Some(&[7; 16])));
     tokens
 }
 
+/// The client's token and the node's answer of [`KERBEROS`].
+fn kerberos_tokens() -> (Vec<u8>, Vec<u8>) {
+    let parts = recording(KERBEROS);
+    let request = session_setup::Request::parse(part(&parts, "session-setup-request")).unwrap();
+    let response = session_setup::Response::parse(part(&parts, "session-setup-response")).unwrap();
+    (request.security_buffer.to_vec(), response.security_buffer.to_vec())
+}
+
+/// What [`KERBEROS`] gives when it is whole.
+static DERIVED: LazyLock<Derived> = LazyLock::new(|| {
+    let (request, reply) = kerberos_tokens();
+    let mut observer = LoginObserver::default();
+    observer.client_token(&request);
+    observer.finish(0, &reply, &Service).result.unwrap()
+});
+
 /// A token with some bytes changed, cut somewhere.
 fn damaged() -> impl Strategy<Value = Vec<u8>> {
-    let tokens = tokens();
+    prop::sample::select(tokens()).prop_flat_map(damaged_of)
+}
+
+/// The same of one token.
+fn damaged_of(token: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    (0..tokens.len(), changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(
-        move |(which, changes, cut, whole)| {
-            let mut token = tokens[which].clone();
-            for (at, byte) in changes {
-                let at = at.index(token.len());
-                token[at] = byte;
-            }
-            if !whole {
-                token.truncate(cut.index(token.len()));
-            }
-            token
-        },
-    )
+    (changes, any::<prop::sample::Index>(), any::<bool>()).prop_map(move |(changes, cut, whole)| {
+        let mut token = token.clone();
+        for (at, byte) in changes {
+            let at = at.index(token.len());
+            token[at] = byte;
+        }
+        if !whole {
+            token.truncate(cut.index(token.len()));
+        }
+        token
+    })
 }
 
 /// Noise that may begin like one of the formats.
 fn noise() -> impl Strategy<Value = Vec<u8>> {
-    const STARTS: [&[u8]; 6] =
-        [b"", b"\x60", b"\xa0", b"\xa1", b"NTLMSSP\0\x02\0\0\0", b"NTLMSSP\0\x03\0\0\0"];
+    const STARTS: [&[u8]; 8] =
+        [b"", b"\x60", b"\x6e", b"\x6f", b"\xa0", b"\xa1", b"NTLMSSP\0\x02\0\0\0", b"NTLMSSP\0\x03\0\0\0"];
     let start = prop::sample::select(&STARTS[..]);
     (start, prop::collection::vec(any::<u8>(), 0..300)).prop_map(|(start, rest)| [start, &rest].concat())
 }
@@ -140,6 +193,9 @@ fn read(token: &[u8]) {
             let _ = login.finish(token);
         }
     }
+    let mut observer = LoginObserver::default();
+    observer.client_token(token);
+    let _ = observer.finish(0, token, &Service);
 }
 
 fn login(kind: Kind, wrapped: bool) -> Login {
@@ -170,6 +226,38 @@ proptest! {
         let outcome = observer.finish(flags, &last, &Known(NtHash::new([1; 16])));
         if let Ok(derived) = outcome.result {
             prop_assert!(derived.session_keys.is_empty() && derived.protection != Protection::Ntlm);
+        }
+    }
+
+    /// Whatever is changed on the way: if it is believed at all, it is the same user and the same keys.
+    #[test]
+    fn an_observer_of_kerberos_believes_what_the_keys_prove(client in damaged_of(kerberos_tokens().0), server in damaged_of(kerberos_tokens().1)) {
+        let mut observer = LoginObserver::default();
+        observer.client_token(&client);
+        let outcome = observer.finish(0, &server, &Service);
+        if let Ok(found) = outcome.result {
+            prop_assert_eq!(outcome.user, "alice@EXAMPLE.COM");
+            let known = &DERIVED.session_keys;
+            for key in &found.session_keys {
+                prop_assert!(known.iter().any(|known| known.bytes() == key.bytes()));
+            }
+        }
+    }
+
+    /// Nobody who has not the ticket's key can answer our login.
+    #[test]
+    fn a_login_by_kerberos_survives_any_answer(first in damaged(), second in damaged()) {
+        let mut login = DERIVED.authority.login(&Service).unwrap();
+        login.start(&mut Zeros).unwrap();
+        prop_assert!(login.step(&first, &mut Zeros).is_err());
+        prop_assert!(login.finish(&second).is_err());
+        prop_assert!(login.session_key().is_none());
+    }
+
+    #[test]
+    fn no_keytab_panics(bytes in damaged_of(part(&recording(KERBEROS), "keytab").to_vec())) {
+        if let Ok(keytab) = Keytab::parse(&bytes) {
+            let _ = keytab.usable();
         }
     }
 

@@ -165,6 +165,10 @@ mod tests {
     }
 
     fn exchange(spnego: bool, hash: u8) -> (Login, LoginObserver) {
+        exchange_after(None, spnego, hash)
+    }
+
+    fn exchange_after(first: Option<&[u8]>, spnego: bool, hash: u8) -> (Login, LoginObserver) {
         let identity = Identity {
             user: "alice".into(),
             domain: "WG".into(),
@@ -173,6 +177,7 @@ mod tests {
         };
         let mut login = Login::ntlm(&identity, Some(NtHash::new([hash; 16])), spnego);
         let mut observer = LoginObserver::default();
+        first.iter().for_each(|token| observer.client_token(token));
         observer.client_token(&login.start(&mut Counting(0)).unwrap());
         let server = if spnego { spnego::response(&challenge(), None) } else { challenge() };
         observer.server_token(&server);
@@ -212,6 +217,21 @@ mod tests {
         observer.client_token(&spnego::init(spnego::Mech::Kerberos, b"\x60kerberos"));
         let outcome = observer.finish(0, &[], &crate::auth::NoCredentials);
         assert_eq!(outcome.result.unwrap_err(), Protection::NoMechanism);
+    }
+
+    /// A client's first token is for the mechanism that it likes best; the node may take another one (RFC 4178 3.2).
+    #[test]
+    fn the_mechanism_of_the_last_token_counts() {
+        let ap_req = spnego::init(spnego::Mech::Kerberos, &[0x6e, 1, 0]);
+        let (login, mut observer) = exchange(true, 3);
+        let after = observer.finish(0, &[], &One(NtHash::new([3; 16])));
+        assert_eq!(after.result.unwrap().session_keys[0].bytes(), login.session_key().unwrap().bytes());
+        observer.client_token(&ap_req);
+        let after = observer.finish(0, &[], &One(NtHash::new([3; 16])));
+        assert_eq!(after.result.unwrap_err(), Protection::NoKeytab);
+        let (login, observed) = exchange_after(Some(&ap_req), true, 3);
+        let after = { observed }.finish(0, &[], &One(NtHash::new([3; 16])));
+        assert_eq!(after.result.unwrap().session_keys[0].bytes(), login.session_key().unwrap().bytes());
     }
 
     #[test]

@@ -509,6 +509,28 @@ mod tests {
         }
     }
 
+    /// Of the tests of MIT Kerberos (crypto_tests/t_decrypt.c).
+    #[test]
+    fn rc4_as_published() {
+        for (bytes, usage, plain, cipher) in [
+            (
+                "F8 1F EC 39 25 5F 57 84 E8 50 C4 37 7C 88 BD 85",
+                0,
+                "",
+                "02 C1 EB 15 58 61 44 12 2E C7 17 76 3D D3 48 BF 00 43 4D DC 65 85 95 4C",
+            ),
+            (
+                "67 D1 30 0D 28 12 23 86 7F 96 47 FF 48 72 12 73",
+                1,
+                "31",
+                "61 56 E0 CC 04 E0 A0 87 4F 9F DA 00 8F 49 8A 7A DB BC 80 B7 0B 14 DD DB C0",
+            ),
+        ] {
+            let opened = key(EncType::Rc4, bytes).decrypt(Usage(usage), &hex(cipher)).unwrap();
+            assert_eq!(opened.to_vec(), hex(plain));
+        }
+    }
+
     /// Whatever is changed in what a key encrypted, or in how it is used, gives nothing.
     #[test]
     fn nothing_but_the_whole_is_decrypted() {

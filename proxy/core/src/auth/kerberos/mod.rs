@@ -13,6 +13,8 @@ mod gss;
 mod keytab;
 mod login;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

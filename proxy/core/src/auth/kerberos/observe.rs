@@ -115,8 +115,9 @@ fn open(request: &ApReq<'_>, keytab: &Keytab) -> Result<Ticket, Outcome> {
     let number = ticket.enc_part.etype;
     let refuse = |why| {
         let version = kvno.map_or_else(String::new, |kvno| format!(", kvno {kvno}"));
-        let name = EncType::from_number(number).map_or("an unknown type", EncType::name);
-        let user = format!("(a ticket for {service}{version}, etype {number}, {name})");
+        let etype =
+            EncType::from_number(number).map_or_else(|| format!("type {number}"), |e| e.name().into());
+        let user = format!("(a ticket for {service}{version}, {etype})");
         Outcome { user, result: Err(why) }
     };
     let Some(etype) = EncType::from_number(number) else { return Err(refuse(Protection::NoEncType)) };
