@@ -33,7 +33,7 @@ fn realm(scale: &Scale, kind: Kind) -> Result<Report> {
         Copy::start(&rig, &Who::KERBEROS, way, "bulk.bin", len)?.run(&mut rig, Vec::new())?;
         std::fs::remove_file(rig.data().join("bulk.bin"))?;
     }
-    let tickets = rig.realm()?.log_in(&rig.net, USER, "1h")?;
+    let tickets = rig.realm()?.log_in(&rig.net, USER)?;
     list(&rig, &tickets)?;
     let listed = tickets.list(&rig.net)?;
     ensure!(
@@ -43,9 +43,9 @@ fn realm(scale: &Scale, kind: Kind) -> Result<Report> {
     // A new key does not make old tickets void, for the nodes still have the old one.
     rig.realm()?.rotate(&rig.nodes)?;
     list(&rig, &tickets)?;
-    list(&rig, &rig.realm()?.log_in(&rig.net, USER, "1h")?)?;
+    list(&rig, &rig.realm()?.log_in(&rig.net, USER)?)?;
     // Whom the realm knows need not be known to the nodes.
-    let refused = list(&rig, &rig.realm()?.log_in(&rig.net, GHOST, "1h")?);
+    let refused = list(&rig, &rig.realm()?.log_in(&rig.net, GHOST)?);
     ensure!(refused.is_err(), "a user whom no node knows was let in");
     Ok(Report::default())
 }

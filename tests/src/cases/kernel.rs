@@ -9,6 +9,7 @@ use crate::rig::{
     Rig, Site,
     copy::{sha256, write_noise},
     kernel::Guest,
+    realm::Kind,
     wait_until,
 };
 
@@ -43,6 +44,12 @@ pub(super) const CASES: &[Case] = &[
         soak: 3,
         run: dialects,
     },
+    Case {
+        name: "kernel-krb5-realm",
+        shows: "the Linux kernel mounts with a ticket, sealed too, lists, reads and writes",
+        soak: 1,
+        run: tickets,
+    },
 ];
 
 /// How a node goes.
@@ -76,11 +83,21 @@ cd /
 "#;
 
 fn mount(_: &Scale) -> Result<Report> {
-    let rig = Rig::new(&Site::default())?;
+    use_a_little(&Site::default(), "vers=3.1.1,sign")
+}
+
+fn tickets(_: &Scale) -> Result<Report> {
+    let site = Site { realm: Some(Kind::Mit), ..Site::default() };
+    use_a_little(&site, "vers=3.1.1,sign")?;
+    use_a_little(&site, "vers=3.1.1,seal")
+}
+
+fn use_a_little(site: &Site, options: &str) -> Result<Report> {
+    let rig = Rig::new(site)?;
     fs::write(rig.data().join("hello"), "hello\n")?;
     let guest = Guest::boot(
         &rig,
-        "vers=3.1.1,sign",
+        options,
         r#"
         try list ls -l "$share"
         try stat stat "$share/hello"

@@ -74,7 +74,7 @@ pub(crate) fn smbclient(rig: &Rig, who: &Who) -> Result<Command> {
     if !who.kerberos {
         return Ok(rig.net.command("client", "smbclient"));
     }
-    let tickets = rig.realm()?.log_in(&rig.net, who.user.context("a guest has no ticket")?, "1h")?;
+    let tickets = rig.realm()?.log_in(&rig.net, who.user.context("a guest has no ticket")?)?;
     Ok(tickets.smbclient(&rig.net))
 }
 

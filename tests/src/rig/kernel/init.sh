@@ -40,6 +40,10 @@ mount -t tmpfs tmpfs /tmp
 mkdir "$share"
 while read -r module; do /srv/bin/busybox insmod "/srv/$module"; done </srv/modules
 
+for file in "$results"/etc/*; do
+    if [ -e "$file" ]; then mount --bind "$file" "/etc/${file##*/}"; fi
+done
+
 ip link set lo up
 ip addr add "$CASE_ADDRESS/24" dev vec0
 ip link set vec0 up

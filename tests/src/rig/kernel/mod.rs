@@ -8,6 +8,7 @@ mod findings;
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Stdio},
     sync::mpsc::{self, Receiver},
@@ -21,6 +22,7 @@ use super::{
     Rig,
     net::FLOATING,
     node::{PASSWORD, USER},
+    realm::{NAME, NAMES, Realm},
 };
 
 const ADDRESS: &str = "10.77.0.2";
@@ -46,14 +48,23 @@ impl Guest {
     }
 
     /// Boots, mounts the share with these options as the test user, and runs a bash script that knows `$share`,
-    /// `$results`, `try`, `say` and `await` (see `init.sh`).
+    /// `$results`, `try`, `say` and `await` (see `init.sh`). In a realm the user logs in with a ticket.
     pub(crate) fn boot(rig: &Rig, options: &str, workload: &str) -> Result<Self> {
+        let options = format!("iocharset=utf8,{options}");
+        let Some(realm) = &rig.realm else {
+            let login = format!("username={USER},password={PASSWORD},{options}");
+            return Self::boot_to(rig, FLOATING, &login, workload);
+        };
+        prepare_tickets(rig, realm)?;
+        Self::boot_to(rig, NAME, &format!("username={USER},sec=krb5,{options}"), workload)
+    }
+
+    fn boot_to(rig: &Rig, server: &str, options: &str, workload: &str) -> Result<Self> {
         let software = software()?;
         let results = Self::prepare(rig)?;
         fs::write(results.join("init.sh"), include_str!("init.sh"))?;
         fs::write(results.join("workload.sh"), workload)?;
         rig.net.add_tap(TAP)?;
-        let options = format!("username={USER},password={PASSWORD},iocharset=utf8,{options}");
         let mount = |from: &Path, to: &str| format!("mount -t hostfs none {to} -o {}", from.display());
         // In a process namespace of its own: when its first process goes, all go.
         let mut child = rig
@@ -64,7 +75,7 @@ impl Guest {
             .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "mem=2048M"])
             .arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1"))
             .args(["con=null", "con0=null,fd:1", "con1=null,fd:2"])
-            .args([format!("CASE_SERVER={FLOATING}"), format!("CASE_ADDRESS={ADDRESS}")])
+            .args([format!("CASE_SERVER={server}"), format!("CASE_ADDRESS={ADDRESS}")])
             .arg(format!("CASE_OPTIONS=\"{options}\""))
             .args(["init=/bin/bash", "--", "-c"])
             .arg(format!(
@@ -147,6 +158,35 @@ impl Drop for Guest {
         let _ = self.child.wait();
     }
 }
+
+/// What the guest needs to log in with tickets: the first of them, whoever asks for them, and the server's name.
+fn prepare_tickets(rig: &Rig, realm: &Realm) -> Result<()> {
+    let results = Guest::prepare(rig)?;
+    realm.log_in_to(results.join("ccache"), &rig.net, USER)?;
+    let common = fs::read_to_string(realm.file("krb5.conf"))?;
+    fs::write(
+        results.join("krb5.conf"),
+        format!("[libdefaults]\n  default_ccache_name = FILE:/mnt/ccache\n{common}"),
+    )?;
+    let upcall = results.join("upcall.sh");
+    fs::write(&upcall, UPCALL)?;
+    fs::set_permissions(&upcall, fs::Permissions::from_mode(0o755))?;
+    // These take the places of the machine's.
+    let etc = results.join("etc");
+    fs::create_dir_all(&etc)?;
+    fs::write(
+        etc.join("hosts"),
+        NAMES.iter().map(|(at, name)| format!("{at} {name}\n")).collect::<String>(),
+    )?;
+    fs::write(etc.join("request-key.conf"), "create cifs.spnego * * /mnt/upcall.sh %k\n")?;
+    Ok(())
+}
+
+/// The kernel has no environment for whom it calls.
+const UPCALL: &str = "#!/bin/bash
+export LD_LIBRARY_PATH=/srv/lib/x86_64-linux-gnu
+exec /srv/usr/sbin/cifs.upcall --krb5conf=/mnt/krb5.conf \"$1\"
+";
 
 /// The unpacked packages, or what to do about their absence.
 fn software() -> Result<PathBuf> {

@@ -41,7 +41,7 @@ pub(super) struct Ad {
 impl Ad {
     /// Makes the domain and starts its controller.
     pub(super) fn start(net: &Net, dir: &Path) -> Result<Self> {
-        let template = template()?;
+        let (template, user) = template()?;
         let domain = dir.join("domain");
         let [from, to] = [&template, &domain].map(|path| path.display().to_string());
         net::run(&["cp", "-r", &from, &to])?;
@@ -60,14 +60,14 @@ impl Ad {
             .stderr(log)
             .spawn()
             .context("starting the domain controller")?;
-        let mut started = Self { dir: dir.to_owned(), child, accounts: Vec::new() };
+        let accounts = vec![(format!("{WORKGROUP}\\{USER}"), FIRST_ID + user)];
+        let started = Self { dir: dir.to_owned(), child, accounts };
         for port in [88, 389, 445] {
             let address = format!("{ADDRESS}:{port}");
             wait_until(&format!("the domain controller listens at {port}"), Duration::from_secs(30), || {
                 net.connect("client", &address).is_ok()
             })?;
         }
-        started.accounts = vec![(format!("{WORKGROUP}\\{USER}"), FIRST_ID + relative_id(&settings, USER)?)];
         Ok(started)
     }
 
@@ -133,12 +133,13 @@ impl Drop for Ad {
     }
 }
 
-/// A domain with our users, that has never run: made once by a process, since it takes seconds.
-fn template() -> Result<PathBuf> {
-    static MADE: Mutex<Option<Scratch>> = Mutex::new(None);
+/// A domain with our users, that has never run, and the last part of the test user's SID. It is made once by a process,
+/// since that takes seconds.
+fn template() -> Result<(PathBuf, u32)> {
+    static MADE: Mutex<Option<(Scratch, u32)>> = Mutex::new(None);
     let mut made = MADE.lock().map_err(|_| anyhow!("making the domain failed before"))?;
-    if let Some(scratch) = made.as_ref() {
-        return Ok(scratch.path().to_owned());
+    if let Some((scratch, user)) = made.as_ref() {
+        return Ok((scratch.path().to_owned(), *user));
     }
     let scratch = Scratch::new()?;
     let dir = scratch.path();
@@ -159,8 +160,9 @@ fn template() -> Result<PathBuf> {
         fs::create_dir_all(dir)?;
     }
     let path = dir.to_owned();
-    *made = Some(scratch);
-    Ok(path)
+    let user = relative_id(&settings, USER)?;
+    *made = Some((scratch, user));
+    Ok((path, user))
 }
 
 /// The last part of a user's SID.

@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{ADDRESS, GHOST, HOST, KEYTAB, NAME, REALM, config, run};
+use super::{ADDRESS, GHOST, HOST, KEYTAB, NAME, REALM, STALE_KEYTAB, WRONG_KEYTAB, config, run};
 use crate::rig::{
     net::Net,
-    node::{PASSWORD, USER},
+    node::{PASSWORD, STRANGER, USER},
     wait_until,
 };
 
@@ -29,11 +29,12 @@ impl Mit {
         fs::write(dir.join("kdc.conf"), configuration(dir))?;
         let mut create = tool(dir, "/usr/sbin/kdb5_util");
         run(create.args(["create", "-s", "-r", REALM, "-P", "master"]), "").context("kdb5_util")?;
-        for user in [USER, GHOST] {
+        for user in [USER, STRANGER, GHOST] {
             administer(dir, &["addprinc", "-pw", PASSWORD, user])?;
         }
         // A server that stands alone refuses a ticket with a PAC, which no domain controller has signed for it.
         administer(dir, &["addprinc", "-randkey", "+no_auth_data_required", &service()])?;
+        add_service_key(dir, STALE_KEYTAB)?;
         add_service_key(dir, KEYTAB)?;
         let log = fs::File::create(dir.join("kdc.stdout"))?;
         let child = net
@@ -46,6 +47,7 @@ impl Mit {
             .spawn()
             .context("starting krb5kdc")?;
         let started = Self { dir: dir.to_owned(), child };
+        write_wrong_keytab(dir)?;
         let address = format!("{ADDRESS}:88");
         wait_until("the KDC listens", Duration::from_secs(20), || net.connect("client", &address).is_ok())?;
         Ok(started)
@@ -70,6 +72,22 @@ fn service() -> String {
 
 fn add_service_key(dir: &Path, keytab: &str) -> Result<()> {
     administer(dir, &["ktadd", "-k", &dir.join(keytab).display().to_string(), &service()])?;
+    Ok(())
+}
+
+/// A keytab with the number of the service's present key, and another key.
+fn write_wrong_keytab(dir: &Path) -> Result<()> {
+    let shown = run(tool(dir, "klist").arg("-k").arg(dir.join(KEYTAB)), "").context("klist")?;
+    let last = shown.lines().last().and_then(|line| line.split_whitespace().next());
+    let number: u32 = last.and_then(|word| word.parse().ok()).context("no key number")?;
+    let path = dir.join(WRONG_KEYTAB);
+    let service = service();
+    let orders = format!(
+        "addent -password -p {service} -k {number} -e aes256-cts-hmac-sha1-96\nwrong\nwkt {}\n",
+        path.display()
+    );
+    run(&mut tool(dir, "ktutil"), &orders).context("ktutil")?;
+    fs::metadata(&path).context("ktutil wrote no keytab")?;
     Ok(())
 }
 

@@ -28,6 +28,10 @@ pub(crate) const REALM: &str = "UNDERSTUDY.TEST";
 pub(crate) const GHOST: &str = "ghost";
 /// The keytab that the nodes have, in the realm's directory.
 pub(crate) const KEYTAB: &str = "service.keytab";
+/// One with a former key only. MIT's realm has it.
+pub(crate) const STALE_KEYTAB: &str = "stale.keytab";
+/// One with another key under the present number. MIT's realm has it.
+pub(crate) const WRONG_KEYTAB: &str = "wrong.keytab";
 
 /// The namespace of the KDC, and its address.
 const HOST: &str = "kdc";
@@ -109,11 +113,15 @@ impl Realm {
     }
 
     /// Gets a user's first ticket by the password, as one does after logging in. The credential cache is new.
-    pub(crate) fn log_in(&self, net: &Net, user: &str, lifetime: &str) -> Result<Cache> {
+    pub(crate) fn log_in(&self, net: &Net, user: &str) -> Result<Cache> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let path = self.file(&format!("ccache-{}", COUNT.fetch_add(1, Ordering::Relaxed)));
+        self.log_in_to(self.file(&format!("ccache-{}", COUNT.fetch_add(1, Ordering::Relaxed))), net, user)
+    }
+
+    /// The same, with a file for them.
+    pub(crate) fn log_in_to(&self, path: PathBuf, net: &Net, user: &str) -> Result<Cache> {
         let cache = Cache { path, config: config(&self.dir) };
-        cache.log_in(net, user, lifetime)?;
+        run(cache.command(net, "kinit").arg(user), &format!("{PASSWORD}\n")).context("kinit")?;
         Ok(cache)
     }
 
@@ -137,14 +145,6 @@ impl Cache {
     /// What programs call it.
     fn name(&self) -> String {
         format!("FILE:{}", self.path.display())
-    }
-
-    /// Replaces what is there by a new first ticket.
-    pub(crate) fn log_in(&self, net: &Net, user: &str, lifetime: &str) -> Result<()> {
-        let mut command = self.command(net, "kinit");
-        command.args(["-l", lifetime, user]);
-        run(&mut command, &format!("{PASSWORD}\n")).context("kinit")?;
-        Ok(())
     }
 
     /// What `klist` says of it.
