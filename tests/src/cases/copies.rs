@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use super::{Case, Report, Scale};
 use crate::rig::{
     Rig, Site,
-    copy::{Copy, Fault, Way, Who},
+    copy::{Copy, Fault, Outcome, Way, Who},
 };
 
 /// What is copied.
@@ -75,11 +75,15 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 fn crash(scale: &Scale, who: &Who) -> Result<Report> {
-    let start = |rig: &Rig, way| Copy::start(rig, who, way, FILE, scale.copy);
-    survive(&mut Rig::new(&Site::default())?, scale, &start)
+    crash_at(&Site::default(), scale, who)
 }
 
-/// A get and a put through the death of the serving node. `start` begins a copy of [`FILE`].
+/// A get and a put, and in the midst of each its node is killed.
+pub(super) fn crash_at(site: &Site, scale: &Scale, who: &Who) -> Result<Report> {
+    survive(&mut Rig::new(site)?, scale, &|rig, way| Copy::start(rig, who, way, FILE, scale.copy))
+}
+
+/// The same for any client: `start` begins a copy of [`FILE`].
 pub(super) fn survive(
     rig: &mut Rig,
     scale: &Scale,
@@ -87,27 +91,37 @@ pub(super) fn survive(
 ) -> Result<Report> {
     let mut report = Report::default();
     for way in [Way::Get, Way::Put] {
-        let before = connections(rig)?;
-        let copy = start(rig, way)?;
-        let mut dead = 0;
-        let fault = Fault::at(scale.copy / 3, |rig| {
-            dead = rig.kill_serving()?;
-            Ok(())
-        });
-        let outcome = copy.run(rig, vec![fault]).with_context(|| format!("{way:?}"))?;
-        ensure!(connections(rig)? == before + 1.0, "the client connected more than once");
-        let done = rig.proxy.metrics(&rig.net)?;
-        ensure!(
-            done.get("understudy_takeovers_total{cause=\"crash\",result=\"ok\"}").is_some_and(|n| *n >= 1.0),
-            "no takeover was counted"
-        );
-        rig.restart(dead)?;
+        let outcome = survive_one(rig, scale, way, start, None).with_context(|| format!("{way:?}"))?;
         report.stalls_ms.push(outcome.stall.as_millis());
-        std::fs::remove_file(rig.data().join(FILE))?;
     }
     Ok(report)
 }
 
+/// A copy whose node is killed, after another fault if there is one. The node is started again.
+pub(super) fn survive_one(
+    rig: &mut Rig,
+    scale: &Scale,
+    way: Way,
+    start: &dyn Fn(&Rig, Way) -> Result<Copy>,
+    first: Option<Fault<'static>>,
+) -> Result<Outcome> {
+    let before = (connections(rig)?, rig.metric(TAKEN_OVER)?);
+    let copy = start(rig, way)?;
+    let mut dead = 0;
+    let kill = Fault::at(scale.copy / 3, |rig| {
+        dead = rig.kill_serving()?;
+        Ok(())
+    });
+    let outcome = copy.run(rig, first.into_iter().chain([kill]).collect())?;
+    ensure!(connections(rig)? == before.0 + 1.0, "the client connected more than once");
+    ensure!(rig.metric(TAKEN_OVER)? > before.1, "no takeover was counted");
+    rig.restart(dead)?;
+    std::fs::remove_file(rig.data().join(FILE))?;
+    Ok(outcome)
+}
+
+const TAKEN_OVER: &str = "takeovers_total{cause=\"crash\",result=\"ok\"}";
+
 fn connections(rig: &Rig) -> Result<f64> {
-    Ok(rig.proxy.metrics(&rig.net)?.get("understudy_connections_total").copied().unwrap_or_default())
+    rig.metric("connections_total")
 }

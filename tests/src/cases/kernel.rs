@@ -4,7 +4,7 @@ use std::{fmt::Write, fs, path::Path, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Case, Report, Scale};
+use super::{Case, Report, Scale, kerberos::site};
 use crate::rig::{
     Rig, Site,
     copy::{sha256, write_noise},
@@ -24,19 +24,19 @@ pub(super) const CASES: &[Case] = &[
         name: "kernel-crash-soft",
         shows: "dd and small files on a kernel mount survive kill -9 of each node in turn, unnoticed",
         soak: 10,
-        run: |scale| crash(scale, "vers=3.1.1,sign,soft", Death::Sudden),
+        run: |scale| crash(scale, &Site::default(), "vers=3.1.1,sign,soft", Death::Sudden),
     },
     Case {
         name: "kernel-crash-hard",
         shows: "the same on a hard mount",
         soak: 10,
-        run: |scale| crash(scale, "vers=3.1.1,sign,hard", Death::Sudden),
+        run: |scale| crash(scale, &Site::default(), "vers=3.1.1,sign,hard", Death::Sudden),
     },
     Case {
         name: "kernel-crash-unanswered",
         shows: "the same, with requests in flight at every death: the nodes fall silent a moment before",
         soak: 3,
-        run: |scale| crash(scale, "vers=3.1.1,sign,soft", Death::WithUnanswered),
+        run: |scale| crash(scale, &Site::default(), "vers=3.1.1,sign,soft", Death::WithUnanswered),
     },
     Case {
         name: "kernel-crash-dialects",
@@ -45,10 +45,28 @@ pub(super) const CASES: &[Case] = &[
         run: dialects,
     },
     Case {
+        name: "kernel-seal",
+        shows: "dd and small files on a sealed kernel mount survive kill -9 of each node in turn, unnoticed",
+        soak: 5,
+        run: |scale| crash(scale, &Site::default(), "vers=3.1.1,seal,soft", Death::Sudden),
+    },
+    Case {
+        name: "kernel-krb5",
+        shows: "the same on a mount with sec=krb5, signed",
+        soak: 5,
+        run: |scale| crash(scale, &site(Kind::Mit), "vers=3.1.1,sign,soft", Death::Sudden),
+    },
+    Case {
         name: "kernel-krb5-realm",
         shows: "the Linux kernel mounts with a ticket, sealed too, lists, reads and writes",
         soak: 1,
         run: tickets,
+    },
+    Case {
+        name: "krb-ticket-expired",
+        shows: "a node dies after a ticket's end: the session is lost, for that reason, and the kernel gets a new ticket",
+        soak: 3,
+        run: expired,
     },
 ];
 
@@ -109,9 +127,9 @@ fn use_a_little(site: &Site, options: &str) -> Result<Report> {
     Ok(Report::default())
 }
 
-fn crash(scale: &Scale, options: &str, death: Death) -> Result<Report> {
+fn crash(scale: &Scale, site: &Site, options: &str, death: Death) -> Result<Report> {
     let len = scale.copy.min(LARGEST);
-    let mut rig = Rig::new(&Site::default())?;
+    let mut rig = Rig::new(site)?;
     let data = rig.data();
     make_small_files(&data)?;
     write_noise(&data.join("down.bin"), len)?;
@@ -189,6 +207,36 @@ fn dialect(version: &str) -> Result<()> {
     guest.finish()?.noticed_nothing()?;
     ensure!(sha256(&results.join("up.bin"))? == sha256(&data.join("up.bin"))?, "the upload differs");
     Ok(())
+}
+
+/// A ticket lasts so long in the case of one that ends.
+const LIFETIME: Duration = Duration::from_secs(8);
+
+fn expired(_: &Scale) -> Result<Report> {
+    let mut rig = Rig::new(&site(Kind::Mit))?;
+    rig.realm()?.limit_tickets(LIFETIME)?;
+    fs::write(rig.data().join("hello"), "hello\n")?;
+    let mut guest = Guest::boot(
+        &rig,
+        "vers=3.1.1,sign,hard",
+        r#"
+        try read grep -q hello "$share/hello"
+        await ready
+        echo 3 >/proc/sys/vm/drop_caches
+        try read-again grep -q hello "$share/hello"
+        try write cp "$share/hello" "$share/copy"
+        "#,
+    )?;
+    guest.until("the mount is used", |g| g.has_said("done read"))?;
+    ensure!(rig.metric("sessions{protection=\"kerberos\"}")? == 1.0, "the session is not protected");
+    // The mount lies idle, so that it is the crash that shows it.
+    std::thread::sleep(LIFETIME);
+    rig.kill_serving()?;
+    rig.await_log("the ticket has expired")?;
+    guest.allow("ready")?;
+    guest.finish()?.no_program_failed()?;
+    ensure!(rig.metric("connections_total")? == 2.0, "the kernel did not connect once more");
+    Ok(Report::default())
 }
 
 /// How long each takeover took, in milliseconds.

@@ -30,11 +30,17 @@ impl Findings {
         }
     }
 
-    /// No command failed, and the kernel never connected again: neither TCP connection, session nor share.
-    pub(crate) fn noticed_nothing(&self) -> Result<()> {
+    /// No command failed, whatever the kernel had to do for that.
+    pub(crate) fn no_program_failed(&self) -> Result<()> {
         if !self.failures.is_empty() {
             bail!("a program in the guest saw an error\n{self}");
         }
+        Ok(())
+    }
+
+    /// No command failed, and the kernel never connected again: neither TCP connection, session nor share.
+    pub(crate) fn noticed_nothing(&self) -> Result<()> {
+        self.no_program_failed()?;
         let instances: Vec<&str> =
             self.debug_data.split("Instance: ").skip(1).filter_map(|s| s.split_whitespace().next()).collect();
         if instances != ["1"] {

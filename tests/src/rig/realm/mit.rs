@@ -57,6 +57,12 @@ impl Mit {
     pub(super) fn add_service_key(&self, keytab: &str) -> Result<()> {
         add_service_key(&self.dir, keytab)
     }
+
+    /// Tickets for the service last no longer.
+    pub(super) fn limit_tickets(&self, lifetime: Duration) -> Result<()> {
+        let words = ["modprinc", "-maxlife", &format!("{}s", lifetime.as_secs()), &service()];
+        administer(&self.dir, &words).map(drop)
+    }
 }
 
 impl Drop for Mit {

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -110,6 +111,14 @@ impl Realm {
     /// What it adds to the environment of whoever speaks Kerberos.
     pub(crate) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
         vec![("KRB5_CONFIG", config(&self.dir))]
+    }
+
+    /// From now on tickets for the service are so short-lived. Of MIT's realm only.
+    pub(crate) fn limit_tickets(&self, lifetime: Duration) -> Result<()> {
+        match &self.keeper {
+            Keeper::Mit(mit) => mit.limit_tickets(lifetime),
+            Keeper::Ad(_) => bail!("the domain controller has one lifetime for all"),
+        }
     }
 
     /// Gets a user's first ticket by the password, as one does after logging in. The credential cache is new.
