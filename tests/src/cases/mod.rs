@@ -1,6 +1,7 @@
 //! The cases: each builds its own site, and shows one thing.
 
 mod copies;
+mod differences;
 mod garbage;
 mod haproxy;
 mod injected;
@@ -83,6 +84,7 @@ pub(crate) fn all() -> Vec<Case> {
         silence::CASES,
         outages::CASES,
         lost_legs::CASES,
+        differences::CASES,
         garbage::CASES,
         pending::CASES,
         shutdown::CASES,

@@ -144,6 +144,18 @@ impl Proxy {
         errors.map(|line| line.to_string()).chain(panics).collect()
     }
 
+    /// `understudy check` with this proxy's configuration: whether all is well, and what it printed. Beside a running
+    /// proxy its addresses are in use.
+    pub(crate) fn check(&self, net: &Net) -> Result<(bool, String)> {
+        let output = net
+            .command("hub", &binary()?.display().to_string())
+            .args(["check", "--config"])
+            .arg(self.log.with_file_name("understudy.toml"))
+            .output()
+            .context("understudy check")?;
+        Ok((output.status.success(), String::from_utf8(output.stdout)?))
+    }
+
     /// The process that `ip netns exec` became.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
