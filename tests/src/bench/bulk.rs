@@ -22,33 +22,68 @@ use crate::rig::{
 /// A copy that takes longer has hung.
 const LIMIT: Duration = Duration::from_secs(120);
 const UNSIGNED: Who = Who { protection: "plain", ..Who::SIGNED };
+/// With what most clients and servers choose.
+const SEALED: Who = Who { cipher: Some("AES-128-GCM"), ..Who::SEALED };
+
+/// How a copy is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protection {
+    Unsigned,
+    Signed,
+    Sealed,
+}
+
+impl Protection {
+    /// Its word in the name of a work.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::Signed => "signed",
+            Self::Sealed => "sealed",
+        }
+    }
+}
 
 /// One kind of copy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Work {
     pub(crate) way: Way,
-    pub(crate) signed: bool,
+    pub(crate) protection: Protection,
 }
 
 impl Work {
-    pub(crate) const SIGNED: [Self; 2] =
-        [Self { way: Way::Get, signed: true }, Self { way: Way::Put, signed: true }];
-    pub(crate) const ALL: [Self; 4] = [
-        Self { way: Way::Get, signed: false },
-        Self { way: Way::Put, signed: false },
-        Self { way: Way::Get, signed: true },
-        Self { way: Way::Put, signed: true },
+    pub(crate) const ALL: [Self; 6] = [
+        Self { way: Way::Get, protection: Protection::Unsigned },
+        Self { way: Way::Put, protection: Protection::Unsigned },
+        Self { way: Way::Get, protection: Protection::Signed },
+        Self { way: Way::Put, protection: Protection::Signed },
+        Self { way: Way::Get, protection: Protection::Sealed },
+        Self { way: Way::Put, protection: Protection::Sealed },
     ];
 
+    /// Those that cost more than carrying after a takeover.
+    pub(crate) fn protected() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|work| work.protection != Protection::Unsigned)
+    }
+
+    /// The same in Bridge.
+    pub(crate) fn in_bridge(self) -> String {
+        format!("{self}, after a takeover")
+    }
+
     fn who(self) -> &'static Who {
-        if self.signed { &Who::SIGNED } else { &UNSIGNED }
+        match self.protection {
+            Protection::Unsigned => &UNSIGNED,
+            Protection::Signed => &Who::SIGNED,
+            Protection::Sealed => &SEALED,
+        }
     }
 }
 
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let way = if self.way == Way::Get { "get" } else { "put" };
-        write!(f, "{way} {}", if self.signed { "signed" } else { "unsigned" })
+        write!(f, "{way} {}", self.protection.word())
     }
 }
 

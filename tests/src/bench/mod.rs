@@ -5,6 +5,7 @@ mod bridge;
 mod bulk;
 mod cpu;
 mod field;
+mod primitive;
 mod quantity;
 mod report;
 mod small;
@@ -39,12 +40,12 @@ pub(crate) struct Options {
     #[arg(long, default_value = "")]
     only: String,
     /// Minutes after which rounds are left out, down to one of each kind of work.
-    #[arg(long, default_value_t = 11)]
+    #[arg(long, default_value_t = 16)]
     minutes: u64,
 }
 
-/// How many kinds of work there are: two of small operations, four of copies, two of copies after a takeover.
-const WORKS: u32 = 8;
+/// How many kinds of work there are: two of small operations, six of copies, four of copies after a takeover.
+const WORKS: u32 = 12;
 
 /// Measures everything. The first round of each kind warms up and is not counted. What is there is written after every round, so that a run cut short leaves its rounds.
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -74,8 +75,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Ok(())
         })?;
     }
-    for work in Work::SIGNED {
-        let name = format!("{work}, after a takeover");
+    for work in Work::protected() {
+        let name = work.in_bridge();
         measure(&mut report, options, &name, |report, pair| {
             let samples = [
                 (Road::HaProxy, bulk.copy(&field, Road::HaProxy, work)?),
@@ -87,9 +88,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             Ok(())
         })?;
     }
+    report.primitives = primitive::measure();
     report.finished = true;
     save(&report, &options.out)?;
-    print!("{}", report.aims());
+    print!("{}{}", report.primitives_text(), report.aims());
     Ok(())
 }
 

@@ -41,9 +41,10 @@ impl Quantity {
         }
     }
 
-    /// What Understudy's ratio to HAProxy should be in Relay.
-    pub(crate) fn aim(self) -> Option<&'static str> {
+    /// What Understudy's ratio to HAProxy should be in Relay. Of sealed frames a part has to be opened.
+    pub(crate) fn aim(self, work: &str) -> Option<&'static str> {
         match self {
+            Self::CpuPerGib if work.contains("sealed") => Some("at most 1.1"),
             Self::Rate => Some("at least 1.0"),
             Self::P50 => Some("at most 1.1"),
             Self::CpuPerGib => Some("at most 0.8"),

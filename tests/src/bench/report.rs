@@ -5,7 +5,9 @@ use std::fmt::Write;
 use serde_json::{Map, Value, json};
 
 use super::{
+    bulk::Work,
     field::Road,
+    primitive::Primitive,
     quantity::{Quantity, Sample},
 };
 
@@ -15,6 +17,8 @@ pub(crate) struct Report {
     mib: u64,
     rounds: u32,
     samples: Vec<(String, Road, Sample)>,
+    /// What the cryptography alone costs.
+    pub(crate) primitives: Vec<Primitive>,
     /// No round was left out.
     pub(crate) complete: bool,
     /// All kinds of work were done.
@@ -23,7 +27,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(mib: u64, rounds: u32) -> Self {
-        Self { mib, rounds, samples: Vec::new(), complete: true, finished: false }
+        Self { mib, rounds, samples: Vec::new(), primitives: Vec::new(), complete: true, finished: false }
     }
 
     pub(crate) fn add(&mut self, work: &str, road: Road, sample: Sample) {
@@ -91,23 +95,46 @@ impl Report {
             text += &self.table_of(work);
             text.push('\n');
         }
-        text + &self.aims()
+        text + &self.primitives_text() + &self.aims()
     }
 
-    /// What is aimed at in Relay, and where we are.
+    /// What the cryptography alone costs.
+    pub(crate) fn primitives_text(&self) -> String {
+        let mut text = String::new();
+        for primitive in &self.primitives {
+            let _ = writeln!(text, "  {:<44} {:>6.3}", primitive.name, primitive.cpu_per_gib);
+        }
+        if text.is_empty() { text } else { format!("The cryptography alone, CPU s/GiB\n{text}\n") }
+    }
+
+    /// What a copy in Bridge costs over the same in Relay, as a multiple of what its cryptography alone costs.
+    fn bridge_ratio(&self, work: Work) -> Option<f64> {
+        let of = |name: &str| self.median(name, Road::Understudy, Quantity::CpuPerGib);
+        let alone = self.primitives.iter().find(|p| p.of_copies == Some(work.protection))?.cpu_per_gib;
+        Some((of(&work.in_bridge())? - of(&work.to_string())?) / alone)
+    }
+
+    /// What is aimed at, and where we are.
     pub(crate) fn aims(&self) -> String {
         let mut text = String::from("Understudy : HAProxy, and the aim\n");
         for work in self.works().into_iter().filter(|work| !work.contains("takeover")) {
             for quantity in Quantity::ALL {
                 if let (Some(aim), Some(ratio)) =
-                    (quantity.aim(), self.ratio(work, Road::Understudy, quantity))
+                    (quantity.aim(work), self.ratio(work, Road::Understudy, quantity))
                 {
                     let what = format!("{work}, {}", quantity.title().0);
                     let _ = writeln!(text, "  {what:<44} {ratio:>5.2}  ({aim})");
                 }
             }
         }
-        text
+        let ratios = Work::protected().filter_map(|work| Some((work, self.bridge_ratio(work)?)));
+        let lines: String = ratios
+            .map(|(work, ratio)| format!("  {:<44} {ratio:>5.2}  (at most 1.5)\n", work.in_bridge()))
+            .collect();
+        if !lines.is_empty() {
+            text += "CPU in Bridge beyond that in Relay : the cryptography alone, and the aim\n";
+        }
+        text + &lines
     }
 
     /// All samples and the summary.
@@ -128,8 +155,14 @@ impl Report {
                 }
             }
         }
+        let primitives: Vec<_> = (self.primitives.iter())
+            .map(|p| json!({"name": p.name, "cpu_seconds_per_gib": p.cpu_per_gib}))
+            .collect();
+        let bridge: Vec<_> = Work::protected()
+            .map(|work| json!({"work": work.in_bridge(), "beyond_relay_to_primitive": self.bridge_ratio(work)}))
+            .collect();
         json!({"complete": self.is_complete(), "mib": self.mib, "rounds": self.rounds, "summary": summary,
-               "samples": samples})
+               "primitives": primitives, "bridge": bridge, "samples": samples})
     }
 }
 
