@@ -5,6 +5,7 @@ mod cases;
 mod client;
 mod demo;
 mod rig;
+mod side_channel;
 mod soak;
 mod wire;
 
@@ -66,6 +67,13 @@ enum Order {
     },
     /// Measures Understudy beside HAProxy and direct access.
     Bench(bench::Options),
+    /// Tries what a second connection, bound to a client's session, can do, on each dialect, and prints a table.
+    ///
+    /// SAMBA_ROOT= takes another Samba than the system's.
+    SideChannel {
+        /// Part of the names of the trials to run.
+        filter: Option<String>,
+    },
     /// Names the cases and what they show.
     List,
     /// Copies a file down and up while its node is killed, and tells of it.
@@ -104,6 +112,10 @@ fn obey(order: &Order) -> Result<()> {
         }
         Order::Captures { paths, expect_errors } => wire::captures::report(paths, *expect_errors),
         Order::Tshark { paths } => tshark(paths),
+        Order::SideChannel { filter } => {
+            require_root()?;
+            side_channel::run(filter.as_deref().unwrap_or_default())
+        }
         Order::Bench(options) => {
             require_root()?;
             bench::run(options)

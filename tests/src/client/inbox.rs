@@ -3,9 +3,11 @@
 use std::{
     collections::hash_map::Entry,
     io::{ErrorKind, Read},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
 use smb_parse::{
     cmd::oplock_break::Notification,
     compound::elements,
@@ -116,12 +118,30 @@ impl Client {
         }
     }
 
+    /// Takes in what comes within this time.
+    pub(crate) fn listen(&mut self, time: Duration) -> Result<()> {
+        let until = Instant::now() + time;
+        loop {
+            if !self.stream.buffer().is_empty() {
+                self.receive()?;
+                continue;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let mut polled = [PollFd::new(self.stream.get_ref(), PollFlags::IN)];
+            if left.is_zero() || poll(&mut polled, Some(&left.try_into()?))? == 0 {
+                return Ok(());
+            }
+            self.receive()?;
+        }
+    }
+
     /// Takes the next frame in.
     pub(super) fn receive(&mut self) -> Result<()> {
         let mut prefix = [0; PREFIX];
         self.stream.read_exact(&mut prefix).context("receiving")?;
         let mut body = vec![0; frame_len(prefix)? - PREFIX];
         self.stream.read_exact(&mut body).context("receiving")?;
+        self.traffic.1 += u64::try_from(PREFIX + body.len())?;
         let sealed = protocol(&body) == Protocol::Transform;
         if sealed {
             body = self.opened(&body)?;

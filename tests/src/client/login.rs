@@ -1,6 +1,6 @@
 //! NEGOTIATE, SESSION_SETUP and TREE_CONNECT.
 
-use std::{fs, io::Read};
+use std::{fs, io::Read, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
 use md4::{Digest, Md4};
@@ -11,11 +11,16 @@ use smb_parse::{
 };
 use understudy_core::{
     auth::{Identity, Kind, Login, keys::NtHash},
-    crypto::{Dialect, preauth::Preauth, sealing::Cipher, signing::SigningAlg},
+    crypto::{
+        Dialect,
+        preauth::Preauth,
+        sealing::Cipher,
+        signing::{SigningAlg, SigningKey},
+    },
     random::Random,
 };
 
-use super::{At, Client, Draft, Session};
+use super::{At, Client, Draft, Session, sealing::Seals};
 use crate::rig::{
     net::FLOATING,
     node::{PASSWORD, STRANGER, USER},
@@ -31,6 +36,8 @@ const CAPABILITIES: u32 = 0x2 | 0x4;
 const CAP_ENCRYPTION: u32 = 0x40;
 /// `SMB2_SHAREFLAG_ENCRYPT_DATA` (MS-SMB2 2.2.10).
 const SHARE_ENCRYPT: u32 = 0x8000;
+/// `SMB2_GLOBAL_CAP_MULTI_CHANNEL`.
+const MULTI_CHANNEL: u32 = 0x8;
 
 /// Who logs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,12 @@ impl User {
     pub(crate) const KNOWN: Self = Self::Named(USER);
     /// Whom it does not.
     pub(crate) const STRANGER: Self = Self::Named(STRANGER);
+}
+
+/// What shows that a further connection belongs to a session, and what it seals with there.
+struct Binding {
+    key: Arc<SigningKey>,
+    seals: Option<Seals>,
 }
 
 /// Randomness from the system.
@@ -74,7 +87,7 @@ impl Client {
             client_guid: self.setup.client_guid,
             preauth_salt: &salt,
             ciphers: &cipher,
-            signing_algs: if newest { &[2, 1, 0] } else { &[] },
+            signing_algs: if newest { self.setup.signing_algs } else { &[] },
             netname: None,
         };
         let draft = self.draft(At::default(), Command::NEGOTIATE, 1, |header| {
@@ -113,27 +126,44 @@ impl Client {
     }
 
     fn capabilities(&self) -> u32 {
-        let sealing = self.setup.cipher.is_some();
-        match self.setup.dialect {
-            Dialect::SMB202 => 0,
-            _ => CAPABILITIES | if sealing { CAP_ENCRYPTION } else { 0 },
+        if self.setup.dialect == Dialect::SMB202 {
+            return 0;
         }
+        let also = |is, capability| if is { capability } else { 0 };
+        CAPABILITIES
+            | also(self.setup.cipher.is_some(), CAP_ENCRYPTION)
+            | also(self.setup.multi_channel, MULTI_CHANNEL)
     }
 
     /// A new session; its id.
     pub(crate) fn login(&mut self, user: User) -> Result<u64> {
+        self.authenticate(user, 0, None)
+    }
+
+    /// Binds this connection to a session of another one (MS-SMB2 3.2.4.2.3.1), by a login of its own as `user`.
+    pub(crate) fn bind(&mut self, first: &Self, session: u64, user: User) -> Result<()> {
+        let bound = first.sessions.get(&session).context("no such session")?;
+        let key = bound.proof.clone().context("a session without a key")?;
+        let seals = bound.seals.as_ref().map(Seals::shared);
+        self.authenticate(user, session, Some(Binding { key, seals })).map(|_| ())
+    }
+
+    /// A new session, or the present connection bound to one: then its key signs every request.
+    fn authenticate(&mut self, user: User, mut session: u64, binding: Option<Binding>) -> Result<u64> {
         let (identity, hash) = credentials(user);
         let mut login = Login::ntlm(&identity, hash, true);
         let mut preauth = self.preauth.clone();
         let mut token = login.start(&mut System)?;
-        let mut session = 0;
         loop {
-            let draft = self.setup_draft(session, &token, &mut preauth)?;
+            let draft = self.setup_draft(session, &token, &mut preauth, binding.as_ref().map(|b| &*b.key))?;
             let (header, msg) = self.exchange(&draft)?;
             session = header.session_id;
             let response = session_setup::Response::parse(&msg);
             match Status(header.status) {
                 Status::MORE_PROCESSING_REQUIRED => {
+                    if let Some(Binding { key, .. }) = &binding {
+                        ensure!(key.verify_mut(&mut msg.clone()), "a binding's answer is signed wrongly");
+                    }
                     preauth.update(&msg);
                     token = login.step(response?.security_buffer, &mut System)?;
                 }
@@ -148,7 +178,7 @@ impl Client {
                     let wanted = flags & session_setup::ENCRYPT != 0;
                     let (key, seals, secrets) = keys.map_or_else(Default::default, |keys| {
                         let seals = keys.seals.map(|seals| seals.of_session(wanted || self.setup.sealing));
-                        (Some(keys.signing), seals, keys.secrets)
+                        (Some(Arc::new(keys.signing)), seals, keys.secrets)
                     });
                     ensure!(seals.is_some() || !wanted, "the server wants encryption, and there is none");
                     if let Some(key) = &key {
@@ -158,8 +188,10 @@ impl Client {
                         );
                     }
                     // In 3.1.1 TREE_CONNECT is signed by whoever can; the rest of the dialects may leave it.
+                    let proof = key.clone();
                     let key = key.filter(|_| self.setup.signing || self.setup.dialect == Dialect::SMB311);
-                    self.sessions.insert(session, Session { key, seals, secrets });
+                    let seals = binding.map_or(seals, |binding| binding.seals);
+                    self.sessions.insert(session, Session { key, proof, seals, secrets });
                     return Ok(session);
                 }
                 status => bail!("SESSION_SETUP as {user:?}: {status:x?}"),
@@ -188,17 +220,26 @@ impl Client {
         Ok(At { session, tree })
     }
 
-    fn setup_draft(&mut self, session: u64, token: &[u8], preauth: &mut Preauth) -> Result<Draft> {
+    fn setup_draft(
+        &mut self,
+        session: u64,
+        token: &[u8],
+        preauth: &mut Preauth,
+        binding: Option<&SigningKey>,
+    ) -> Result<Draft> {
         let params = SessionSetupParams {
-            flags: 0,
+            flags: if binding.is_some() { session_setup::BINDING } else { 0 },
             security_mode: u8::try_from(self.security_mode())?,
             capabilities: 0,
             previous_session_id: 0,
             token,
         };
         let at = At { session, tree: 0 };
-        let draft =
+        let mut draft =
             self.draft(at, Command::SESSION_SETUP, 1, |header| encode::session_setup(header, &params))?;
+        if let Some(key) = binding {
+            key.sign(&mut draft.bytes);
+        }
         preauth.update(&draft.bytes);
         Ok(draft)
     }

@@ -13,6 +13,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::BufReader,
     net::TcpStream,
+    sync::Arc,
     time::Duration,
 };
 
@@ -61,6 +62,10 @@ pub(crate) struct Setup {
     pub(crate) cipher: Option<Cipher>,
     /// Seal whole sessions, whether the server asks for it or not.
     pub(crate) sealing: bool,
+    /// Offered in 3.1.1, the best first (MS-SMB2 2.2.3.1.7).
+    pub(crate) signing_algs: &'static [u16],
+    /// Say that the client can do more than one connection a session.
+    pub(crate) multi_channel: bool,
 }
 
 impl Default for Setup {
@@ -72,6 +77,8 @@ impl Default for Setup {
             credits: 64,
             cipher: None,
             sealing: false,
+            signing_algs: &[2, 1, 0],
+            multi_channel: false,
         }
     }
 }
@@ -93,10 +100,12 @@ pub(crate) struct At {
 /// What one session signs and seals with.
 #[derive(Debug)]
 struct Session {
-    key: Option<SigningKey>,
     seals: Option<Seals>,
     /// The keys themselves, for who looks for them where they must not be.
     secrets: Vec<Secret>,
+    key: Option<Arc<SigningKey>>,
+    /// The same whether it is used or not: what shows that a further connection belongs to the session.
+    proof: Option<Arc<SigningKey>>,
 }
 
 /// A request that waits for its answer.
@@ -142,6 +151,8 @@ pub(crate) struct Client {
     pub(crate) finals: u64,
     /// Interim answers received.
     pub(crate) interims: u64,
+    /// Bytes of frames sent, and received.
+    pub(crate) traffic: (u64, u64),
 }
 
 impl Client {
@@ -163,9 +174,20 @@ impl Client {
             breaks: Vec::new(),
             finals: 0,
             interims: 0,
+            traffic: (0, 0),
         };
         client.negotiate()?;
         Ok(client)
+    }
+
+    /// The ClientGuid that it goes by.
+    pub(crate) fn guid(&self) -> [u8; 16] {
+        self.setup.client_guid
+    }
+
+    /// The connection will end with RST.
+    pub(crate) fn reset_on_drop(&self) -> Result<()> {
+        Ok(rustix::net::sockopt::set_socket_linger(self.stream.get_ref(), Some(Duration::ZERO))?)
     }
 
     /// Numbers a request that costs `charge` credits; waits for credits if there are too few.
@@ -232,6 +254,7 @@ impl Client {
 
     /// Sends any bytes. Takes answers in meanwhile: a server that cannot get rid of its answers may stop reading.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+        self.traffic.0 += u64::try_from(bytes.len())?;
         let mut rest = bytes;
         while !rest.is_empty() {
             let socket = self.stream.get_ref();

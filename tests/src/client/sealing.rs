@@ -1,6 +1,6 @@
 //! Encryption (MS-SMB2 3.1.4.3): which messages are sealed, and with what.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use smb_parse::transform;
@@ -39,8 +39,8 @@ pub(super) struct Keys {
 /// What a session seals and opens with.
 #[derive(Debug)]
 pub(super) struct Seals {
-    to_server: SealingKey,
-    to_client: SealingKey,
+    to_server: Arc<SealingKey>,
+    to_client: Arc<SealingKey>,
     nonces: Nonces,
     /// Everything, or what is for these trees.
     whole: bool,
@@ -50,6 +50,17 @@ pub(super) struct Seals {
 impl Seals {
     pub(super) fn of_session(self, whole: bool) -> Self {
         Self { whole, ..self }
+    }
+
+    /// The same keys for a further connection, with nonces of its own.
+    pub(super) fn shared(&self) -> Self {
+        Self {
+            to_server: Arc::clone(&self.to_server),
+            to_client: Arc::clone(&self.to_client),
+            nonces: Nonces::default(),
+            whole: self.whole,
+            trees: self.trees.clone(),
+        }
     }
 
     pub(super) fn add_tree(&mut self, tree: u32) {
@@ -70,7 +81,7 @@ impl Client {
             let [to_server, to_client] = [Direction::ToServer, Direction::ToClient].map(|direction| {
                 let bytes = kdf::sealing_key(dialect, cipher, direction, key, &hash);
                 secrets.push(Secret { name: "sealing key", bytes: bytes.to_vec() });
-                SealingKey::new(cipher, &bytes)
+                Arc::new(SealingKey::new(cipher, &bytes))
             });
             Seals { to_server, to_client, nonces: Nonces::default(), whole: false, trees: BTreeSet::new() }
         });
