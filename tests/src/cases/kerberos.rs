@@ -19,8 +19,6 @@ use crate::{
     },
 };
 
-const FILE: &str = "bulk.bin";
-
 const SEALED: Who = Who { protection: "encrypt", ..Who::KERBEROS };
 
 const fn signed(dialect: &'static str) -> Who {
