@@ -5,6 +5,7 @@ mod judged;
 mod logins;
 mod node;
 mod rig;
+mod sealed;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
@@ -72,7 +73,7 @@ fn relay_changes_no_byte() {
     let (mut rig, file) = at_work("alice");
     let (sent, delivered) = (rig.sent.len(), rig.delivered.len());
     let msg = rig.read(0, file, 0, 100);
-    let frame = rig.seal(&[msg]);
+    let frame = rig.cover(&[msg]);
     rig.send_raw(&frame);
     assert_eq!(rig.sent[sent..], [frame]);
     assert_eq!(&rig.delivered[delivered][PREFIX..], rig.inbox.last().unwrap());
@@ -157,7 +158,7 @@ fn after_a_takeover_nothing_unsigned_or_forged_is_passed_on() {
     rig.fail_over();
     let before = rig.nodes[1].seen.len();
     let msg = rig.write(0, file, 0, b"forged");
-    let mut frame = rig.seal(&[msg]);
+    let mut frame = rig.cover(&[msg]);
     let last = frame.len() - 1;
     frame[last] ^= 1;
     rig.send_raw(&frame);
@@ -177,7 +178,7 @@ fn a_recorded_request_is_not_accepted_a_second_time() {
     let (mut rig, file) = at_work("alice");
     rig.fail_over();
     let msg = rig.read(0, file, 0, 6);
-    let frame = rig.seal(&[msg]);
+    let frame = rig.cover(&[msg]);
     rig.send_raw(&frame);
     let before = rig.nodes[1].seen.len();
     rig.send_raw(&frame);
@@ -344,7 +345,7 @@ fn an_answer_of_ours_is_signed_only_if_the_request_was_signed_rightly() {
         input: &[],
         max_output: 4096,
     };
-    let mut frame = rig.seal(&[encode::ioctl(&rig.header(Command::IOCTL, 0), &params)]);
+    let mut frame = rig.cover(&[encode::ioctl(&rig.header(Command::IOCTL, 0), &params)]);
     frame[PREFIX + 48] ^= 1;
     rig.send_raw(&frame);
     let header = rig.answer(header_of(&frame).message_id).0;

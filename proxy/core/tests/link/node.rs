@@ -11,20 +11,22 @@ use smb_parse::{
     cmd::{create, negotiate, read, session_setup, tree_connect, write},
     compound::elements,
     encode,
-    frame::PREFIX,
+    frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status, Target},
-    patch,
+    patch, transform,
 };
 use understudy_core::{
-    auth::{LoginObserver, spnego},
+    auth::{LoginObserver, keys::SessionKey, spnego},
     crypto::{
-        Dialect, kdf,
+        Dialect,
+        kdf::{self, Direction},
         preauth::Preauth,
+        sealing::{Cipher, HEADROOM, Nonces, SealingKey},
         signing::{SigningAlg, SigningKey},
     },
 };
 
-use crate::rig::Users;
+use crate::rig::{Counting, Users};
 
 /// The files that all nodes share: name, contents; and the number of each file.
 pub(crate) type Disk = Rc<RefCell<BTreeMap<String, (u64, Vec<u8>)>>>;
@@ -32,9 +34,34 @@ pub(crate) type Disk = Rc<RefCell<BTreeMap<String, (u64, Vec<u8>)>>>;
 /// What every node says of itself in NEGOTIATE: signing enabled, large MTU.
 pub(crate) const SECURITY_MODE: u16 = 1;
 pub(crate) const CAPABILITIES: u32 = 0x4;
+/// `SMB2_GLOBAL_CAP_ENCRYPTION`.
+pub(crate) const ENCRYPTION: u32 = 0x40;
+
+/// The keys that seal a session, either way.
+pub(crate) struct Seals {
+    pub(crate) to_server: SealingKey,
+    pub(crate) to_client: SealingKey,
+}
+
+impl Seals {
+    pub(crate) fn new(dialect: Dialect, cipher: Cipher, key: &SessionKey, preauth: &Preauth) -> Self {
+        let one =
+            |way| SealingKey::new(cipher, &kdf::sealing_key(dialect, cipher, way, key, &preauth.value()));
+        Self { to_server: one(Direction::ToServer), to_client: one(Direction::ToClient) }
+    }
+}
+
+/// A sealed frame around these messages.
+pub(crate) fn seal(key: &SealingKey, session: u64, nonces: &mut Nonces, body: &[u8]) -> Vec<u8> {
+    let mut frame = [&[0; HEADROOM], body].concat();
+    assert!(key.seal(&mut frame, session, nonces.next(&mut Counting::from(session))));
+    frame
+}
 
 struct Session {
     key: Option<Rc<SigningKey>>,
+    seals: Option<Rc<Seals>>,
+    nonces: Nonces,
     user: String,
     trees: BTreeSet<u32>,
 }
@@ -55,6 +82,12 @@ pub(crate) struct Habits {
     pub(crate) pends: Vec<Command>,
     /// Maps whoever logs in to guest.
     pub(crate) maps_to_guest: bool,
+    /// Has no cipher.
+    pub(crate) seals_nothing: bool,
+    /// Lets no session go on that does not seal.
+    pub(crate) encrypts_sessions: bool,
+    /// The share is only for those who seal.
+    pub(crate) encrypts_share: bool,
     /// Signs the last answer of a login wrongly.
     pub(crate) signs_wrongly: bool,
     /// Grants this oplock level, whatever was asked.
@@ -68,6 +101,7 @@ pub(crate) struct Node {
     disk: Disk,
     users: Users,
     dialect: Dialect,
+    cipher: Option<Cipher>,
     preauth: Preauth,
     logins: BTreeMap<u64, Login>,
     sessions: BTreeMap<u64, Session>,
@@ -81,6 +115,8 @@ pub(crate) struct Node {
     pub(crate) habits: Habits,
     /// Every request it was sent, in order.
     pub(crate) seen: Vec<(Header, Vec<u8>)>,
+    /// Which of them came sealed.
+    pub(crate) sealed: Vec<bool>,
 }
 
 fn u16s(values: &[u16]) -> Vec<u8> {
@@ -94,6 +130,7 @@ impl Node {
             disk: Rc::clone(disk),
             users: users.clone(),
             dialect: Dialect::SMB311,
+            cipher: None,
             preauth: Preauth::new(),
             logins: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -104,6 +141,7 @@ impl Node {
             next: 0,
             habits: Habits::default(),
             seen: Vec::new(),
+            sealed: Vec::new(),
         }
     }
 
@@ -117,10 +155,17 @@ impl Node {
         let (mut chain, mut out) = (Vec::new(), Vec::new());
         let (mut session, mut tree, mut file) = (0, 0, FileId::ALL_ONES);
         let mut keep = false;
-        for element in elements(&frame[PREFIX..]) {
+        let sealed = (protocol(&frame[PREFIX..]) == Protocol::Transform)
+            .then(|| transform::Header::parse(&frame[PREFIX..]).unwrap().session_id);
+        let opened = sealed.map(|id| {
+            let keys = self.sessions[&id].seals.as_ref().expect("a session that seals");
+            keys.to_server.open(&frame[PREFIX..]).expect("the proxy seals rightly").split_off(HEADROOM)
+        });
+        for element in elements(opened.as_deref().unwrap_or(&frame[PREFIX..])) {
             let element = element.expect("the proxy sends whole messages");
             let (mut header, msg) = (element.header, element.msg.to_vec());
             self.seen.push((header, msg.clone()));
+            self.sealed.push(sealed.is_some());
             if header.command == Command::CANCEL {
                 continue;
             }
@@ -138,9 +183,9 @@ impl Node {
                 continue;
             }
             if self.habits.pends.contains(&header.command) {
-                out.push(encode::frame(encode::error_response(&interim(&header))));
+                out.push(self.frame(sealed, encode::error_response(&interim(&header))));
             }
-            let answer = self.answer(&header, &msg, &mut file);
+            let answer = self.answer(&header, &msg, sealed.is_some(), &mut file);
             if let Some(answer_header) =
                 Header::parse(&answer).ok().filter(|h| h.command == Command::SESSION_SETUP)
             {
@@ -159,11 +204,24 @@ impl Node {
             let mut body = encode::compound(&answers);
             let ranges: Vec<_> = elements(&body).map(|e| e.unwrap().range).collect();
             for (range, (request, session, _)) in ranges.into_iter().zip(batch) {
-                self.sign(request, *session, &mut body[range]);
+                if sealed.is_none() {
+                    self.sign(request, *session, &mut body[range]);
+                }
             }
-            out.push(encode::frame(body));
+            out.push(self.frame(sealed, body));
         }
         out
+    }
+
+    /// A frame, sealed in that session if there is one.
+    fn frame(&mut self, sealed: Option<u64>, body: Vec<u8>) -> Vec<u8> {
+        match sealed.and_then(|id| Some((id, self.sessions.get_mut(&id)?))) {
+            Some((id, session)) => {
+                let keys = session.seals.clone().expect("keys");
+                seal(&keys.to_client, id, &mut session.nonces, &body)
+            }
+            None => encode::frame(body),
+        }
     }
 
     fn sign(&mut self, request: &Header, session: u64, answer: &mut [u8]) {
@@ -183,7 +241,7 @@ impl Node {
         self.base + self.next
     }
 
-    fn answer(&mut self, header: &Header, msg: &[u8], file: &mut FileId) -> Vec<u8> {
+    fn answer(&mut self, header: &Header, msg: &[u8], sealed: bool, file: &mut FileId) -> Vec<u8> {
         let ok = response(header, Status::SUCCESS);
         let fail = |status| encode::error_response(&response(header, status));
         match header.command {
@@ -195,6 +253,9 @@ impl Node {
         let Some(session) = self.sessions.get_mut(&header.session_id) else {
             return fail(Status::USER_SESSION_DELETED);
         };
+        if self.habits.encrypts_sessions && !sealed {
+            return fail(Status::ACCESS_DENIED);
+        }
         if header.flags.contains(Flags::SIGNED) {
             let key = session.key.as_ref().expect("a signed request on a session without key");
             assert!(key.verify_mut(&mut msg.to_vec()), "a {} came wrongly signed", header.command.name());
@@ -210,10 +271,15 @@ impl Node {
             self.next += 1;
             let mut ok = ok;
             ok.target = Target::Sync { reserved: 0, tree_id: id };
-            return body(&ok, &[&u16s(&[16])[..], &[1, 0], &[0; 8], &0x001f_01ff_u32.to_le_bytes()].concat());
+            let flags = if self.habits.encrypts_share { 0x8000_u32 } else { 0 }.to_le_bytes();
+            let access = 0x001f_01ff_u32.to_le_bytes();
+            return body(&ok, &[&u16s(&[16])[..], &[1, 0], &flags, &[0; 4], &access].concat());
         }
         if !header.tree_id().is_some_and(|tree| session.trees.contains(&tree)) {
             return fail(Status::NETWORK_NAME_DELETED);
+        }
+        if self.habits.encrypts_share && !sealed {
+            return fail(Status::ACCESS_DENIED);
         }
         if header.command == Command::CREATE {
             return self.create(header, msg, file);
@@ -292,20 +358,33 @@ impl Node {
         let asked = negotiate::Request::parse(msg).expect("NEGOTIATE");
         self.dialect = Dialect(asked.dialects().max().expect("a dialect"));
         let newest = self.dialect == Dialect::SMB311;
-        let contexts: u16 = if newest { 2 } else { 0 };
+        let offered = asked.contexts().filter_map(Result::ok).find_map(|context| match context {
+            negotiate::Context::Encryption { ciphers } => ciphers.iter().next().and_then(Cipher::from_wire),
+            _ => None,
+        });
+        let old = Dialect::SMB300..Dialect::SMB311;
+        let old = old.contains(&self.dialect) && asked.capabilities & ENCRYPTION != 0;
+        let offered = offered.or(old.then_some(Cipher::Aes128Ccm));
+        self.cipher = offered.filter(|_| !self.habits.seals_nothing);
+        let named = self.cipher.filter(|_| newest);
+        let contexts: u16 = if newest { 2 + u16::from(named.is_some()) } else { 0 };
         // Each connection says something else of itself than the last one did.
         let guid = [self.base.to_le_bytes(), [7; 8]].concat();
         let mut out = [&u16s(&[65, SECURITY_MODE, self.dialect.0, contexts])[..], &guid].concat();
-        out.extend(CAPABILITIES.to_le_bytes());
+        let encryption = if self.cipher.is_some() && !newest { ENCRYPTION } else { 0 };
+        out.extend((CAPABILITIES | encryption).to_le_bytes());
         for _ in 0..3 {
             out.extend((8_u32 << 20).to_le_bytes());
         }
         out.extend([0; 16]);
-        out.extend([&u16s(&[128, 0])[..], &(64 * u32::from(contexts)).to_le_bytes()].concat());
+        out.extend([&u16s(&[128, 0])[..], &(if newest { 128_u32 } else { 0 }).to_le_bytes()].concat());
         if newest {
             // Preauthentication integrity, then signing by GMAC; each padded to 8 bytes.
             out.extend([&u16s(&[1, 8])[..], &[0; 4], &u16s(&[1, 2, 1]), &[9, 9]].concat());
             out.extend([&u16s(&[8, 4])[..], &[0; 4], &u16s(&[1, 2])].concat());
+        }
+        if let Some(cipher) = named {
+            out.extend([&[0; 4][..], &u16s(&[2, 4]), &[0; 4], &u16s(&[1, cipher.wire()])].concat());
         }
         let answer = body(&response(header, Status::SUCCESS), &out);
         self.preauth.update(&answer);
@@ -349,16 +428,22 @@ impl Node {
                 return setup(Status::LOGON_FAILURE, 0, &[]);
             }
         };
-        let flags = u16::from(key.is_none());
+        let encrypts = self.habits.encrypts_sessions && key.is_some();
+        let flags = u16::from(key.is_none()) | if encrypts { 4 } else { 0 };
         if let Some(session) = self.sessions.get_mut(&id) {
             session.user = outcome.user;
             return setup(Status::SUCCESS, flags, &[]);
         }
+        let seals = key
+            .as_ref()
+            .zip(self.cipher)
+            .map(|(key, cipher)| Rc::new(Seals::new(self.dialect, cipher, key, &login.preauth)));
         let key = key.map(|key| {
             let bytes = kdf::signing_key(self.dialect, &key, &login.preauth.value());
             Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
         });
-        self.sessions.insert(id, Session { key, user: outcome.user, trees: BTreeSet::new() });
+        let (user, trees) = (outcome.user, BTreeSet::new());
+        self.sessions.insert(id, Session { key, seals, nonces: Nonces::default(), user, trees });
         setup(Status::SUCCESS, flags, &[])
     }
 

@@ -14,12 +14,18 @@ use smb_parse::{
     cmd::{create, negotiate, session_setup},
     compound::elements,
     encode::{self, CreateParams, NegotiateParams, SessionSetupParams},
-    frame::PREFIX,
+    frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status, Target},
+    transform,
 };
 use understudy_core::{
     auth::{Credentials, Identity, Kind, Login, UnixTime, keys::NtHash},
-    crypto::{Dialect, kdf, preauth::Preauth, signing::SigningKey},
+    crypto::{
+        Dialect, kdf,
+        preauth::Preauth,
+        sealing::{Cipher, HEADROOM, Nonces},
+        signing::SigningKey,
+    },
     effect::{CloseReason, Effect, Leg, Role},
     event::{Cause, Event, FileEvent, LegLoss, TakeoverReport},
     files::Files,
@@ -29,7 +35,7 @@ use understudy_core::{
     random::Random,
 };
 
-use crate::node::{Disk, Habits, Node, signing_alg};
+use crate::node::{Disk, ENCRYPTION, Habits, Node, Seals, seal, signing_alg};
 
 /// What the client says of itself in NEGOTIATE.
 pub(crate) const CLIENT_GUID: [u8; 16] = [5; 16];
@@ -57,6 +63,12 @@ impl Credentials for Users {
 /// Bytes that do not repeat soon.
 pub(crate) struct Counting(u64);
 
+impl From<u64> for Counting {
+    fn from(seed: u64) -> Self {
+        Self(seed)
+    }
+}
+
 impl Random for Counting {
     fn fill(&mut self, buf: &mut [u8]) {
         for byte in buf {
@@ -72,6 +84,7 @@ pub(crate) struct ClientSession {
     pub(crate) id: u64,
     pub(crate) tree: u32,
     pub(crate) key: Option<Rc<SigningKey>>,
+    pub(crate) seals: Option<Rc<Seals>>,
 }
 
 /// A login of the client under way.
@@ -115,6 +128,15 @@ pub(crate) struct Rig {
     pub(crate) closed: Option<CloseReason>,
     pub(crate) takeovers: Vec<TakeoverReport>,
     pub(crate) refused: usize,
+    /// The cipher that the client offers.
+    pub(crate) cipher: Option<Cipher>,
+    /// The client seals what it says in a session that has keys for it.
+    pub(crate) seals: bool,
+    nonces: Nonces,
+    /// The nonces under which the client was told something: none may come twice.
+    heard: BTreeSet<[u8; 16]>,
+    /// MessageIds of sealed requests: their answers are to be sealed, too.
+    sealed: BTreeSet<u64>,
     /// The dialect that the client asks for.
     pub(crate) dialect: Dialect,
     /// The ServerGuid that the client was told.
@@ -167,6 +189,11 @@ impl Rig {
             closed: None,
             takeovers: Vec::new(),
             refused: 0,
+            cipher: None,
+            seals: false,
+            nonces: Nonces::default(),
+            heard: BTreeSet::new(),
+            sealed: BTreeSet::new(),
             dialect: Dialect::SMB311,
             server_guid: [0; 16],
             later_node: None,
@@ -326,10 +353,21 @@ impl Rig {
 
     /// The client takes a frame in: one final answer and at most one interim each, rightly signed, credits kept.
     fn receive(&mut self, frame: &[u8]) {
-        for element in elements(&frame[PREFIX..]) {
+        let body = &frame[PREFIX..];
+        let opened = (protocol(body) == Protocol::Transform).then(|| {
+            let header = transform::Header::parse(body).unwrap();
+            assert!(self.heard.insert(header.nonce), "a nonce was used twice");
+            let session = self.sessions.iter().find(|s| s.id == header.session_id).expect("a session");
+            let keys = session.seals.as_ref().expect("a session that seals");
+            keys.to_client.open(body).expect("sealed wrongly").split_off(HEADROOM)
+        });
+        for element in elements(opened.as_deref().unwrap_or(body)) {
             let element = element.expect("whole messages");
             let header = element.header;
             assert!(header.is_response());
+            let sealed = self.sealed.contains(&header.message_id);
+            assert_eq!(sealed, opened.is_some(), "{} is covered otherwise", header.command.name());
+            assert!(!sealed || !header.flags.contains(Flags::SIGNED), "sealed and signed");
             self.credits += u32::from(header.credits);
             if header.message_id != u64::MAX {
                 let interim = header.status == Status::PENDING.0;
@@ -361,8 +399,10 @@ impl Rig {
 
     /// Numbers and signs messages as one frame and sends it; the MessageIds.
     pub(crate) fn send(&mut self, msgs: &[Vec<u8>]) -> Vec<u64> {
-        let frame = self.seal(msgs);
-        let ids = elements(&frame[PREFIX..]).map(|e| e.unwrap().header.message_id).collect();
+        let first = self.next;
+        let frame = self.cover(msgs);
+        let charges = msgs.iter().map(|msg| u64::from(Header::parse(msg).unwrap().credit_charge.max(1)));
+        let ids = charges.scan(first, |next, charge| Some(std::mem::replace(next, *next + charge))).collect();
         self.send_raw(&frame);
         ids
     }
@@ -373,9 +413,10 @@ impl Rig {
         self.pump();
     }
 
-    /// Numbers and signs messages as one frame.
-    pub(crate) fn seal(&mut self, msgs: &[Vec<u8>]) -> Vec<u8> {
+    /// Numbers messages, and signs or seals them as one frame.
+    pub(crate) fn cover(&mut self, msgs: &[Vec<u8>]) -> Vec<u8> {
         let mut chain = encode::compound(msgs);
+        let mut sealing = None;
         let places: Vec<_> = elements(&chain).map(|e| e.unwrap()).map(|e| (e.range, e.header)).collect();
         for (range, mut header) in places {
             header.message_id = self.next;
@@ -384,11 +425,17 @@ impl Rig {
             let msg = &mut chain[range];
             header.write(msg);
             let session = self.sessions.iter().find(|s| s.id == header.session_id);
-            if let Some(key) = session.and_then(|s| s.key.as_ref()) {
+            if let Some(seals) = session.and_then(|s| s.seals.clone()).filter(|_| self.seals) {
+                sealing = Some((header.session_id, seals));
+                self.sealed.insert(header.message_id);
+            } else if let Some(key) = session.and_then(|s| s.key.as_ref()) {
                 key.sign(msg);
             }
         }
-        encode::frame(chain)
+        match sealing {
+            Some((session, seals)) => seal(&seals.to_server, session, &mut self.nonces, &chain),
+            None => encode::frame(chain),
+        }
     }
 
     /// The final answer to a MessageId, which must have come.
@@ -413,17 +460,19 @@ impl Rig {
 
     /// NEGOTIATE.
     pub(crate) fn negotiate(&mut self) {
+        let newest = self.dialect == Dialect::SMB311;
+        let ciphers: Vec<_> = self.cipher.filter(|_| newest).map(Cipher::wire).into_iter().collect();
         let params = NegotiateParams {
             dialects: &[self.dialect.0],
             security_mode: 1,
-            capabilities: CLIENT_CAPABILITIES,
+            capabilities: CLIENT_CAPABILITIES | if self.cipher.is_some() { ENCRYPTION } else { 0 },
             client_guid: CLIENT_GUID,
             preauth_salt: &[1; 32],
-            ciphers: &[],
+            ciphers: &ciphers,
             signing_algs: &[2],
             netname: None,
         };
-        let frame = self.seal(&[encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)]);
+        let frame = self.cover(&[encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)]);
         self.preauth.update(&frame[PREFIX..]);
         self.send_raw(&frame);
         if let Some(cause) = self.moves.take() {
@@ -470,7 +519,7 @@ impl Rig {
             previous_session_id: login.previous,
             token: &login.token,
         };
-        let frame = self.seal(&[encode::session_setup(&header, &params)]);
+        let frame = self.cover(&[encode::session_setup(&header, &params)]);
         login.preauth.update(&frame[PREFIX..]);
         self.send_raw(&frame);
         Header::parse(&frame[PREFIX..]).unwrap().message_id
@@ -493,11 +542,14 @@ impl Rig {
                 Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
             });
             let key = key.filter(|_| login.keyed);
+            let session_key = login.login.session_key().filter(|_| login.keyed).zip(self.cipher);
+            let seals = session_key
+                .map(|(key, cipher)| Rc::new(Seals::new(self.dialect, cipher, key, &login.preauth)));
             if let Some(key) = &key {
                 assert!(header.flags.contains(Flags::SIGNED), "the last answer of a login is not signed");
                 assert!(key.verify_mut(&mut answer.clone()), "the last answer is signed wrongly");
             }
-            self.sessions.push(ClientSession { id: login.id, tree: 0, key });
+            self.sessions.push(ClientSession { id: login.id, tree: 0, key, seals });
         }
         status
     }
@@ -594,6 +646,11 @@ impl Rig {
     /// MessageIds the client may still use, as it counts them itself.
     pub(crate) fn credits(&self) -> u32 {
         self.credits - self.asked
+    }
+
+    /// The nonces under which the client was told something.
+    pub(crate) fn heard(&self) -> &BTreeSet<[u8; 16]> {
+        &self.heard
     }
 
     /// Another Link's news of files, as the owner would apply it.
