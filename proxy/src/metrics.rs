@@ -7,7 +7,7 @@ use prometheus::{
 use smb_parse::header::Command;
 use understudy_core::{
     effect::CloseReason,
-    event::{Phase, Protection, TakeoverReport},
+    event::{Phase, Protection, SessionLoss, TakeoverReport},
     link::Counters,
 };
 
@@ -26,6 +26,7 @@ pub(crate) struct Metrics {
     pub(crate) signature_refused: IntCounter,
     pub(crate) sessions: IntGaugeVec,
     pub(crate) unprotected_total: IntCounterVec,
+    pub(crate) sessions_lost: IntCounterVec,
     takeovers: IntCounterVec,
     phases: HistogramVec,
     opens: IntCounterVec,
@@ -69,13 +70,19 @@ impl Metrics {
             sessions: gauges(
                 r,
                 "sessions",
-                "Sessions by protection; only guest, anonymous and ntlm survive a node",
+                "Sessions by protection; guest, anonymous, ntlm and kerberos survive a node",
                 &["protection"],
             )?,
             unprotected_total: counters(
                 r,
                 "unprotected_sessions_total",
                 "Sessions that would not survive a node, by reason",
+                &["reason"],
+            )?,
+            sessions_lost: counters(
+                r,
+                "sessions_lost_total",
+                "Sessions that ended with their node, by reason",
                 &["reason"],
             )?,
             takeovers: counters(
@@ -124,6 +131,9 @@ impl Metrics {
             if !protection.is_protected() {
                 self.unprotected_total.with_label_values(&[protection.label()]).inc_by(0);
             }
+        }
+        for loss in SessionLoss::ALL {
+            self.sessions_lost.with_label_values(&[loss.label()]).inc_by(0);
         }
         for reason in CloseReason::ALL {
             self.closed.with_label_values(&[reason.label()]).inc_by(0);

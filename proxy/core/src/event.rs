@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    auth::LoginError,
     files::FileKey,
     ids::{LegId, NodeId, OpenToken},
 };
@@ -27,6 +28,13 @@ pub enum Event {
     Session(SessionNews),
     /// A session ended. Its protection was this.
     SessionEnded(Protection),
+    /// A session did not come along to the new node: its user is told that it is over.
+    SessionLost {
+        /// As in [`SessionNews::user`].
+        user: String,
+        /// Why not.
+        loss: SessionLoss,
+    },
     /// A takeover ended, well or badly.
     Takeover(Box<TakeoverReport>),
     /// The Link waits for a node; the text says what for. Said once a wait.
@@ -174,6 +182,47 @@ impl Protection {
             Self::NoTicketExpired => "ticket_expired",
             Self::NoKeyMismatch => "key_mismatch",
             Self::NoLogin => "login_not_understood",
+        }
+    }
+}
+
+/// Why a session did not come along to another node. Doubles as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionLoss {
+    /// It was not protected; why not was said when it was established.
+    Unprotected,
+    /// The user's ticket has expired.
+    TicketExpired,
+    /// The user's hash is no longer known.
+    HashGone,
+    /// The node refused the login, gave less than the first node had given, or did not prove that it knows the key.
+    Refused,
+}
+
+impl SessionLoss {
+    /// Every value, for metrics.
+    pub const ALL: [Self; 4] = [Self::Unprotected, Self::TicketExpired, Self::HashGone, Self::Refused];
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unprotected => "unprotected",
+            Self::TicketExpired => "ticket_expired",
+            Self::HashGone => "hash_gone",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl From<LoginError> for SessionLoss {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::TicketExpired => Self::TicketExpired,
+            LoginError::NoHash => Self::HashGone,
+            LoginError::NoChallenge
+            | LoginError::Weak
+            | LoginError::NotProved
+            | LoginError::TicketUnusable => Self::Refused,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use understudy_core::{
     effect::CloseReason,
-    event::{Event, LegLoss, Phase, Protection, SessionNews, TakeoverReport},
+    event::{Event, LegLoss, Phase, Protection, SessionLoss, SessionNews, TakeoverReport},
     ids::{LinkId, NodeId},
 };
 
@@ -25,6 +25,7 @@ pub(super) fn event(shared: &Shared, link: LinkId, client: SocketAddr, event: Ev
     match event {
         Event::Session(news) => session(shared, link, client, &news),
         Event::SessionEnded(protection) => sessions(shared, protection).dec(),
+        Event::SessionLost { user, loss } => session_lost(shared, link, client, &user, loss),
         Event::Takeover(report) => takeover(shared, link, client, &report),
         Event::Waiting(what) => tracing::warn!(link = link.0, %client, "waiting: {what}"),
         Event::SignatureRefused => {
@@ -84,6 +85,23 @@ fn why_unprotected(protection: Protection) -> &'static str {
             "it is protected"
         }
     }
+}
+
+fn session_lost(shared: &Shared, link: LinkId, client: SocketAddr, user: &str, loss: SessionLoss) {
+    let reason = loss.label();
+    shared.metrics.sessions_lost.with_label_values(&[reason]).inc();
+    let why = match loss {
+        // Why was said when it was established.
+        SessionLoss::Unprotected => "it was not protected",
+        SessionLoss::TicketExpired => {
+            "the ticket has expired, and only the user can get another one: the client must log in again"
+        }
+        SessionLoss::HashGone => "the user is no longer in the smbpasswd file",
+        SessionLoss::Refused => {
+            "the new node refused the login, or did not prove that it is one of the nodes"
+        }
+    };
+    tracing::warn!(link = link.0, %client, user, reason, "a session ends with its node: {why}");
 }
 
 fn takeover(shared: &Shared, link: LinkId, client: SocketAddr, report: &TakeoverReport) {

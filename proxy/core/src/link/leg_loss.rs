@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Attached, Link, Opening, State};
 use crate::{
     effect::{Close, CloseReason},
-    event::{Cause, Event, FileEvent, LegLoss},
+    event::{Cause, Event, FileEvent, LegLoss, SessionLoss},
     ids::LegId,
     link::open::OpenState,
     takeover::Recovery,
@@ -167,6 +167,8 @@ impl Link {
         for session in self.sessions.iter_mut().filter(|s| !s.protection.is_protected() && !s.ended) {
             session.ended = true;
             ended += 1;
+            let loss = SessionLoss::Unprotected;
+            self.out.event(Event::SessionLost { user: session.user.clone(), loss });
         }
         ended
     }

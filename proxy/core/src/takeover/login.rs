@@ -12,6 +12,7 @@ use super::Stage;
 use crate::{
     auth::{Authority, Credentials, Login, LoginError},
     crypto::preauth::Preauth,
+    event::{Event, SessionLoss},
     ids::{Node, SessionId},
     link::{
         Link, State,
@@ -144,20 +145,21 @@ impl Link {
     /// Every protected session, all at once as far as credits go.
     pub(super) fn begin_logins(&mut self, mut leg: NodeLeg) -> Stage {
         let mut logins = Logins::new();
-        let mut refused = Vec::new();
+        let mut hopeless = Vec::new();
         for session in self.sessions.iter().filter(|s| !s.ended) {
             let Some(authority) = &session.authority else { continue };
             let id = session.client_id.0;
             let begun = LoginState::begin(authority, &*self.credentials, &mut *self.random, &leg.conn, 0);
-            if let Ok(state) = begun {
-                logins.insert(id, state);
-                leg.todo.push_back(Op::Login(id));
-            } else {
-                refused.push(id);
+            match begun {
+                Ok(state) => {
+                    logins.insert(id, state);
+                    leg.todo.push_back(Op::Login(id));
+                }
+                Err(error) => hopeless.push((id, error)),
             }
         }
-        for id in refused {
-            self.session_lost(id);
+        for (id, error) in hopeless {
+            self.session_lost(id, error.into());
         }
         Stage::Authenticating(leg, logins)
     }
@@ -182,7 +184,7 @@ impl Link {
             status == Status::SUCCESS && self.login_done(id, header, msg)
         };
         if !goes_on {
-            self.session_lost(id);
+            self.session_lost(id, SessionLoss::Refused);
         }
     }
 
@@ -218,9 +220,10 @@ impl Link {
     }
 
     /// A session could not be had again: it ends alone.
-    fn session_lost(&mut self, id: SessionId) {
+    fn session_lost(&mut self, id: SessionId, loss: SessionLoss) {
         if let Some(session) = self.sessions.get_mut(id) {
             session.ended = true;
+            self.out.event(Event::SessionLost { user: session.user.clone(), loss });
         }
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.sessions_lost += 1;

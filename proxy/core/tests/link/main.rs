@@ -21,7 +21,7 @@ use smb_parse::{
 };
 use understudy_core::{
     effect::CloseReason,
-    event::{Cause, FileEvent, LegLoss},
+    event::{Cause, FileEvent, LegLoss, SessionLoss},
     files::FileKey,
     ids::{LegId, LinkId, OpenToken},
 };
@@ -299,6 +299,7 @@ fn beside_a_protected_user_the_unprotected_session_ends_alone() {
     assert!(!header.flags.contains(Flags::SIGNED));
     assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
     assert_eq!(rig.takeovers[0].sessions_lost, 1);
+    assert_eq!(rig.losses, [SessionLoss::Unprotected]);
     assert_eq!(rig.closed, None);
 }
 
@@ -308,6 +309,7 @@ fn a_node_that_maps_to_guest_does_not_get_the_users_writes() {
     rig.nodes[1].habits.maps_to_guest = true;
     rig.fail_over();
     assert_eq!(rig.closed, Some(CloseReason::TakeoverFailed));
+    assert_eq!(rig.losses, [SessionLoss::Refused]);
     assert!(rig.nodes[1].seen(Command::CREATE).is_empty());
 }
 

@@ -27,7 +27,7 @@ use understudy_core::{
         signing::SigningKey,
     },
     effect::{CloseReason, Effect, Leg, Role},
-    event::{Cause, Event, FileEvent, LegLoss, TakeoverReport},
+    event::{Cause, Event, FileEvent, LegLoss, SessionLoss, TakeoverReport},
     files::Files,
     fleet::Assignment,
     ids::{LegId, LinkId, NodeId},
@@ -127,6 +127,8 @@ pub(crate) struct Rig {
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) closed: Option<CloseReason>,
     pub(crate) takeovers: Vec<TakeoverReport>,
+    /// Why sessions were lost.
+    pub(crate) losses: Vec<SessionLoss>,
     pub(crate) refused: usize,
     /// The cipher that the client offers.
     pub(crate) cipher: Option<Cipher>,
@@ -188,6 +190,7 @@ impl Rig {
             delivered: Vec::new(),
             closed: None,
             takeovers: Vec::new(),
+            losses: Vec::new(),
             refused: 0,
             cipher: None,
             seals: false,
@@ -312,6 +315,7 @@ impl Rig {
             Event::File(event) => self.files.borrow_mut().handle(self.id, event),
             Event::Takeover(report) => self.takeovers.push(*report),
             Event::SignatureRefused => self.refused += 1,
+            Event::SessionLost { loss, .. } => self.losses.push(loss),
             _ => {}
         }
     }
