@@ -188,6 +188,10 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // What libfaketime leaves when its process is killed.
+        for left in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = fs::remove_file(format!("/dev/shm/{left}{}", self.child.id()));
+        }
     }
 }
 
