@@ -9,7 +9,7 @@ use smb_parse::{
 };
 use understudy_core::crypto::Dialect;
 
-use super::{Case, Report, Scale};
+use super::{Case, Report};
 use crate::{
     client::{At, Client, FILE_OPEN_IF, File, Open, Setup, User, guid},
     rig::{Rig, Site, net::FLOATING},
@@ -31,30 +31,34 @@ pub(super) const CASES: &[Case] = &[
         name: "cancelled-lock",
         shows: "a lock that waits after a takeover is granted when it can be, or cancelled when that is asked for",
         soak: 3,
-        run: cancelled_lock,
+        run: |_| cancelled_lock(&Setup::default()),
     },
     Case {
         name: "single-messages",
         shows: "open, write, read, flush, lock, set, query, echo and close on one handle before and after a crash, in each dialect",
         soak: 3,
-        run: single_messages,
+        run: |_| {
+            let each = |dialect| {
+                [(true, User::KNOWN), (false, User::KNOWN), (false, User::Guest)]
+                    .map(|(signing, user)| (Setup { dialect, signing, ..Setup::default() }, user))
+            };
+            single_messages(DIALECTS.map(each).as_flattened())
+        },
     },
 ];
 
-fn single_messages(_: &Scale) -> Result<Report> {
+/// Everything before and after a crash, on a connection of each kind.
+pub(super) fn single_messages(setups: &[(Setup, User)]) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     let mut clients = Vec::new();
-    for dialect in DIALECTS {
-        for (signing, user) in [(true, User::KNOWN), (false, User::KNOWN), (false, User::Guest)] {
-            let setup = Setup { dialect, signing, ..Setup::default() };
-            let what = format!("{dialect:x?}, signing {signing}, {user:?}");
-            let mut client = Client::connect(&rig.net, FLOATING, &setup)?;
-            let at = client.enter(user, "share").with_context(|| what.clone())?;
-            let name = format!("file-{}.bin", clients.len());
-            let file = client.open(at, &opened(dialect, clients.len(), &name))?;
-            exercise(&mut client, file, 1).with_context(|| what.clone())?;
-            clients.push((what, client, at, name, file));
-        }
+    for (setup, user) in setups {
+        let what = format!("{:x?}, signing {}, {:?}, {user:?}", setup.dialect, setup.signing, setup.cipher);
+        let mut client = Client::connect(&rig.net, FLOATING, setup)?;
+        let at = client.enter(*user, "share").with_context(|| what.clone())?;
+        let name = format!("file-{}.bin", clients.len());
+        let file = client.open(at, &opened(setup.dialect, clients.len(), &name))?;
+        exercise(&mut client, file, 1).with_context(|| what.clone())?;
+        clients.push((what, client, at, name, file));
     }
     let dead = rig.kill_serving()?;
     for (what, client, at, name, file) in &mut clients {
@@ -100,9 +104,9 @@ fn exercise(client: &mut Client, file: File, salt: u8) -> Result<()> {
     client.echo(file.at).context("echo")
 }
 
-fn cancelled_lock(_: &Scale) -> Result<Report> {
+pub(super) fn cancelled_lock(setup: &Setup) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
-    let mut client = Client::connect(&rig.net, FLOATING, &Setup::default())?;
+    let mut client = Client::connect(&rig.net, FLOATING, setup)?;
     let at = client.enter(User::KNOWN, "share")?;
     let open = Open { disposition: FILE_OPEN_IF, ..Open::of("locked.bin") };
     let (holder, waiter) = (client.open(at, &open)?, client.open(at, &open)?);

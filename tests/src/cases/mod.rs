@@ -16,6 +16,7 @@ mod pipelines;
 mod python;
 mod refused;
 mod sealed;
+mod sealed_messages;
 mod sealed_share;
 mod secrets;
 mod sessions;
@@ -66,6 +67,7 @@ pub(crate) fn all() -> Vec<Case> {
         copies::CASES,
         sealed::CASES,
         sealed_share::CASES,
+        sealed_messages::CASES,
         python::CASES,
         kernel::CASES,
         kerberos::CASES,

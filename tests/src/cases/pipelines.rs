@@ -21,7 +21,7 @@ pub(super) const CASES: &[Case] = &[
         name: "compounds-in-flight",
         shows: "related Create, QueryInfo and Close in flight at a crash are each answered once, and leave no Open",
         soak: 5,
-        run: compounds,
+        run: |_| compounds(&Setup::default()),
     },
     Case {
         name: "credits-last",
@@ -31,12 +31,12 @@ pub(super) const CASES: &[Case] = &[
     },
 ];
 
-fn compounds(_: &Scale) -> Result<Report> {
+pub(super) fn compounds(setup: &Setup) -> Result<Report> {
     const COUNT: usize = 1_000;
     const WINDOW: usize = 40;
     let mut rig = Rig::new(&Site::default())?;
     fs::write(rig.data().join("looked-at.bin"), vec![7; 4_242])?;
-    let mut client = Client::connect(&rig.net, FLOATING, &Setup { credits: 256, ..Setup::default() })?;
+    let mut client = Client::connect(&rig.net, FLOATING, &Setup { credits: 256, ..*setup })?;
     let at = client.enter(User::KNOWN, "share")?;
     let kept = client.open(at, &Open { disposition: FILE_OPEN_IF, ..Open::of("kept.bin") })?;
     let before = rig.metric(OPENS)?;

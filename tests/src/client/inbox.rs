@@ -49,6 +49,7 @@ impl Answer {
 #[derive(Debug, Clone)]
 pub(crate) struct Break {
     pub(crate) notification: Notification,
+    pub(crate) sealed: bool,
 }
 
 /// How a connection ended.
@@ -161,7 +162,7 @@ impl Client {
         if id == UNSOLICITED {
             ensure!(header.command == Command::OPLOCK_BREAK, "an unsolicited {name}");
             let notification = Notification::parse(msg)?;
-            self.breaks.push(Break { notification });
+            self.breaks.push(Break { notification, sealed });
             return Ok(());
         }
         self.credits += u64::from(header.credits);
