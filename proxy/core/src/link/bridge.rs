@@ -240,7 +240,7 @@ impl Link {
             Some(Pending::Client(id)) if interim => self.bridge_interim(id, msg),
             Some(Pending::Client(id)) => self.bridge_final(now, id, opened, header, msg),
             Some(Pending::Ours(Op::Login(session))) if !interim => {
-                self.admission_answer(now, session, header, msg);
+                self.admission_answer(now, session, opened, header, msg);
                 Passage::Withheld
             }
             Some(Pending::Ours(_)) | None => Passage::Withheld,
@@ -277,9 +277,9 @@ impl Link {
         let Some(request) = self.requests.get(id) else { return Passage::Withheld };
         let session = request.header.session_id;
         if Status(header.status) == Status::USER_SESSION_DELETED && !header.flags.contains(Flags::SIGNED) {
-            // The node has ended the session, and nobody has its key any more.
-            self.forget_session(session);
+            // The node has ended the session, and has its keys no more. Those of the client leg are ours.
             self.answer_session_deleted(id);
+            self.forget_session(session);
             return Passage::Withheld;
         }
         if !self.is_from_node(request, opened, header, msg) {

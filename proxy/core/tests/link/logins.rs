@@ -183,9 +183,9 @@ fn a_session_that_the_node_ends_is_over() {
         let id = node.session_of("alice").unwrap();
         node.end_session(id);
         node.forget_key();
-        let (status, msg) = rig.ask(rig.read(session, file, 0, 4));
-        assert_eq!(status, Status::USER_SESSION_DELETED);
-        assert!(!Header::parse(&msg).unwrap().flags.contains(Flags::SIGNED));
+        for _ in 0..2 {
+            assert_eq!(rig.ask(rig.read(session, file, 0, 4)).0, Status::USER_SESSION_DELETED);
+        }
         assert_eq!(rig.files.borrow().opens(), 0);
         if !after_takeover {
             rig.fail_over();

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use smb_parse::{
     cmd::session_setup,
     encode,
-    header::{Command, Header, Status},
+    header::{Command, Flags, Header, Status},
 };
 
 use super::{Judge, Stage};
@@ -18,7 +18,7 @@ use crate::{
         Link, State,
         cover::{Cover, SessionKeys, proved_key},
         node_leg::{NodeLeg, Op},
-        session::Session,
+        session::{SESSION_ENCRYPT_DATA, Session},
     },
     takeover::login::{Accepted, LoginState},
 };
@@ -59,6 +59,9 @@ impl Link {
         let Stage::Exchanging { leg, preauth, .. } = &judge.stage else { return None };
         let response = session_setup::Response::parse(msg).ok()?;
         let (flags, token) = (response.session_flags, response.security_buffer.to_vec());
+        if flags & SESSION_ENCRYPT_DATA != 0 && self.conn.cipher.is_none() {
+            return None;
+        }
         let outcome = judge.login.observer.finish(flags, &token, &*self.credentials);
         let derived = outcome.result.as_ref().ok()?;
         let session_key = if derived.session_keys.is_empty() {
@@ -102,6 +105,7 @@ impl Link {
         &mut self,
         now: Instant,
         id: SessionId,
+        opened: Option<SessionId>,
         header: &Header,
         msg: &mut [u8],
     ) {
@@ -120,8 +124,11 @@ impl Link {
         }
         let is_yes = Status(header.status) == Status::SUCCESS;
         if judge.renews {
+            // Samba seals its answer in a session that seals, although the request was not sealed.
             let keys = self.sessions.get(id).and_then(|s| s.node_keys.as_deref());
-            if is_yes && admission.login.renewed(admission.flags, keys, header, msg) {
+            let is_proved = opened == Some(id)
+                || keys.is_none_or(|keys| header.flags.contains(Flags::SIGNED) && keys.verify_mut(msg));
+            if is_yes && is_proved && admission.login.renewed(admission.flags, msg) {
                 self.renew_session(now);
             } else {
                 // The node has ended the session, or has given it to nobody knows whom.
@@ -132,7 +139,11 @@ impl Link {
         }
         let is_keyed = admission.session_key.is_some();
         let flags = admission.flags;
-        match admission.login.finish(&main.conn, flags, is_keyed, header, msg).filter(|_| is_yes) {
+        let accepted = admission.login.finish(&main.conn, flags, is_keyed, header, msg).filter(|accepted| {
+            let can_seal = accepted.keys.as_ref().is_some_and(SessionKeys::can_seal);
+            is_yes && (flags & SESSION_ENCRYPT_DATA == 0 || can_seal)
+        });
+        match accepted {
             Some(accepted) => self.establish(now, accepted),
             None => {
                 self.end_login(now, Status::REQUEST_NOT_ACCEPTED);
