@@ -110,7 +110,13 @@ async fn answer_to(address: &str, stream: &mut Option<TcpStream>, ask: Ask) -> i
 }
 
 /// Asks a node about itself until it has answered.
-async fn introduce(shared: &Shared, node: NodeId, address: &str, compare: Option<&CompareConfig>) {
+async fn introduce(
+    shared: &Shared,
+    node: NodeId,
+    address: &str,
+    compare: Option<&CompareConfig>,
+    said: &mut bool,
+) {
     loop {
         let visitor = visitor(compare, &*shared.credentials, address);
         match interview(address, visitor).await {
@@ -118,9 +124,11 @@ async fn introduce(shared: &Shared, node: NodeId, address: &str, compare: Option
                 let _ = shared.fleet.send(FleetInput::Profile { node, profile: Box::new(profile) });
                 return;
             }
-            Err(error) => {
+            // Once is enough for a node that comes and goes.
+            Err(error) if !std::mem::replace(said, true) => {
                 tracing::info!(node = shared.node_name(node), %error, "the node could not be compared with the others yet");
             }
+            Err(_) => {}
         }
         sleep(ASK_AGAIN).await;
     }
@@ -135,7 +143,7 @@ pub(crate) async fn watch(
 ) {
     let Some(address) = shared.nodes.get(usize::from(node.0)).map(|n| n.address.clone()) else { return };
     let tell = |report| shared.fleet.send(FleetInput::Probe { node, report }).is_ok();
-    let mut next = Instant::now();
+    let (mut next, mut said) = (Instant::now(), false);
     loop {
         sleep_until(next).await;
         next = Instant::now() + interval;
@@ -146,7 +154,7 @@ pub(crate) async fn watch(
                 }
                 // It may have been started anew, with another configuration.
                 let introduction = async {
-                    introduce(&shared, node, &address, compare.as_ref()).await;
+                    introduce(&shared, node, &address, compare.as_ref(), &mut said).await;
                     pending().await
                 };
                 let report = tokio::select! {
@@ -239,8 +247,9 @@ fn negotiate() -> Vec<u8> {
         capabilities: 0,
         client_guid,
         preauth_salt: &salt,
-        ciphers: &[],
-        signing_algs: &[],
+        // All: Samba refuses whoever has no signing algorithm in common with it.
+        ciphers: &[4, 3, 2, 1],
+        signing_algs: &[2, 1, 0],
         netname: None,
     };
     encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)

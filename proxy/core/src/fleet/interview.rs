@@ -31,8 +31,11 @@ use crate::{
 
 /// The dialects that clients use, but for 3.1.1, which is asked for by its algorithms.
 const OLDER: [Dialect; 4] = [Dialect::SMB202, Dialect::SMB210, Dialect::SMB300, Dialect::SMB302];
-/// A cipher and a signing algorithm at a time (MS-SMB2 2.2.3.1.2, 2.2.3.1.7): together they cover all.
-const ALGORITHMS: [(u16, u16); 4] = [(1, 0), (2, 1), (3, 2), (4, 2)];
+/// Ciphers (MS-SMB2 2.2.3.1.2).
+const CIPHERS: [u16; 4] = [4, 3, 2, 1];
+/// Signing algorithms (MS-SMB2 2.2.3.1.7). Samba refuses a NEGOTIATE for want of one in common, so that a cipher is asked
+/// for with all of these.
+const SIGNING: [u16; 3] = [2, 1, 0];
 /// All capabilities: a node names its own only to a client that has them too.
 const CAPABILITIES: u32 = 0x7f;
 /// `SIGNING_ENABLED` (MS-SMB2 2.2.3).
@@ -76,10 +79,10 @@ pub enum Ask {
 /// One question. Not to be printed: it may hold a user's proof.
 enum Question {
     Dialect(Dialect),
-    Algorithms {
-        cipher: u16,
-        signing: u16,
-    },
+    /// 3.1.1 with one cipher alone.
+    Cipher(u16),
+    /// 3.1.1 with one signing algorithm alone.
+    Signing(u16),
     /// NEGOTIATE for the connection of the login.
     Session(Dialect),
     Challenge,
@@ -122,8 +125,8 @@ impl std::fmt::Debug for Interview {
 impl Interview {
     /// An interview that has not begun. Without a visitor nobody logs in.
     pub fn new(visitor: Option<Visitor>) -> Self {
-        let algorithms = ALGORITHMS.map(|(cipher, signing)| Question::Algorithms { cipher, signing });
-        let plan = OLDER.map(Question::Dialect).into_iter().chain(algorithms).collect();
+        let older = OLDER.map(Question::Dialect).into_iter();
+        let plan = older.chain(CIPHERS.map(Question::Cipher)).chain(SIGNING.map(Question::Signing)).collect();
         Self { profile: Profile::default(), plan, asked: None, waits: false, visitor, talk: None }
     }
 
@@ -140,11 +143,10 @@ impl Interview {
         let question = self.plan.pop_front()?;
         let ask = match &question {
             Question::Dialect(dialect) => Ask::Fresh(negotiate(*dialect, &[], &[], random)),
-            Question::Algorithms { cipher, signing } => {
-                Ask::Fresh(negotiate(Dialect::SMB311, &[*cipher], &[*signing], random))
-            }
+            Question::Cipher(cipher) => Ask::Fresh(negotiate(Dialect::SMB311, &[*cipher], &SIGNING, random)),
+            Question::Signing(alg) => Ask::Fresh(negotiate(Dialect::SMB311, &CIPHERS, &[*alg], random)),
             Question::Session(dialect) => {
-                let msg = negotiate(*dialect, &[], &[2, 1, 0], random);
+                let msg = negotiate(*dialect, &CIPHERS, &SIGNING, random);
                 self.talk = Some(Talk::new(&msg, self.visitor.as_ref()));
                 Ask::Fresh(msg)
             }
@@ -164,9 +166,9 @@ impl Interview {
         match self.asked.take() {
             None => {}
             Some(Question::Dialect(dialect)) => self.granted(dialect, msg),
-            Some(Question::Algorithms { cipher, signing }) => {
+            Some(question @ (Question::Cipher(_) | Question::Signing(_))) => {
                 self.granted(Dialect::SMB311, msg);
-                self.agreed(cipher, signing, msg);
+                self.agreed(&question, msg);
             }
             Some(Question::Session(_)) if self.talk.as_mut().is_some_and(|talk| talk.conn.response(msg)) => {
                 self.plan.push_back(Question::Challenge);
@@ -207,11 +209,7 @@ impl Interview {
     /// The node ended the connection instead of answering.
     pub fn handle_closed(&mut self) {
         match self.asked.take() {
-            Some(Question::Dialect(_)) | None => {}
-            Some(Question::Algorithms { .. }) if !self.profile.dialects.contains_key(&Dialect::SMB311) => {
-                self.plan.clear();
-            }
-            Some(Question::Algorithms { .. }) => {}
+            Some(Question::Dialect(_) | Question::Cipher(_) | Question::Signing(_)) | None => {}
             Some(_) => self.plan.clear(),
         }
     }
@@ -222,36 +220,35 @@ impl Interview {
     }
 
     fn granted(&mut self, dialect: Dialect, msg: &[u8]) {
-        match negotiate::Response::parse(msg) {
-            Ok(response) if response.dialect_revision == dialect.0 => {
-                let granted = Granted {
-                    server_guid: response.server_guid,
-                    security_mode: response.security_mode,
-                    capabilities: response.capabilities,
-                    max_transact: response.max_transact_size,
-                    max_read: response.max_read_size,
-                    max_write: response.max_write_size,
-                };
-                self.profile.dialects.insert(dialect, granted);
-            }
-            // It will not have it with other algorithms either.
-            _ if dialect == Dialect::SMB311 && !self.profile.dialects.contains_key(&dialect) => {
-                self.plan.clear();
-            }
-            _ => {}
+        let Ok(response) = negotiate::Response::parse(msg) else { return };
+        if response.dialect_revision != dialect.0 {
+            return;
         }
+        let granted = Granted {
+            server_guid: response.server_guid,
+            security_mode: response.security_mode,
+            capabilities: response.capabilities,
+            max_transact: response.max_transact_size,
+            max_read: response.max_read_size,
+            max_write: response.max_write_size,
+        };
+        self.profile.dialects.insert(dialect, granted);
     }
 
-    /// Which of the two algorithms offered the node has taken.
-    fn agreed(&mut self, cipher: u16, signing: u16, msg: &[u8]) {
+    /// Whether the node has taken the algorithm that was the only one of its kind.
+    fn agreed(&mut self, question: &Question, msg: &[u8]) {
         let Ok(response) = negotiate::Response::parse(msg) else { return };
         for context in response.contexts().filter_map(Result::ok) {
-            match context {
-                negotiate::Context::Encryption { ciphers } if ciphers.iter().eq([cipher]) => {
-                    self.profile.ciphers.insert(cipher);
+            match (question, context) {
+                (Question::Cipher(offered), negotiate::Context::Encryption { ciphers })
+                    if ciphers.iter().eq([*offered]) =>
+                {
+                    self.profile.ciphers.insert(*offered);
                 }
-                negotiate::Context::Signing { algorithms } if algorithms.iter().eq([signing]) => {
-                    self.profile.signing.insert(signing);
+                (Question::Signing(offered), negotiate::Context::Signing { algorithms })
+                    if algorithms.iter().eq([*offered]) =>
+                {
+                    self.profile.signing.insert(*offered);
                 }
                 _ => {}
             }
@@ -425,6 +422,7 @@ fn negotiate(dialect: Dialect, ciphers: &[u16], signing_algs: &[u16], random: &m
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::ntlm::message::{SIGNATURE, flags};
 
     struct Zeros;
 
@@ -440,6 +438,8 @@ mod tests {
         ciphers: Vec<u16>,
         signing: Vec<u16>,
         hangs_up: bool,
+        /// Its challenge agrees to all that a proof needs. Then it takes whoever comes, as guest.
+        strong: bool,
     }
 
     fn header(request: &[u8], status: Status) -> Vec<u8> {
@@ -456,11 +456,22 @@ mod tests {
     impl Server {
         /// `None`: it ends the connection.
         fn answer(&self, request: &[u8]) -> Option<Vec<u8>> {
-            if Header::parse(request).unwrap().command == Command::SESSION_SETUP {
-                return Some(challenge(request));
+            let asked = Header::parse(request).unwrap();
+            if asked.command == Command::SESSION_SETUP && asked.session_id == 0 {
+                return Some(challenge(request, self.strong));
+            }
+            if asked.command == Command::SESSION_SETUP {
+                return Some([header(request, Status::SUCCESS), words(&[9, 0, 72, 0])].concat());
             }
             let asked = negotiate::Request::parse(request).unwrap();
-            let dialect = asked.dialects().next().filter(|dialect| self.dialects.contains(dialect));
+            let mut signing = asked.contexts().filter_map(|context| match context.unwrap() {
+                negotiate::Context::Signing { algorithms } => Some(algorithms),
+                _ => None,
+            });
+            // As Samba does it.
+            let nothing_in_common = signing.any(|list| !list.iter().any(|id| self.signing.contains(&id)));
+            let mut dialects = asked.dialects().filter(|dialect| self.dialects.contains(dialect));
+            let dialect = dialects.next().filter(|_| !nothing_in_common);
             let Some(dialect) = dialect else {
                 let refusal =
                     [header(request, Status::NOT_SUPPORTED), vec![9, 0, 0, 0, 0, 0, 0, 0, 0]].concat();
@@ -473,12 +484,9 @@ mod tests {
                     negotiate::Context::Signing { algorithms } => (8, algorithms, &self.signing),
                     _ => continue,
                 };
-                match offered.iter().find(|id| had.contains(id)) {
-                    Some(id) => contexts.push([words(&[kind, 4, 0, 0, 1, id]), vec![0; 4]].concat()),
-                    // Cipher 0 says that there is none in common; there is no such value for signing.
-                    None if kind == 2 => contexts.push([words(&[kind, 4, 0, 0, 1, 0]), vec![0; 4]].concat()),
-                    None => {}
-                }
+                // Cipher 0 says that there is none in common.
+                let id = offered.iter().find(|id| had.contains(id)).unwrap_or(0);
+                contexts.push([words(&[kind, 4, 0, 0, 1, id]), vec![0; 4]].concat());
             }
             let mut msg = header(request, Status::SUCCESS);
             msg.extend(words(&[65, 3, dialect, u16::try_from(contexts.len()).unwrap()]));
@@ -494,9 +502,12 @@ mod tests {
         }
     }
 
-    fn challenge(request: &[u8]) -> Vec<u8> {
-        let mut token = crate::auth::ntlm::message::SIGNATURE.to_vec();
+    fn challenge(request: &[u8], strong: bool) -> Vec<u8> {
+        let mut token = SIGNATURE.to_vec();
         token.extend(2_u32.to_le_bytes());
+        token.extend([0; 8]);
+        let agreed = flags::UNICODE | flags::EXTENDED_SECURITY | flags::KEY_EXCH | flags::KEY_128;
+        token.extend(if strong { agreed } else { flags::UNICODE }.to_le_bytes());
         token.resize(40, 0);
         token.extend([8, 0, 8, 0, 48, 0, 0, 0]);
         token.extend([1, 0, 4, 0, b'N', 0, b'1', 0]);
@@ -534,6 +545,7 @@ mod tests {
                 ciphers: vec![2, 3],
                 signing: vec![1],
                 hangs_up,
+                strong: false,
             };
             let (profile, connections) = interview(&server, None);
             let profile = profile.unwrap();
@@ -552,34 +564,39 @@ mod tests {
             };
             assert_eq!(profile.dialects[&Dialect::SMB300], granted);
             assert_eq!(profile.names.unwrap().computer, "N1");
-            assert_eq!(connections, OLDER.len() + ALGORITHMS.len() + 1);
+            assert_eq!(connections, OLDER.len() + CIPHERS.len() + SIGNING.len() + 1);
         }
     }
 
     #[test]
-    fn a_node_without_3_1_1_is_not_asked_for_its_algorithms() {
+    fn a_node_of_old_is_asked_for_its_names_in_its_own_dialect() {
         for hangs_up in [false, true] {
-            let server = Server { dialects: vec![0x202], ciphers: vec![], signing: vec![], hangs_up };
-            let (profile, connections) = interview(&server, None);
-            assert_eq!(profile.unwrap().names.unwrap().computer, "N1");
-            assert_eq!(connections, OLDER.len() + 2);
+            let server =
+                Server { dialects: vec![0x202], ciphers: vec![], signing: vec![], hangs_up, strong: false };
+            let profile = interview(&server, None).0.unwrap();
+            assert!(profile.dialects.keys().eq([&Dialect::SMB202]) && profile.signing.is_empty());
+            assert_eq!(profile.names.unwrap().computer, "N1");
             let nothing = Server { dialects: vec![], ..server };
-            assert_eq!(interview(&nothing, None), (None, OLDER.len() + 1));
+            assert_eq!(interview(&nothing, None).0, None);
         }
     }
 
-    /// The challenge does not agree to what a proof needs: no proof is given, and the volume is not known.
+    /// To the one no proof is given, and of the other's success none is believed.
     #[test]
-    fn nobody_logs_in_at_a_weak_node() {
-        let visitor = Visitor {
-            user: "u".into(),
-            hash: NtHash::new([1; 16]),
-            host: "h".into(),
-            shares: vec!["s".into()],
-        };
-        let server = Server { dialects: vec![0x311], ciphers: vec![1], signing: vec![2], hangs_up: false };
-        let profile = interview(&server, Some(visitor)).0.unwrap();
-        assert_eq!(profile.volumes, [("s".into(), Volume::Refused(Status::LOGON_FAILURE.0))].into());
+    fn what_a_weak_node_or_one_that_maps_to_guest_shows_is_no_volume() {
+        for strong in [false, true] {
+            let visitor = Visitor {
+                user: "u".into(),
+                hash: NtHash::new([1; 16]),
+                host: "h".into(),
+                shares: vec!["s".into()],
+            };
+            let server =
+                Server { dialects: vec![0x311], ciphers: vec![1], signing: vec![2], hangs_up: false, strong };
+            let profile = interview(&server, Some(visitor)).0.unwrap();
+            let refused = Volume::Refused(Status::LOGON_FAILURE.0);
+            assert_eq!(profile.volumes, [("s".into(), refused)].into(), "strong: {strong}");
+        }
     }
 
     #[test]
