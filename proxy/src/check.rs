@@ -121,8 +121,13 @@ fn alike(
         Some(_) => {
             for (node, profile) in profiles {
                 for (share, volume) in &profile.volumes {
-                    if let Volume::Refused(status) = volume {
-                        say(false, format!("[compare] {share} at {node}: refused with {status:#010x}"));
+                    match volume {
+                        Volume::Serial(serial) => {
+                            say(true, format!("[compare] {share} at {node}: volume serial number {serial:08X}"));
+                        }
+                        Volume::Refused(status) => {
+                            say(false, format!("[compare] {share} at {node}: refused with {status:#010x}"));
+                        }
                     }
                 }
             }
