@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+
 use super::{Attached, Link, Opening, State};
 use crate::{
     effect::{Close, CloseReason},
@@ -52,6 +54,7 @@ impl Link {
         self.conn = super::Connection::new();
         self.credits = super::ClientCredits::new();
         self.held.extend(self.handshake.replace(Vec::new()).into_iter().flatten());
+        self.held_bytes = self.held.iter().map(BytesMut::len).sum();
     }
 
     /// The node went before it had answered anything: the client never notices, the next one is dialled.
@@ -231,14 +234,49 @@ mod tests {
         }
     }
 
+    fn link(now: Instant) -> Link {
+        let config = Arc::new(LinkConfig::default());
+        Link::new(LinkId(1), config, Arc::new(NoCredentials), Box::new(Zeros), now)
+    }
+
+    /// Names a node, and connects.
+    fn connect(link: &mut Link, now: Instant) -> LegId {
+        link.handle_assignment(now, Assignment { generation: 1, epoch: 1, node: NodeId(0) }, Cause::Crash);
+        let Some(Effect::Connect { leg, .. }) = link.poll_effect() else { panic!("it does not connect") };
+        link.handle_connected(now, leg);
+        leg
+    }
+
+    /// What was sent to a node that died unheard counts like what has never been sent, however the node went.
+    #[test]
+    fn what_is_held_for_another_node_is_counted() {
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
+        let now = Instant::now();
+        let half = || BytesMut::zeroed(super::super::OPENING_BYTES / 2);
+        for silent in [false, true] {
+            let mut link = link(now);
+            link.handle_client_frame(now, half());
+            let leg = connect(&mut link, now);
+            link.handle_client_frame(now, half());
+            assert_eq!(link.kept_bytes(), 0, "it is the node's business");
+            if silent {
+                let next = Assignment { generation: 2, epoch: 2, node: NodeId(1) };
+                link.handle_assignment(now, next, Cause::Silence);
+            } else {
+                link.handle_leg_lost(now, leg, LegLoss::Closed);
+            }
+            assert_eq!(link.kept_bytes(), super::super::OPENING_BYTES);
+            assert!(!link.wants_client_frames(), "more is read than may be held");
+        }
+    }
+
     #[test]
     fn what_makes_every_node_close_is_not_sent_for_ever() {
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
-        let config = Arc::new(LinkConfig::default());
-        let allowed = config.leg_losses_per_minute;
-        let mut link = Link::new(LinkId(1), config, Arc::new(NoCredentials), Box::new(Zeros), now);
-        link.handle_client_frame(now, bytes::BytesMut::from(&b"\0\0\0\x05noise"[..]));
+        let mut link = link(now);
+        let allowed = link.config.leg_losses_per_minute;
+        link.handle_client_frame(now, BytesMut::from(&b"\0\0\0\x05noise"[..]));
         let mut dialled = 0;
         for generation in 1..100 {
             link.handle_assignment(now, Assignment { generation, epoch: 1, node: NodeId(0) }, Cause::Crash);
