@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a recording that cannot be read stops the test")]
 
 mod support;
+#[path = "support/zeros.rs"]
+mod zeros;
 
 use std::{
     sync::Arc,
@@ -12,41 +14,16 @@ use std::{
 use bytes::BytesMut;
 use proptest::prelude::*;
 use smb_parse::{encode, header::Header};
-use support::{part, recording};
+use support::{Known, part, recording};
 use understudy_core::{
-    auth::{Credentials, UnixTime, keys::NtHash},
     effect::Effect,
     event::{Cause, LegLoss},
     files::Files,
     fleet::Assignment,
     ids::{LegId, LinkId, NodeId},
     link::{Link, LinkConfig},
-    random::Random,
 };
-
-struct Known([u8; 16]);
-
-impl Credentials for Known {
-    fn nt_hash(&self, _domain: &str, _user: &str) -> Option<NtHash> {
-        Some(NtHash::new(self.0))
-    }
-
-    fn configured(&self) -> bool {
-        true
-    }
-
-    fn now(&self) -> UnixTime {
-        UnixTime::default()
-    }
-}
-
-struct Zeros;
-
-impl Random for Zeros {
-    fn fill(&mut self, buf: &mut [u8]) {
-        buf.fill(0);
-    }
-}
+use zeros::Zeros;
 
 /// What happens next.
 #[derive(Debug, Clone)]

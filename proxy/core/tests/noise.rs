@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a recording that cannot be read stops the test")]
 
 mod support;
+#[path = "support/zeros.rs"]
+mod zeros;
 
 use std::sync::{Arc, LazyLock};
 
@@ -13,7 +15,7 @@ use smb_parse::{
     encode,
     header::{Command, Header},
 };
-use support::{part, recording};
+use support::{Known, part, recording};
 use understudy_core::{
     auth::{
         Credentials, Derived, Identity, Kind, Login, LoginObserver, UnixTime,
@@ -29,24 +31,8 @@ use understudy_core::{
         interview::{Interview, Visitor},
         profile::Volume,
     },
-    random::Random,
 };
-
-struct Known(NtHash);
-
-impl Credentials for Known {
-    fn nt_hash(&self, _domain: &str, _user: &str) -> Option<NtHash> {
-        Some(self.0.clone())
-    }
-
-    fn configured(&self) -> bool {
-        true
-    }
-
-    fn now(&self) -> UnixTime {
-        UnixTime::default()
-    }
-}
+use zeros::Zeros;
 
 /// A login by Kerberos, with the keytab and the time that belong to it.
 const KERBEROS: &str = include_str!("data/kerberos-aes256.txt");
@@ -73,14 +59,6 @@ impl Credentials for Service {
         static TIME: LazyLock<u64> =
             LazyLock::new(|| u64::from_be_bytes(part(&recording(KERBEROS), "unix-time").try_into().unwrap()));
         UnixTime::from_secs(*TIME)
-    }
-}
-
-struct Zeros;
-
-impl Random for Zeros {
-    fn fill(&mut self, buf: &mut [u8]) {
-        buf.fill(0);
     }
 }
 
@@ -223,7 +201,7 @@ proptest! {
         let mut observer = LoginObserver::default();
         observer.server_token(&server);
         client.iter().for_each(|token| observer.client_token(token));
-        let outcome = observer.finish(flags, &last, &Known(NtHash::new([1; 16])));
+        let outcome = observer.finish(flags, &last, &Known([1; 16]));
         if let Ok(derived) = outcome.result {
             prop_assert!(derived.session_keys.is_empty() && derived.protection != Protection::Ntlm);
         }
@@ -316,7 +294,7 @@ proptest! {
 #[test]
 fn a_changed_bit_of_the_example_gives_no_key() {
     let parts = recording(include_str!("data/ms-nlmp-4.2.4.txt"));
-    let hash = NtHash::new(part(&parts, "nt-hash").try_into().unwrap());
+    let hash = part(&parts, "nt-hash").try_into().unwrap();
     for (name, range) in [("challenge", 24..32), ("authenticate", 72..84), ("authenticate", 132..216)] {
         for at in range {
             let mut observer = LoginObserver::default();
@@ -328,7 +306,7 @@ fn a_changed_bit_of_the_example_gives_no_key() {
                 observer.server_token(&bytes);
                 observer.client_token(&bytes);
             }
-            let outcome = observer.finish(0, &[], &Known(hash.clone()));
+            let outcome = observer.finish(0, &[], &Known(hash));
             assert!(outcome.result.is_err(), "byte {at} of the {name}");
         }
     }

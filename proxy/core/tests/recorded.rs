@@ -16,7 +16,7 @@ use smb_parse::{
     cmd::session_setup,
     header::{Flags, Header},
 };
-use support::{part, recording};
+use support::{Known, part, recording};
 use understudy_core::{
     auth::{
         Credentials, LoginObserver, LoginOutcome, UnixTime,
@@ -46,23 +46,6 @@ const KERBEROS: [(&str, &str); 4] = [
     ("sha256", include_str!("data/kerberos-sha256.txt")),
     ("sha384", include_str!("data/kerberos-sha384.txt")),
 ];
-
-/// Knows one user, by any name.
-struct One([u8; 16]);
-
-impl Credentials for One {
-    fn nt_hash(&self, _domain: &str, _user: &str) -> Option<NtHash> {
-        Some(NtHash::new(self.0))
-    }
-
-    fn configured(&self) -> bool {
-        true
-    }
-
-    fn now(&self) -> UnixTime {
-        UnixTime::default()
-    }
-}
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
     bytes.try_into().expect("the right length")
@@ -123,7 +106,7 @@ fn the_published_example_of_ntlm() {
     let mut observer = LoginObserver::default();
     observer.server_token(part(&parts, "challenge"));
     observer.client_token(part(&parts, "authenticate"));
-    let outcome = observer.finish(0, &[], &One(array(part(&parts, "nt-hash"))));
+    let outcome = observer.finish(0, &[], &Known(array(part(&parts, "nt-hash"))));
     assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("User", "Domain"));
     assert_eq!(outcome.workstation, "COMPUTER");
     let derived = outcome.result.unwrap();
@@ -133,7 +116,7 @@ fn the_published_example_of_ntlm() {
 
 /// From the bytes of a login and the user's hash to the key that both sides signed with.
 fn key_of(parts: &[(&str, Vec<u8>)], dialect: Dialect, alg: SigningAlg) -> SigningKey {
-    let (outcome, preauth) = observe(parts, &One(array(part(parts, "nt-hash"))));
+    let (outcome, preauth) = observe(parts, &Known(array(part(parts, "nt-hash"))));
     assert_eq!((outcome.user.as_str(), outcome.domain.as_str()), ("alice", "WORKGROUP"));
     let session_key = outcome.result.unwrap().session_keys.remove(0);
     SigningKey::new(alg, &signing_key(dialect, &session_key, &preauth.value()))
