@@ -31,7 +31,15 @@ pub(crate) const SEALED: [&str; 5] = [
 ];
 
 /// The body fields that both must have or lack, in the messages of a kind.
-pub(crate) fn of_body(command: Command, message: &Message<'_>) -> &'static [&'static str] {
+pub(crate) fn of_body(command: Command, message: &Message<'_>) -> Vec<&'static str> {
+    let contexts: &[_] = match message {
+        Message::CreateRequest(_) | Message::CreateResponse(_) => &CREATE_CONTEXTS,
+        _ => &[],
+    };
+    [of_fixed_part(command, message), contexts].concat()
+}
+
+fn of_fixed_part(command: Command, message: &Message<'_>) -> &'static [&'static str] {
     use Message as M;
     match message {
         // A refused login is one to tshark, though its body is that of an error (MS-SMB2 2.2.2).
@@ -114,7 +122,7 @@ const NEGOTIATE: [&str; 16] = [
     "smb2.negotiate_context.rdma_transform_id",
 ];
 
-const CREATE_REQUEST: [&str; 22] = [
+const CREATE_REQUEST: [&str; 14] = [
     "smb2.filename",
     "smb2.create.oplock",
     "smb2.impersonation.level",
@@ -124,9 +132,16 @@ const CREATE_REQUEST: [&str; 22] = [
     "smb.share_access",
     "smb2.create.disposition",
     "smb.create_options",
-    "smb2.tag",
     "smb2.fid",
     "smb2.allocation_size",
+    "smb2.dh2x.create_guid",
+    "smb2.app_instance.app_guid",
+    "smb2.mxac_timestamp",
+];
+
+/// Of the contexts, which are much alike in both directions.
+const CREATE_CONTEXTS: [&str; 8] = [
+    "smb2.tag",
     "smb2.lease.lease_key",
     "smb2.lease.lease_state",
     "smb2.lease.lease_flags",
@@ -134,12 +149,9 @@ const CREATE_REQUEST: [&str; 22] = [
     "smb2.lease.lease_oplock",
     "smb2.dh2x.timeout",
     "smb2.dh2x.flags",
-    "smb2.dh2x.create_guid",
-    "smb2.app_instance.app_guid",
-    "smb2.mxac_timestamp",
 ];
 
-const CREATE_RESPONSE: [&str; 18] = [
+const CREATE_RESPONSE: [&str; 10] = [
     "smb2.fid",
     "smb2.create.oplock",
     "smb2.create.action",
@@ -148,14 +160,6 @@ const CREATE_RESPONSE: [&str; 18] = [
     "smb2.allocation_size",
     "smb2.eof",
     "smb2.file_attribute",
-    "smb2.tag",
-    "smb2.lease.lease_key",
-    "smb2.lease.lease_state",
-    "smb2.lease.lease_flags",
-    "smb2.lease.parent_lease_key",
-    "smb2.lease.lease_oplock",
-    "smb2.dh2x.timeout",
-    "smb2.dh2x.flags",
     "smb2.mxac_status",
     "smb2.qfid_fid",
 ];

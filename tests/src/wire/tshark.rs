@@ -131,7 +131,7 @@ struct Read {
     header: Facts,
     header_fields: &'static [&'static str],
     body: Facts,
-    body_fields: &'static [&'static str],
+    body_fields: Vec<&'static str>,
     error: Option<ParseError>,
 }
 
@@ -165,7 +165,7 @@ fn bare(frame: &Frame) -> Read {
         header: Facts::default(),
         header_fields: &[],
         body: Facts::default(),
-        body_fields: &[],
+        body_fields: Vec::new(),
         error: None,
     }
 }
@@ -216,7 +216,7 @@ fn one(agreement: &mut Agreement, at: &str, ours: &Read, theirs: &Dissected) {
     for name in ours.header_fields {
         compare(agreement, name, ours.header.values(name), theirs.header(name));
     }
-    for name in ours.body_fields {
+    for name in &ours.body_fields {
         compare(agreement, name, ours.body.values(name), theirs.body(name));
     }
     for tag in ours.body.values("smb2.tag") {
