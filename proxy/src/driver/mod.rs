@@ -454,3 +454,6 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
