@@ -40,11 +40,12 @@ const HMAC: &str = include_str!("data/samba-2.1-hmac.txt");
 const NLMP: &str = include_str!("data/ms-nlmp-4.2.4.txt");
 
 /// By each encryption type.
-const KERBEROS: [(&str, &str); 4] = [
+const KERBEROS: [(&str, &str); 5] = [
     ("aes128", include_str!("data/kerberos-aes128.txt")),
     ("aes256", include_str!("data/kerberos-aes256.txt")),
     ("sha256", include_str!("data/kerberos-sha256.txt")),
     ("sha384", include_str!("data/kerberos-sha384.txt")),
+    ("rc4", include_str!("data/kerberos-rc4.txt")),
 ];
 
 fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
@@ -213,7 +214,7 @@ fn what_samba_signs_after_a_login_by_kerberos() {
         let derived = outcome.result.unwrap();
         assert_eq!(derived.protection, Protection::Kerberos);
         assert_eq!(derived.session_keys.len(), 3, "subkeys of both, and the ticket's own");
-        let whole = if name.ends_with("128") || name == "sha256" { 16 } else { 32 };
+        let whole = if matches!(name, "aes256" | "sha384") { 32 } else { 16 };
         assert_eq!(derived.session_keys[0].bytes().len(), whole);
         let key = signing_key(Dialect::SMB311, &derived.session_keys[0], &preauth.value());
         check_signatures(&parts, &SigningKey::new(SigningAlg::AesGmac, &key));
