@@ -369,7 +369,7 @@ impl Aes {
             let swapped: [u8; BLOCK] = cipher.get(cut - BLOCK..cut)?.try_into().ok()?;
             let mut open = Zeroizing::new(swapped);
             self.cbc_decrypt(&mut *open)?;
-            let stolen = open.get(len - cut..)?.to_vec();
+            let stolen = Zeroizing::new(open.get(len - cut..)?.to_vec());
             data.truncate(cut - BLOCK);
             data.extend_from_slice(cipher.get(cut..)?);
             data.extend_from_slice(&stolen);

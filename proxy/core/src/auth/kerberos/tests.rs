@@ -301,6 +301,47 @@ fn each_refusal_has_its_reason() {
     assert_eq!(observed(&service, &token, &[]).unwrap_err(), Protection::NoLogin);
 }
 
+/// A ticket that is encrypted in the key of another ticket.
+#[test]
+fn user_to_user_is_another_mechanism() {
+    let service = Service::new(EncType::Aes256Sha1);
+    let (_, token) = begun(&service, EncType::Aes256Sha1);
+    let Some(Token::ApReq(message)) = spnego::unwrap(&token).token.and_then(parse) else { panic!() };
+    let mut request: asn1::ApReq<'_> = asn1::decode(tag::AP_REQ, message).unwrap();
+    request.ap_options = BitStringRef::from_bytes(&[0x40, 0, 0, 0]).unwrap();
+    let message = asn1::encode(tag::AP_REQ, request).unwrap();
+    assert_eq!(observed(&service, &message, &[]).unwrap_err(), Protection::NoMechanism);
+}
+
+/// Who has a ticket can encrypt anything: each cut and each changed byte of what is within is read or refused.
+#[test]
+fn whatever_a_client_encrypts_is_survived() {
+    let service = Service::new(EncType::Aes256Sha1);
+    let key = Key::new(EncType::Aes256Sha1, &[0x21; 32]).unwrap();
+    let (_, token) = begun(&service, EncType::Aes256Sha1);
+    let Some(Token::ApReq(message)) = spnego::unwrap(&token).token.and_then(parse) else { panic!() };
+    let request: asn1::ApReq<'_> = asn1::decode(tag::AP_REQ, message).unwrap();
+    let plain = key.decrypt(Usage::AUTHENTICATOR, request.authenticator.cipher.as_bytes()).unwrap();
+    let forged = |plain: &[u8]| {
+        let cipher = encrypted(&key, Usage::AUTHENTICATOR, plain);
+        let mut request: asn1::ApReq<'_> = asn1::decode(tag::AP_REQ, message).unwrap();
+        request.authenticator.cipher = OctetStringRef::new(&cipher).unwrap();
+        observed(&service, &asn1::encode(tag::AP_REQ, request).unwrap(), &[])
+    };
+    assert!(forged(&plain).is_ok());
+    for at in 0..plain.len() {
+        assert!(forged(&plain[..at]).is_err());
+        for bit in [1, 0x80] {
+            let mut changed = plain.to_vec();
+            changed[at] ^= bit;
+            // The ticket's own key comes last, whatever else is said.
+            if let Ok(keys) = forged(&changed) {
+                assert_eq!(keys.last().unwrap().bytes(), key.bytes());
+            }
+        }
+    }
+}
+
 #[test]
 fn tickets_and_logins_do_not_print_keys() {
     let service = Service::new(EncType::Aes256Sha1);
