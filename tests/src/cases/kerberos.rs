@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Case, Report, Scale,
-    copies::{FILE, crash_at, survive_one},
+    copies::{FILE, crash_at, survive, survive_one},
 };
 use crate::{
     client::{Client, FILE_OPEN_IF, Open, Setup, User},
@@ -91,6 +91,18 @@ pub(super) const CASES: &[Case] = &[
         shows: "the same on SMB 3.0, sealed",
         soak: 3,
         run: |scale| crash_at(&site(Kind::Mit), scale, &Who { protection: "encrypt", ..signed("SMB3_00") }),
+    },
+    Case {
+        name: "krb-mit-aes128",
+        shows: "the same on SMB 3.1.1 with a service key for AES-128",
+        soak: 3,
+        run: |scale| encryption_type(scale, "aes128-cts-hmac-sha1-96"),
+    },
+    Case {
+        name: "krb-mit-rc4",
+        shows: "the same with a service key for RC4",
+        soak: 3,
+        run: |scale| encryption_type(scale, "arcfour-hmac"),
     },
     Case {
         name: "krb-not-in-smbpasswd",
@@ -182,6 +194,18 @@ fn list(rig: &Rig, tickets: &Cache) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "smbclient: {}", said.trim());
     Ok(())
+}
+
+/// Tickets are for the service's newest key.
+fn encryption_type(scale: &Scale, name: &str) -> Result<Report> {
+    let mut rig = Rig::new(&site(Kind::Mit))?;
+    rig.realm()?.rotate_to(name)?;
+    let tickets = rig.realm()?.log_in(&rig.net, USER)?;
+    list(&rig, &tickets)?;
+    let listed = tickets.list(&rig.net)?;
+    let service = listed.lines().skip_while(|line| !line.contains(NAME)).nth(1).unwrap_or_default();
+    ensure!(service.contains(name), "the ticket is of another type: {listed}");
+    survive(&mut rig, scale, &|rig, way| Copy::start(rig, &Who::KERBEROS, way, FILE, scale.copy))
 }
 
 fn rotated(scale: &Scale, kind: Kind) -> Result<Report> {

@@ -58,6 +58,13 @@ impl Mit {
         add_service_key(&self.dir, keytab)
     }
 
+    /// The same, of one encryption type alone.
+    pub(super) fn add_service_key_of(&self, keytab: &str, encryption_type: &str) -> Result<()> {
+        let keytab = self.dir.join(keytab).display().to_string();
+        let salted = format!("{encryption_type}:normal");
+        administer(&self.dir, &["ktadd", "-k", &keytab, "-e", &salted, &service()]).map(drop)
+    }
+
     /// Tickets for the service last no longer.
     pub(super) fn limit_tickets(&self, lifetime: Duration) -> Result<()> {
         let words = ["modprinc", "-maxlife", &format!("{}s", lifetime.as_secs()), &service()];

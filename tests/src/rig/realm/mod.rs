@@ -113,6 +113,14 @@ impl Realm {
         vec![("KRB5_CONFIG", config(&self.dir))]
     }
 
+    /// Gives the service a new key of this encryption type only. Of MIT's realm only.
+    pub(crate) fn rotate_to(&self, encryption_type: &str) -> Result<()> {
+        match &self.keeper {
+            Keeper::Mit(mit) => mit.add_service_key_of(KEYTAB, encryption_type),
+            Keeper::Ad(_) => bail!("the domain controller makes a key of each type"),
+        }
+    }
+
     /// From now on tickets for the service are so short-lived. Of MIT's realm only.
     pub(crate) fn limit_tickets(&self, lifetime: Duration) -> Result<()> {
         match &self.keeper {
@@ -156,9 +164,9 @@ impl Cache {
         format!("FILE:{}", self.path.display())
     }
 
-    /// What `klist` says of it.
+    /// What `klist` says of it, with encryption types.
     pub(crate) fn list(&self, net: &Net) -> Result<String> {
-        run(&mut self.command(net, "klist"), "")
+        run(self.command(net, "klist").arg("-e"), "")
     }
 
     /// smbclient with these tickets. Its cache of names is not the machine's.
