@@ -16,7 +16,7 @@ const UNLIKE: [(&str, &str, &str); 8] = [
     ("smb2 max read = 1048576", "max_read", "1048576 (3.1.1)"),
     ("smb2 max trans = 2097152", "max_transact", "2097152 (3.1.1)"),
     ("server min protocol = SMB3_00", "dialects", "3.1.1"),
-    ("server smb3 encryption algorithms = AES-256-GCM, AES-128-CCM", "ciphers", "AES-128-CCM, AES-256-GCM"),
+    ("server smb3 encryption algorithms = AES-128-GCM, AES-128-CCM", "ciphers", "AES-128-CCM, AES-128-GCM"),
     // 3.0 and 3.0.2 have no other algorithm than AES-128-CMAC; so they are refused, too.
     ("server smb3 signing algorithms = AES-128-GMAC", "signing_algorithms", "AES-128-GMAC"),
     ("server signing = mandatory", "security_mode", "signing required (3.1.1)"),
@@ -65,7 +65,6 @@ fn differ(_: &Scale) -> Result<Report> {
     for (_, label, value) in UNLIKE {
         let is_said = said.contains(&format!("{label}: ")) && said.contains(&format!("{value} at {node}"));
         ensure!(is_said, "{label}: {said}");
-        rig.await_metric(&difference(&node, label), 2.0)?;
     }
     let series = rig.proxy.metrics(&rig.net)?;
     for (label, value) in

@@ -9,7 +9,11 @@ use std::{
     fmt::Write,
 };
 
-use crate::{auth::ntlm::message::TargetNames, crypto::Dialect, link::connection::SIGNING_REQUIRED};
+use crate::{
+    auth::ntlm::message::TargetNames,
+    crypto::{Dialect, sealing::Cipher},
+    link::connection::SIGNING_REQUIRED,
+};
 
 /// `SMB2_GLOBAL_CAP_*` (MS-SMB2 2.2.4), and whether a client that was told of one needs it ever after.
 const CAPABILITIES: [(u32, &str, bool); 8] = [
@@ -175,14 +179,16 @@ const TABLE: [Row; 13] = [
         label: "signing_algorithms",
         remedy: "give both the same `server smb3 signing algorithms`",
         values: |a, b| in_311(a, b).and_then(|()| unequal(&signing(&a.signing), &signing(&b.signing))),
-        breaks: |a, b| !a.signing.is_subset(&b.signing),
+        // The proxy offers the next node all that there are, and signs towards the client as before.
+        breaks: |_, _| false,
     },
     Row {
         what: What::Ciphers,
         label: "ciphers",
         remedy: "give both the same `server smb3 encryption algorithms`",
         values: |a, b| in_311(a, b).and_then(|()| unequal(&ciphers(&a.ciphers), &ciphers(&b.ciphers))),
-        breaks: |a, b| !a.ciphers.is_subset(&b.ciphers),
+        // The proxy offers the next node the client's cipher and all that are as strong.
+        breaks: |a, b| key_len(&b.ciphers) < key_len(&a.ciphers),
     },
     Row {
         what: What::NetbiosName,
@@ -376,6 +382,11 @@ fn ciphers(ciphers: &BTreeSet<u16>) -> String {
     }))
 }
 
+/// Of the strongest one, in bytes.
+fn key_len(ciphers: &BTreeSet<u16>) -> usize {
+    ciphers.iter().filter_map(|id| Cipher::from_wire(*id)).map(Cipher::key_len).max().unwrap_or(0)
+}
+
 /// In hexadecimal; Samba's is text, padded with zeros.
 fn guid(guid: [u8; 16]) -> String {
     let text =
@@ -441,7 +452,7 @@ mod tests {
         profile.names.as_mut().unwrap()
     }
 
-    const CASES: [Case; 20] = [
+    const CASES: [Case; 22] = [
         (
             |p| {
                 p.dialects.remove(&Dialect::SMB202);
@@ -490,10 +501,12 @@ mod tests {
                 p.signing.remove(&2);
             },
             What::SigningAlgorithms,
-            [true, false],
+            [false, false],
             "HMAC-SHA256, AES-128-CMAC",
         ),
-        (|p| p.ciphers = [2].into(), What::Ciphers, [true, false], "AES-128-GCM"),
+        (|p| p.ciphers = [1, 2].into(), What::Ciphers, [true, false], "AES-128-CCM, AES-128-GCM"),
+        (|p| p.ciphers = [4].into(), What::Ciphers, [false, false], "AES-256-GCM"),
+        (|p| p.ciphers.clear(), What::Ciphers, [true, false], "none"),
         (|p| named(p).computer = "OTHER".into(), What::NetbiosName, [true, true], "OTHER"),
         (|p| named(p).domain = "OTHER".into(), What::Domain, [true, true], "OTHER"),
         (
