@@ -38,8 +38,8 @@ const ROUNDS: u32 = 4;
 
 /// How long a node may take over one question about itself.
 const QUESTION: Duration = Duration::from_secs(5);
-/// When to ask it again if it did not answer them all.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// When to ask it again if it did not answer them all: at first, and in the end.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 
 /// Asks afresh: connect and NEGOTIATE.
 pub(crate) async fn ask(address: &str, limit: Duration) -> ProbeReport {
@@ -117,6 +117,7 @@ async fn introduce(
     compare: Option<&CompareConfig>,
     said: &mut bool,
 ) {
+    let [mut pause, longest] = ASK_AGAIN;
     loop {
         let visitor = visitor(compare, &*shared.credentials, address);
         match interview(address, visitor).await {
@@ -130,7 +131,8 @@ async fn introduce(
             }
             Err(_) => {}
         }
-        sleep(ASK_AGAIN).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
     }
 }
 
