@@ -52,18 +52,17 @@ impl LoginState {
         Ok(Self { login, preauth: conn.preauth.clone(), node_id, token })
     }
 
-    /// Sends the next SESSION_SETUP; signed, if it is on a session that has keys.
-    pub(crate) fn send(
-        &mut self,
-        leg: &mut NodeLeg,
-        out: &mut Outbox,
-        security_mode: u16,
-        keys: Option<&SessionKeys>,
-        op: Op,
-    ) {
+    /// Sends the next SESSION_SETUP of a session that does not stand yet.
+    pub(crate) fn send(&mut self, leg: &mut NodeLeg, out: &mut Outbox, security_mode: u16, op: Op) {
+        let sent = leg.send_own(out, self.message(&leg.conn, security_mode), None, op);
+        self.preauth.update(&sent);
+    }
+
+    /// The next SESSION_SETUP. On a session that stands it need not be told how it was sent: no key comes of it.
+    pub(crate) fn message(&self, conn: &Connection, security_mode: u16) -> Vec<u8> {
         let mut header = Header::request(Command::SESSION_SETUP, 0);
         header.session_id = self.node_id;
-        header.credit_charge = NodeLeg::least_charge(&leg.conn);
+        header.credit_charge = NodeLeg::least_charge(conn);
         let params = SessionSetupParams {
             flags: 0,
             security_mode: u8::try_from(security_mode & 0xff).unwrap_or(1),
@@ -71,8 +70,7 @@ impl LoginState {
             previous_session_id: 0,
             token: &self.token,
         };
-        let sent = leg.send_own(out, encode::session_setup(&header, &params), keys, op);
-        self.preauth.update(&sent);
+        encode::session_setup(&header, &params)
     }
 
     /// The node asks for more. Whether there is something to send to it.
@@ -162,7 +160,7 @@ impl Link {
         let State::Recovering(recovery) = &mut self.state else { return };
         let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return };
         if let Some(state) = logins.get_mut(&id) {
-            state.send(leg, &mut self.out, security_mode, None, Op::Login(id));
+            state.send(leg, &mut self.out, security_mode, Op::Login(id));
         }
     }
 

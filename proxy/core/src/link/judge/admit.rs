@@ -95,9 +95,13 @@ impl Link {
         }
         admission.is_due = false;
         let id = judge.client_id;
-        let keys = self.sessions.get(id).filter(|_| judge.renews).and_then(|s| s.node_keys.as_deref());
         let security_mode = self.conn.client_security_mode;
-        admission.login.send(main, &mut self.out, security_mode, keys, Op::Login(id));
+        if judge.renews {
+            let msg = admission.login.message(&main.conn, security_mode);
+            self.send_in_session(id, &msg, Op::Login(id));
+        } else {
+            admission.login.send(main, &mut self.out, security_mode, Op::Login(id));
+        }
     }
 
     /// The node's answer to a SESSION_SETUP of our own.

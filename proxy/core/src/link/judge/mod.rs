@@ -67,7 +67,9 @@ impl Judging {
     /// When something is to be done about it.
     pub(crate) fn due(&self, client_patience: Duration) -> Option<Instant> {
         match &self.now {
-            Some(judge) if judge.request.is_none() => Some(judge.since + client_patience),
+            Some(judge) if judge.request.is_none() && self.waiting.is_empty() => {
+                Some(judge.since + client_patience)
+            }
             Some(judge) => Some(judge.since + PATIENCE),
             None => self.rest_until,
         }
