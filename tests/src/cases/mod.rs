@@ -7,6 +7,7 @@ mod haproxy;
 mod injected;
 mod kerberos;
 mod kernel;
+mod logins;
 mod lost_legs;
 mod many_opens;
 mod messages;
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<Case> {
         kerberos::CASES,
         messages::CASES,
         sessions::CASES,
+        logins::CASES,
         pipelines::CASES,
         two_links::CASES,
         many_opens::CASES,

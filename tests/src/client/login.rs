@@ -2,11 +2,13 @@
 
 use std::{fs, io::Read, sync::Arc};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use md4::{Digest, Md4};
 use smb_parse::{
-    cmd::{negotiate, session_setup, tree_connect},
-    encode::{self, NegotiateParams, SessionSetupParams},
+    FileId,
+    cmd::{ioctl, negotiate, session_setup, tree_connect},
+    encode::{self, IoctlParams, NegotiateParams, SessionSetupParams},
+    fsctl,
     header::{Command, Header, Status},
 };
 use understudy_core::{
@@ -20,10 +22,10 @@ use understudy_core::{
     random::Random,
 };
 
-use super::{At, Client, Draft, Session, sealing::Seals};
+use super::{Answer, At, Client, Draft, Session, sealing::Seals};
 use crate::rig::{
     net::FLOATING,
-    node::{PASSWORD, STRANGER, USER},
+    node::{PASSWORD, SECOND, STRANGER, USER},
 };
 
 /// `SMB2_NEGOTIATE_SIGNING_ENABLED` (MS-SMB2 2.2.3).
@@ -49,6 +51,8 @@ pub(crate) enum User {
 impl User {
     /// Whom the proxy knows.
     pub(crate) const KNOWN: Self = Self::Named(USER);
+    /// Another one.
+    pub(crate) const SECOND: Self = Self::Named(SECOND);
     /// Whom it does not.
     pub(crate) const STRANGER: Self = Self::Named(STRANGER);
 }
@@ -57,6 +61,22 @@ impl User {
 struct Binding {
     key: Arc<SigningKey>,
     seals: Option<Seals>,
+}
+
+/// A login under way.
+pub(crate) struct Exchange {
+    user: User,
+    login: Login,
+    preauth: Preauth,
+    /// The security buffer to send next.
+    pub(crate) token: Vec<u8>,
+    /// The session, once the server has named it.
+    pub(crate) session: u64,
+    /// PreviousSessionId: a session of an earlier connection, which the server is to end.
+    pub(crate) previous: u64,
+    /// The session stands already.
+    renews: bool,
+    binding: Option<Binding>,
 }
 
 /// Randomness from the system.
@@ -101,6 +121,9 @@ impl Client {
         self.preauth.update(&answer.1);
         let response = negotiate::Response::parse(&answer.1)?;
         ensure!(response.dialect_revision == dialect.0, "got dialect {:#x}", response.dialect_revision);
+        let (capabilities, mode) =
+            (response.capabilities.to_le_bytes(), response.security_mode.to_le_bytes());
+        self.server_said = [&capabilities[..], &response.server_guid, &mode].concat();
         self.signing = match dialect {
             d if d < Dialect::SMB300 => SigningAlg::HmacSha256,
             _ => response
@@ -137,7 +160,8 @@ impl Client {
 
     /// A new session; its id.
     pub(crate) fn login(&mut self, user: User) -> Result<u64> {
-        self.authenticate(user, 0, None)
+        let mut exchange = self.begin_login(user, 0)?;
+        self.complete(&mut exchange)
     }
 
     /// Binds this connection to a session of another one (MS-SMB2 3.2.4.2.3.1), by a login of its own as `user`.
@@ -145,58 +169,149 @@ impl Client {
         let bound = first.sessions.get(&session).context("no such session")?;
         let key = bound.proof.clone().context("a session without a key")?;
         let seals = bound.seals.as_ref().map(Seals::shared);
-        self.authenticate(user, session, Some(Binding { key, seals })).map(|_| ())
+        let mut exchange = self.begin_login(user, session)?;
+        exchange.renews = false;
+        exchange.binding = Some(Binding { key, seals });
+        self.complete(&mut exchange).map(|_| ())
     }
 
-    /// A new session, or the present connection bound to one: then its key signs every request.
-    fn authenticate(&mut self, user: User, mut session: u64, binding: Option<Binding>) -> Result<u64> {
+    /// Proves anew, or for the first time, to be `user` on a session that stands.
+    pub(crate) fn reauthenticate(&mut self, session: u64, user: User) -> Result<Status> {
+        let mut exchange = self.begin_login(user, session)?;
+        self.finish_login(&mut exchange)
+    }
+
+    /// Begins a login: on the session, if that is not 0.
+    pub(crate) fn begin_login(&self, user: User, session: u64) -> Result<Exchange> {
         let (identity, hash) = credentials(user);
         let mut login = Login::ntlm(&identity, hash, true);
-        let mut preauth = self.preauth.clone();
-        let mut token = login.start(&mut System)?;
-        loop {
-            let draft = self.setup_draft(session, &token, &mut preauth, binding.as_ref().map(|b| &*b.key))?;
-            let (header, msg) = self.exchange(&draft)?;
-            session = header.session_id;
-            let response = session_setup::Response::parse(&msg);
-            match Status(header.status) {
-                Status::MORE_PROCESSING_REQUIRED => {
-                    if let Some(Binding { key, .. }) = &binding {
-                        ensure!(key.verify_mut(&mut msg.clone()), "a binding's answer is signed wrongly");
-                    }
-                    preauth.update(&msg);
-                    token = login.step(response?.security_buffer, &mut System)?;
-                }
-                Status::SUCCESS => {
-                    let response = response?;
-                    let flags = response.session_flags;
-                    login.finish(response.security_buffer)?;
-                    let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
-                    ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
-                    let exported = login.session_key().filter(|_| !guest);
-                    let keys = exported.map(|key| self.derive(key, &preauth));
-                    let wanted = flags & session_setup::ENCRYPT != 0;
-                    let (key, seals, secrets) = keys.map_or_else(Default::default, |keys| {
-                        let seals = keys.seals.map(|seals| seals.of_session(wanted || self.setup.sealing));
-                        (Some(Arc::new(keys.signing)), seals, keys.secrets)
-                    });
-                    ensure!(seals.is_some() || !wanted, "the server wants encryption, and there is none");
-                    if let Some(key) = &key {
-                        ensure!(
-                            key.verify_mut(&mut msg.clone()),
-                            "the login's last answer is signed wrongly"
-                        );
-                    }
-                    // In 3.1.1 TREE_CONNECT is signed by whoever can; the rest of the dialects may leave it.
-                    let proof = key.clone();
-                    let key = key.filter(|_| self.setup.signing || self.setup.dialect == Dialect::SMB311);
-                    let seals = binding.map_or(seals, |binding| binding.seals);
-                    self.sessions.insert(session, Session { key, proof, seals, secrets });
-                    return Ok(session);
-                }
-                status => bail!("SESSION_SETUP as {user:?}: {status:x?}"),
+        let token = login.start(&mut System)?;
+        let preauth = self.preauth.clone();
+        Ok(Exchange {
+            user,
+            login,
+            preauth,
+            token,
+            session,
+            previous: 0,
+            renews: session != 0,
+            binding: None,
+        })
+    }
+
+    /// Sends the next SESSION_SETUP of a login; on a session that has a key, signed with that.
+    pub(crate) fn send_login(&mut self, exchange: &mut Exchange) -> Result<u64> {
+        let params = SessionSetupParams {
+            flags: if exchange.binding.is_some() { session_setup::BINDING } else { 0 },
+            security_mode: u8::try_from(self.security_mode())?,
+            capabilities: 0,
+            previous_session_id: exchange.previous,
+            token: &exchange.token,
+        };
+        let at = At { session: exchange.session, tree: 0 };
+        let mut draft =
+            self.draft(at, Command::SESSION_SETUP, 1, |header| encode::session_setup(header, &params))?;
+        match &exchange.binding {
+            Some(binding) => binding.key.sign(&mut draft.bytes),
+            None => self.sign(&mut draft),
+        }
+        exchange.preauth.update(&draft.bytes);
+        self.post(&draft)?;
+        draft.ids.first().copied().context("an empty draft")
+    }
+
+    /// Waits for the answer to a SESSION_SETUP, and takes it in.
+    pub(crate) fn take_login(&mut self, exchange: &mut Exchange, id: u64) -> Result<Status> {
+        let Answer { header, msg, .. } = self.wait(id)?;
+        let status = Status(header.status);
+        let response = session_setup::Response::parse(&msg);
+        if status == Status::MORE_PROCESSING_REQUIRED {
+            if let Some(Binding { key, .. }) = &exchange.binding {
+                ensure!(key.verify_mut(&mut msg.clone()), "a binding's answer is signed wrongly");
+            }
+            exchange.session = header.session_id;
+            exchange.preauth.update(&msg);
+            exchange.token = exchange.login.step(response?.security_buffer, &mut System)?;
+        } else if status == Status::SUCCESS {
+            let response = response?;
+            let (flags, user) = (response.session_flags, exchange.user);
+            exchange.session = header.session_id;
+            exchange.login.finish(response.security_buffer)?;
+            let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
+            ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
+            if !exchange.renews {
+                self.establish(exchange, flags, &msg)?;
             }
         }
+        Ok(status)
+    }
+
+    /// A login to its end.
+    pub(crate) fn finish_login(&mut self, exchange: &mut Exchange) -> Result<Status> {
+        loop {
+            let id = self.send_login(exchange)?;
+            let status = self.take_login(exchange, id)?;
+            if status != Status::MORE_PROCESSING_REQUIRED {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// A login to its good end.
+    pub(crate) fn complete(&mut self, exchange: &mut Exchange) -> Result<u64> {
+        let status = self.finish_login(exchange)?;
+        ensure!(status == Status::SUCCESS, "SESSION_SETUP as {:?}: {status:x?}", exchange.user);
+        Ok(exchange.session)
+    }
+
+    /// A session stands, or this connection is bound to one: its keys, proved by the server's last answer.
+    fn establish(&mut self, exchange: &mut Exchange, flags: u16, msg: &[u8]) -> Result<()> {
+        let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
+        let exported = exchange.login.session_key().filter(|_| !guest);
+        let keys = exported.map(|key| self.derive(key, &exchange.preauth));
+        let wanted = flags & session_setup::ENCRYPT != 0;
+        let (key, seals, secrets) = keys.map_or_else(Default::default, |keys| {
+            let seals = keys.seals.map(|seals| seals.of_session(wanted || self.setup.sealing));
+            (Some(Arc::new(keys.signing)), seals, keys.secrets)
+        });
+        ensure!(seals.is_some() || !wanted, "the server wants encryption, and there is none");
+        if let Some(key) = &key {
+            ensure!(key.verify_mut(&mut msg.to_vec()), "the login's last answer is signed wrongly");
+        }
+        // In 3.1.1 TREE_CONNECT is signed by whoever can; the rest of the dialects may leave it.
+        let proof = key.clone();
+        let key = key.filter(|_| self.setup.signing || self.setup.dialect == Dialect::SMB311);
+        let seals = exchange.binding.take().map_or(seals, |binding| binding.seals);
+        self.sessions.insert(exchange.session, Session { key, proof, seals, secrets });
+        Ok(())
+    }
+
+    /// LOGOFF.
+    pub(crate) fn log_off(&mut self, session: u64) -> Result<()> {
+        let at = At { session, tree: 0 };
+        self.call(at, Command::LOGOFF, 1, encode::logoff)?.success().map(|_| ())
+    }
+
+    /// Has NEGOTIATE validated (MS-SMB2 3.2.5.5, 3.2.5.14.12).
+    pub(crate) fn validate_negotiate(&mut self, at: At) -> Result<()> {
+        let dialect = self.setup.dialect;
+        let mut input = self.capabilities().to_le_bytes().to_vec();
+        input.extend(self.setup.client_guid);
+        input.extend(self.security_mode().to_le_bytes());
+        input.extend([1, 0]);
+        input.extend(dialect.0.to_le_bytes());
+        let params = IoctlParams {
+            ctl_code: fsctl::VALIDATE_NEGOTIATE_INFO,
+            file_id: FileId::ALL_ONES,
+            input: &input,
+            max_output: 24,
+        };
+        let answer = self.call(at, Command::IOCTL, 1, |header| encode::ioctl(header, &params))?.success()?;
+        ensure!(answer.is_signed(), "the validation of NEGOTIATE is not signed");
+        let said = [&self.server_said[..], &dialect.0.to_le_bytes()].concat();
+        let output = ioctl::Response::parse(&answer.msg)?.output;
+        ensure!(output == said, "NEGOTIATE said {said:x?}, its validation {output:x?}");
+        Ok(())
     }
 
     /// Session and share at once.
@@ -218,30 +333,6 @@ impl Client {
             seals.context("the share wants encryption, and there is none")?.add_tree(tree);
         }
         Ok(At { session, tree })
-    }
-
-    fn setup_draft(
-        &mut self,
-        session: u64,
-        token: &[u8],
-        preauth: &mut Preauth,
-        binding: Option<&SigningKey>,
-    ) -> Result<Draft> {
-        let params = SessionSetupParams {
-            flags: if binding.is_some() { session_setup::BINDING } else { 0 },
-            security_mode: u8::try_from(self.security_mode())?,
-            capabilities: 0,
-            previous_session_id: 0,
-            token,
-        };
-        let at = At { session, tree: 0 };
-        let mut draft =
-            self.draft(at, Command::SESSION_SETUP, 1, |header| encode::session_setup(header, &params))?;
-        if let Some(key) = binding {
-            key.sign(&mut draft.bytes);
-        }
-        preauth.update(&draft.bytes);
-        Ok(draft)
     }
 
     /// Sends as it is, waits, checks no signature.

@@ -39,7 +39,7 @@ use self::sealing::Seals;
 pub(crate) use self::{
     files::{DELETE_ON_CLOSE, FILE_CREATE, FILE_OPEN_IF, File, Open, READ, build_query, data, written},
     inbox::{Answer, Break, End},
-    login::{User, utf16},
+    login::{Exchange, User, utf16},
     sealing::Secret,
 };
 use crate::rig::net::Net;
@@ -139,6 +139,8 @@ pub(crate) struct Client {
     setup: Setup,
     signing: SigningAlg,
     preauth: Preauth,
+    /// Capabilities, ServerGuid and SecurityMode of the server's NEGOTIATE.
+    server_said: Vec<u8>,
     sessions: BTreeMap<u64, Session>,
     next_id: u64,
     /// Credits in hand.
@@ -166,6 +168,7 @@ impl Client {
             setup: *setup,
             signing: SigningAlg::HmacSha256,
             preauth: Preauth::new(),
+            server_said: Vec::new(),
             sessions: BTreeMap::new(),
             next_id: 0,
             credits: 1,
@@ -230,6 +233,11 @@ impl Client {
                 key.sign(message);
             }
         }
+    }
+
+    /// Whether it seals whole sessions.
+    pub(crate) fn is_sealing(&self) -> bool {
+        self.setup.sealing
     }
 
     /// Sends a draft as it is, or sealed if it is to be.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{net::Net, realm, samba::Samba, wait_until};
@@ -17,7 +17,9 @@ use super::{net::Net, realm, samba::Samba, wait_until};
 pub(crate) const USER: &str = "alice";
 /// See [`USER`].
 pub(crate) const PASSWORD: &str = "Sunshine-4711";
-/// A second user, whom the proxy does not know.
+/// A second user.
+pub(crate) const SECOND: &str = "bob";
+/// A third one, whom the proxy does not know.
 pub(crate) const STRANGER: &str = "mallory";
 
 /// The nodes' workgroup, or domain.
@@ -63,7 +65,7 @@ impl Node {
         let name = format!("samba-{index}");
         let address = format!("10.77.0.{}", 11 + index);
         net.add_host(&name, &address)?;
-        let own = [USER, STRANGER].map(str::to_owned).into_iter().zip(FIRST_ID..);
+        let own = [USER, SECOND, STRANGER].map(str::to_owned).into_iter().zip(FIRST_ID..);
         let of_domain = settings.membership.accounts.iter().cloned();
         net.add_accounts(&name, &own.chain(of_domain).collect::<Vec<_>>())?;
         net.add_names(&name, realm::NAMES)?;
@@ -177,7 +179,7 @@ impl Node {
     /// Makes the test users known.
     pub(crate) fn add_users(&self) -> Result<()> {
         use std::io::Write;
-        for user in [USER, STRANGER] {
+        for user in [USER, SECOND, STRANGER] {
             let mut child = self
                 .tool("/usr/bin/pdbedit")
                 .args(["-a", "-t", "-u", user])
@@ -205,6 +207,13 @@ impl Node {
                 fs::copy(source, self.dir.join("private").join(file))?;
             }
         }
+        Ok(())
+    }
+
+    /// Makes a user unknown here.
+    pub(crate) fn remove_user(&self, user: &str) -> Result<()> {
+        let output = self.tool("/usr/bin/pdbedit").args(["-x", "-u", user]).output().context("pdbedit -x")?;
+        ensure!(output.status.success(), "pdbedit -x: {}", String::from_utf8_lossy(&output.stderr));
         Ok(())
     }
 
