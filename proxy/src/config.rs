@@ -4,6 +4,8 @@ mod read;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use understudy_core::link::SideChannelMode;
+
 /// A whole configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -29,6 +31,10 @@ pub(crate) struct Config {
     pub(crate) first_frame: Duration,
     /// `[clients] half_frame`: how long it may take over a frame without sending a byte of it (default 60 s).
     pub(crate) half_frame: Duration,
+    /// `[side_channel] open`: when a side channel is opened.
+    pub(crate) side_channel: SideChannelMode,
+    /// `[side_channel] stuck_after`: how long a client's process on its node may be silent (default 10 s).
+    pub(crate) stuck_after: Duration,
     pub(crate) workers: usize,
     pub(crate) log_format: LogFormat,
     pub(crate) log_level: String,

@@ -7,7 +7,7 @@ use prometheus::{
 use smb_parse::header::Command;
 use understudy_core::{
     effect::CloseReason,
-    event::{Phase, Protection, SessionLoss, TakeoverReport},
+    event::{Phase, Protection, SessionLoss, SideChannelFailure, TakeoverReport},
     link::Counters,
 };
 
@@ -37,6 +37,10 @@ pub(crate) struct Metrics {
     pub(crate) node_active: IntGaugeVec,
     pub(crate) node_dirty: IntGaugeVec,
     pub(crate) node_differences: IntGaugeVec,
+    pub(crate) side_channels: IntGauge,
+    side_channel_answers: IntCounter,
+    pub(crate) side_channel_failures: IntCounterVec,
+    pub(crate) stuck_links: IntGauge,
     pub(crate) fences: IntCounterVec,
     pub(crate) store_errors: IntCounter,
     pub(crate) open_files: IntGauge,
@@ -110,6 +114,23 @@ impl Metrics {
                 "In what a node differs from the serving one; 2 where clients would break, 1 where not",
                 &["node", "what"],
             )?,
+            side_channels: gauge(r, "side_channels", "Second connections in clients' own sessions")?,
+            side_channel_answers: counter(
+                r,
+                "side_channel_answers_total",
+                "What was learned of open files on side channels",
+            )?,
+            side_channel_failures: counters(
+                r,
+                "side_channel_failures_total",
+                "Side channels that could not be had or were lost, by reason",
+                &["reason"],
+            )?,
+            stuck_links: gauge(
+                r,
+                "stuck_links",
+                "Clients whose process on the node does not answer, although the node does",
+            )?,
             fences: counters(r, "fences_total", "Runs of the fence", &["result"])?,
             store_errors: counter(r, "store_errors_total", "Changes the store did not take")?,
             open_files: gauge(r, "opens", "Opens that are recorded")?,
@@ -135,6 +156,9 @@ impl Metrics {
         for loss in SessionLoss::ALL {
             self.sessions_lost.with_label_values(&[loss.label()]).inc_by(0);
         }
+        for reason in SideChannelFailure::ALL {
+            self.side_channel_failures.with_label_values(&[reason.label()]).inc_by(0);
+        }
         for reason in CloseReason::ALL {
             self.closed.with_label_values(&[reason.label()]).inc_by(0);
         }
@@ -159,6 +183,7 @@ impl Metrics {
             }
         }
         self.sealed.inc_by(counters.sealed);
+        self.side_channel_answers.inc_by(counters.aside);
     }
 
     /// Takes the end of a takeover in.

@@ -169,6 +169,9 @@ fn link_config(config: &Config) -> LinkConfig {
         grace_park: config.grace_park,
         shutdown_grace: config.shutdown_grace,
         handshake_timeout: config.first_frame,
+        side_channel: config.side_channel,
+        // A silent node is known for one before its processes are taken for stuck.
+        stuck_after: config.stuck_after.max(config.silence_after * 2),
         ..LinkConfig::default()
     }
 }

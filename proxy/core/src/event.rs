@@ -43,6 +43,61 @@ pub enum Event {
     SignatureRefused,
     /// A frame or context was passed on without being understood.
     NotUnderstood,
+    /// A side channel stands, is gone, or could not be had.
+    SideChannel(SideChannelNews),
+    /// The node's process that serves the client does not answer, although its node does; or it answers again.
+    Stuck(bool),
+}
+
+/// What became of a side channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SideChannelNews {
+    /// It is bound to the client's session.
+    Bound,
+    /// One that was bound is closed.
+    Closed,
+    /// It failed, before or after it was bound. The client does not notice.
+    Failed(SideChannelFailure),
+}
+
+/// Why a side channel failed. Doubles as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SideChannelFailure {
+    /// The node refused to bind it: `server multi channel support = no`, or the connection was not alike.
+    Refused,
+    /// The connection could not be had, or ended.
+    Lost,
+    /// The node did not answer in time.
+    Silent,
+    /// An answer was not signed or sealed as it must be.
+    NotProved,
+    /// Nobody can log in as the user any more.
+    NoAuthority,
+    /// With AES-GMAC the session's key may have signed the MessageIds that the binding would take.
+    Nonce,
+}
+
+impl SideChannelFailure {
+    /// Every value, for metrics.
+    pub const ALL: [Self; 6] =
+        [Self::Refused, Self::Lost, Self::Silent, Self::NotProved, Self::NoAuthority, Self::Nonce];
+
+    /// Whether trying again is of no use.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Lost | Self::Silent)
+    }
+
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Lost => "lost",
+            Self::Silent => "silent",
+            Self::NotProved => "not_proved",
+            Self::NoAuthority => "no_authority",
+            Self::Nonce => "nonce",
+        }
+    }
 }
 
 /// How a node leg was lost.

@@ -16,12 +16,12 @@ use proptest::prelude::*;
 use smb_parse::{encode, header::Header};
 use support::{Known, part, recording};
 use understudy_core::{
-    effect::Effect,
+    effect::{Effect, Role},
     event::{Cause, LegLoss},
     files::Files,
     fleet::Assignment,
     ids::{LegId, LinkId, NodeId},
-    link::{Link, LinkConfig},
+    link::{Link, LinkConfig, SideChannelMode},
 };
 use zeros::Zeros;
 
@@ -59,6 +59,7 @@ struct Owner {
     now: Instant,
     files: Files,
     leg: Option<LegId>,
+    side: Option<LegId>,
     generation: u64,
     over: bool,
 }
@@ -67,9 +68,10 @@ impl Owner {
     fn new(hash: [u8; 16]) -> Self {
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
-        let config = Arc::new(LinkConfig::default());
+        let config = Arc::new(LinkConfig { side_channel: SideChannelMode::Always, ..LinkConfig::default() });
         let link = Link::new(LinkId(1), config, Arc::new(Known(hash)), Box::new(Zeros), now);
-        let mut owner = Self { link, now, files: Files::default(), leg: None, generation: 0, over: false };
+        let mut owner =
+            Self { link, now, files: Files::default(), leg: None, side: None, generation: 0, over: false };
         owner.name();
         owner
     }
@@ -87,7 +89,7 @@ impl Owner {
             Step::Next => {
                 let (from_node, message) = &messages[*next % messages.len()];
                 *next += 1;
-                self.frame(*from_node, message);
+                self.frame(*from_node, self.leg, message);
             }
             Step::Damaged { which, at, byte, left } => {
                 let (from_node, message) = &messages[which.index(messages.len())];
@@ -97,7 +99,8 @@ impl Owner {
                 // Mostly whole.
                 let left = left.index(message.len() * 4).min(message.len());
                 message.truncate(left);
-                self.frame(*from_node, &message);
+                let leg = if byte % 3 == 0 { self.side.or(self.leg) } else { self.leg };
+                self.frame(*from_node, leg, &message);
             }
             Step::Lost(refused) => {
                 if let Some(leg) = self.leg.take() {
@@ -115,9 +118,9 @@ impl Owner {
         self.drain();
     }
 
-    fn frame(&mut self, from_node: bool, message: &[u8]) {
+    fn frame(&mut self, from_node: bool, leg: Option<LegId>, message: &[u8]) {
         let frame = BytesMut::from(&encode::frame(message)[..]);
-        match (from_node, self.leg) {
+        match (from_node, leg) {
             (true, Some(leg)) => self.link.handle_node_frame(self.now, leg, frame),
             (true, None) => {}
             (false, _) => self.link.handle_client_frame(self.now, frame),
@@ -132,12 +135,23 @@ impl Owner {
                 continue;
             }
             match self.link.poll_effect() {
-                Some(Effect::Connect { leg, .. }) => {
+                Some(Effect::Connect { leg, role: Role::Auxiliary, .. }) => {
+                    assert!(self.side.is_none(), "two side channels");
+                    self.side = Some(leg);
+                    self.link.handle_connected(self.now, leg);
+                }
+                Some(Effect::Connect { leg, role: Role::Main, .. }) => {
                     self.leg = Some(leg);
                     self.link.handle_connected(self.now, leg);
                 }
-                Some(Effect::CloseLeg { leg, .. }) => self.leg = self.leg.filter(|open| *open != leg),
-                Some(Effect::CloseClient { .. }) => self.over = true,
+                Some(Effect::CloseLeg { leg, .. }) => {
+                    self.leg = self.leg.filter(|open| *open != leg);
+                    self.side = self.side.filter(|open| *open != leg);
+                }
+                Some(Effect::CloseClient { .. }) => {
+                    assert!(self.side.is_none(), "a side channel outlives its client");
+                    self.over = true;
+                }
                 None if self.link.poll_event().is_some() => {}
                 None => return,
             }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 
 use toml::de::{DeTable, DeValue};
+use understudy_core::link::SideChannelMode;
 
 use super::{CompareConfig, Config, LogFormat, Mistake, NodeConfig, StoreUrl};
 
@@ -16,6 +17,7 @@ const TOP: &[&str] = &[
     "admin",
     "health",
     "clients",
+    "side_channel",
     "log",
     "takeover_deadline",
     "grace_park",
@@ -72,6 +74,7 @@ impl<'a> Reader<'a> {
         let admin = self.section(root, "admin", &["listen"]);
         let health = self.section(root, "health", &["probe_interval", "silence_after"]);
         let clients = self.section(root, "clients", &["first_frame", "half_frame"]);
+        let side_channel = self.section(root, "side_channel", &["open", "stuck_after"]);
         let log = self.section(root, "log", &["format", "level"]);
         let workers = self.integer(root, "workers", 1..257);
         let fence_timeout = self.duration(fence, "timeout", 10_000, 100..600_001);
@@ -84,6 +87,8 @@ impl<'a> Reader<'a> {
         let shutdown_grace = self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001);
         let first_frame = self.duration(clients, "first_frame", 30_000, 100..600_001);
         let half_frame = self.duration(clients, "half_frame", 60_000, 100..600_001);
+        let stuck_after = self.duration(side_channel, "stuck_after", 10_000, 1_000..600_001);
+        let side_channel = self.side_channel(side_channel);
         let log_format = self.log_format(log);
         let log_level = self.log_level(log);
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
@@ -111,6 +116,8 @@ impl<'a> Reader<'a> {
             shutdown_grace,
             first_frame,
             half_frame,
+            side_channel,
+            stuck_after,
             workers: workers.unwrap_or_else(cores),
             log_format,
             log_level: log_level.to_owned(),
@@ -379,6 +386,22 @@ impl<'a> Reader<'a> {
         level
     }
 
+    fn side_channel(&mut self, section: Option<Section<'a>>) -> SideChannelMode {
+        match section.and_then(|s| self.string(s, "open")) {
+            None | Some(("auto", _)) => SideChannelMode::Auto,
+            Some(("off", _)) => SideChannelMode::Off,
+            Some(("always", _)) => SideChannelMode::Always,
+            Some((other, span)) => {
+                self.wrong(
+                    &span,
+                    format!("`open = \"{other}\"` is not known"),
+                    "write \"auto\", \"off\" or \"always\"",
+                );
+                SideChannelMode::Auto
+            }
+        }
+    }
+
     fn log_format(&mut self, section: Option<Section<'a>>) -> LogFormat {
         match section.and_then(|s| self.string(s, "format")) {
             None | Some(("human", _)) => LogFormat::Human,
@@ -482,6 +505,15 @@ listen = "127.0.0.1:9645"
             (config.first_frame, config.half_frame),
             (Duration::from_secs(2), Duration::from_millis(500))
         );
+    }
+
+    #[test]
+    fn the_side_channel_is_configured() {
+        let config =
+            parse(&format!("{GOOD}[side_channel]\nopen = \"off\"\nstuck_after = \"1s\"\n"), false).unwrap();
+        assert_eq!((config.side_channel, config.stuck_after), (SideChannelMode::Off, Duration::from_secs(1)));
+        let mistakes = parse(&format!("{GOOD}[side_channel]\nopen = \"yes\"\n"), false).unwrap_err();
+        assert!(matches!(&mistakes[..], [only] if only.what.contains("\"yes\"")), "{mistakes:#?}");
     }
 
     #[test]

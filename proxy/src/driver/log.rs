@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use understudy_core::{
     effect::CloseReason,
-    event::{Event, LegLoss, Phase, Protection, SessionLoss, SessionNews, TakeoverReport},
+    event::{Event, LegLoss, Phase, Protection, SessionLoss, SessionNews, SideChannelNews, TakeoverReport},
     ids::{LinkId, NodeId},
 };
 
@@ -33,7 +33,28 @@ pub(super) fn event(shared: &Shared, link: LinkId, client: SocketAddr, event: Ev
             tracing::warn!(link = link.0, %client, "refused a message whose signature is missing or wrong");
         }
         Event::NotUnderstood => shared.metrics.not_understood.inc(),
+        Event::SideChannel(news) => side_channel(shared, link, client, news),
+        Event::Stuck(true) => {
+            shared.metrics.stuck_links.inc();
+            tracing::warn!(link = link.0, %client, "the node's process for this client does not answer, although the node does");
+        }
+        Event::Stuck(false) => {
+            shared.metrics.stuck_links.dec();
+            tracing::info!(link = link.0, %client, "the node's process for this client is not missed any more");
+        }
         Event::File(_) | Event::LegLost { .. } => {}
+    }
+}
+
+fn side_channel(shared: &Shared, link: LinkId, client: SocketAddr, news: SideChannelNews) {
+    match news {
+        SideChannelNews::Bound => shared.metrics.side_channels.inc(),
+        SideChannelNews::Closed => shared.metrics.side_channels.dec(),
+        SideChannelNews::Failed(why) => {
+            let reason = why.label();
+            shared.metrics.side_channel_failures.with_label_values(&[reason]).inc();
+            tracing::debug!(link = link.0, %client, reason, "no side channel");
+        }
     }
 }
 

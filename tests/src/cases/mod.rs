@@ -22,6 +22,7 @@ mod sealed_share;
 mod secrets;
 mod sessions;
 mod shutdown;
+mod side_channel;
 mod silence;
 mod stale;
 mod tampered;
@@ -86,6 +87,7 @@ pub(crate) fn all() -> Vec<Case> {
         stale::CASES,
         wire::CASES,
         silence::CASES,
+        side_channel::CASES,
         outages::CASES,
         lost_legs::CASES,
         differences::CASES,

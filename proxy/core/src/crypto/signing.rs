@@ -29,6 +29,15 @@ pub enum SigningAlg {
 }
 
 impl SigningAlg {
+    /// Its id in SMB2_SIGNING_CAPABILITIES.
+    pub fn wire(self) -> u16 {
+        match self {
+            Self::HmacSha256 => 0,
+            Self::AesCmac => 1,
+            Self::AesGmac => 2,
+        }
+    }
+
     /// The algorithm of that id in SMB2_SIGNING_CAPABILITIES.
     pub fn from_wire(id: u16) -> Option<Self> {
         match id {

@@ -21,6 +21,23 @@ pub struct LinkConfig {
     pub handshake_timeout: Duration,
     /// How many times within a minute a Link may lose its leg to a node that lives on.
     pub leg_losses_per_minute: usize,
+    /// When a side channel is opened.
+    pub side_channel: SideChannelMode,
+    /// How old an Open must be to be worth a question on the side channel.
+    pub side_channel_after: Duration,
+    /// How long the process at the end of a side channel is not heard until it is asked, and how long it may then take.
+    pub stuck_after: Duration,
+}
+
+/// When a side channel is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SideChannelMode {
+    /// Never.
+    Off,
+    /// For an Open about which there is something to ask.
+    Auto,
+    /// As soon as a session stands, so that a stuck process is noticed.
+    Always,
 }
 
 impl Default for LinkConfig {
@@ -33,6 +50,9 @@ impl Default for LinkConfig {
             shutdown_grace: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(30),
             leg_losses_per_minute: 3,
+            side_channel: SideChannelMode::Auto,
+            side_channel_after: Duration::from_secs(1),
+            stuck_after: Duration::from_secs(10),
         }
     }
 }
@@ -46,6 +66,8 @@ pub struct Counters {
     pub responses: [u64; Command::COUNT + 1],
     /// Sealed frames, either way.
     pub sealed: u64,
+    /// Answers that were learned from on side channels.
+    pub aside: u64,
     /// Whether anything was counted.
     pub any: bool,
 }
@@ -63,6 +85,11 @@ impl Counters {
 
     pub(crate) fn sealed(&mut self) {
         self.sealed += 1;
+        self.any = true;
+    }
+
+    pub(crate) fn aside(&mut self) {
+        self.aside += 1;
         self.any = true;
     }
 

@@ -89,20 +89,34 @@ impl Connection {
 
     /// The NEGOTIATE by which the proxy asks a further node for the same dialect, in the client's name.
     pub(crate) fn renegotiate(&self, random: &mut dyn Random) -> Vec<u8> {
+        let algorithms = [SigningAlg::AesGmac, SigningAlg::AesCmac, SigningAlg::HmacSha256];
+        self.negotiate_again(&algorithms, &self.ciphers_to_offer(), random)
+    }
+
+    /// The NEGOTIATE of a further connection to the same node that is to be bound to a session of this one: nothing but
+    /// what this one has come to (MS-SMB2 3.3.5.5.2).
+    pub(crate) fn negotiate_alike(&self, random: &mut dyn Random) -> Vec<u8> {
+        let cipher = self.cipher.filter(|_| self.dialect == Some(Dialect::SMB311)).map(Cipher::wire);
+        self.negotiate_again(&[self.signing], cipher.as_slice(), random)
+    }
+
+    fn negotiate_again(&self, signing: &[SigningAlg], ciphers: &[u16], random: &mut dyn Random) -> Vec<u8> {
         let dialect = self.dialect.unwrap_or(Dialect::SMB202);
         let mut salt = [0; 32];
         random.fill(&mut salt);
         let dialects = [dialect.0];
-        let algorithms: &[u16] = if dialect == Dialect::SMB311 { &[2, 1, 0] } else { &[] };
-        let ciphers = self.ciphers_to_offer();
+        let mut algorithms: Vec<u16> = signing.iter().map(|algorithm| algorithm.wire()).collect();
+        if dialect != Dialect::SMB311 {
+            algorithms.clear();
+        }
         let params = NegotiateParams {
             dialects: &dialects,
             security_mode: self.client_security_mode,
             capabilities: self.client_capabilities,
             client_guid: self.client_guid,
             preauth_salt: &salt,
-            ciphers: &ciphers,
-            signing_algs: algorithms,
+            ciphers,
+            signing_algs: &algorithms,
             netname: None,
         };
         encode::negotiate(&Header::request(Command::NEGOTIATE, 0), &params)

@@ -35,6 +35,7 @@ impl Link {
             }
             State::Bridge(_) if self.judging.leg() == Some(leg) => self.judge_lost(now),
             State::Recovering(_) => self.recovery_leg_lost(now, leg, loss),
+            _ if self.side.leg() == Some(leg) => self.side_lost(now),
             _ => {}
         }
     }
@@ -105,6 +106,7 @@ impl Link {
             _ => return,
         };
         self.leaving = None;
+        self.end_side_channel();
         self.out.close_leg(attached.leg, Close::Reset);
         if self.handshake.is_some() {
             self.hold_handshake();
@@ -122,6 +124,7 @@ impl Link {
     /// From Relay or Bridge to Recovering.
     pub(crate) fn begin_recovery(&mut self, now: Instant, lost: Attached, cause: Cause) {
         self.leaving = None;
+        self.end_side_channel();
         if !self.open_kept() {
             self.out.event(Event::SignatureRefused);
             self.close(Close::Graceful, CloseReason::SignatureInvalid);

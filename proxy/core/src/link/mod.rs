@@ -38,6 +38,7 @@ pub(crate) mod outbox;
 mod relay;
 pub(crate) mod request;
 pub(crate) mod session;
+mod side_channel;
 mod timers;
 
 use std::{
@@ -49,10 +50,10 @@ use std::{
 use bytes::BytesMut;
 use smb_parse::frame::{MAX_LEN, PREFIX};
 
-pub use self::config::{Counters, LinkConfig};
+pub use self::config::{Counters, LinkConfig, SideChannelMode};
 use self::{
     connection::Connection, credit::ClientCredits, judge::Judging, node_leg::NodeLeg, open::Opens,
-    outbox::Outbox, request::Requests, session::Sessions,
+    outbox::Outbox, request::Requests, session::Sessions, side_channel::SideChannel,
 };
 use crate::{
     auth::Credentials,
@@ -86,6 +87,7 @@ pub struct Link {
     pub(crate) credits: ClientCredits,
     pub(crate) assignment: Option<Assignment>,
     pub(crate) counters: Counters,
+    side: SideChannel,
     /// Frames of the client that no node has had, while Opening.
     held: VecDeque<BytesMut>,
     held_bytes: usize,
@@ -163,6 +165,7 @@ impl Link {
             credits: ClientCredits::new(),
             assignment: None,
             counters: Counters::default(),
+            side: SideChannel::default(),
             held: VecDeque::new(),
             held_bytes: 0,
             handshake: Some(Vec::new()),
@@ -210,6 +213,7 @@ impl Link {
                 self.recovery_node_frame(now, leg, frame);
             }
             State::Bridge(_) if self.judging.leg() == Some(leg) => self.judge_frame(now, leg, frame),
+            _ if self.side.leg() == Some(leg) => self.side_frame(now, frame),
             _ => {}
         }
     }
@@ -235,6 +239,7 @@ impl Link {
                 self.recovery_connected(now, leg);
             }
             State::Bridge(_) if self.judging.leg() == Some(leg) => self.judge_connected(now, leg),
+            _ if self.side.leg() == Some(leg) => self.side_connected(now),
             _ => {}
         }
     }
@@ -412,6 +417,7 @@ impl Link {
             return;
         }
         self.forget_judging();
+        self.end_side_channel();
         let leg = match std::mem::replace(&mut self.state, State::Closed) {
             State::Closed => return,
             State::Opening(opening) => opening.dialling.map(|a| a.leg),

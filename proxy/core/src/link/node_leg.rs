@@ -40,11 +40,17 @@ pub(crate) enum Op {
     Disposition(OpenToken),
     /// What a client's login is judged by.
     Judge,
+    /// On a side channel: a SESSION_SETUP that binds it.
+    Bind,
+    /// On a side channel: which file on the disk an Open is.
+    Identity(OpenToken),
+    /// On a side channel: the access an Open was granted.
+    Access(OpenToken),
     /// Something whose outcome changes nothing.
     Discard,
 }
 
-/// A node leg in Bridge or on its way there.
+/// A node leg in Bridge or on its way there, or that of a side channel.
 #[derive(Debug)]
 pub(crate) struct NodeLeg {
     pub(crate) id: LegId,
@@ -71,6 +77,11 @@ impl NodeLeg {
             pending: BTreeMap::new(),
             todo: VecDeque::new(),
         }
+    }
+
+    /// The MessageId of the next request.
+    pub(crate) fn next_id(&self) -> MessageId {
+        self.next_id
     }
 
     /// Whether the node allows requests of this much charge.

@@ -64,7 +64,10 @@ impl Link {
             self.sessions.response(&self.conn, &*self.credentials, request.header.session_id, header, msg);
         match step {
             LoginStep::Nothing => {}
-            LoginStep::Established(id) => self.tell_session(id.0, None),
+            LoginStep::Established(id) => {
+                self.tell_session(id.0, None);
+                self.side_session_established(request.at, id.0);
+            }
             LoginStep::Renewed(id, was) => self.tell_session(id.0, Some(was)),
             LoginStep::Ended(id) => self.forget_session(id.0),
         }
@@ -81,6 +84,7 @@ impl Link {
 
     /// The session is over, with all that it had open.
     pub(super) fn forget_session(&mut self, id: SessionId) {
+        self.side_session_ended(id);
         if let Some(session) = self.sessions.remove(id) {
             self.out.event(Event::SessionEnded(session.protection));
         }
@@ -136,6 +140,7 @@ impl Link {
         self.requests.opened(request, client);
         self.out.file(FileEvent::Opened { open: token, key: open.key() });
         self.opens.insert(open);
+        self.side_open_recorded(request.at, token);
     }
 
     pub(super) fn observe_close(&mut self, request: &Request) {

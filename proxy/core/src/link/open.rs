@@ -53,6 +53,8 @@ pub(crate) struct Open {
     pub(crate) name: Vec<u8>,
     pub(crate) share: String,
     pub(crate) desired_access: u32,
+    /// What MAXIMUM_ALLOWED came to, if the node was asked.
+    pub(crate) granted_access: Option<u32>,
     pub(crate) share_access: u32,
     pub(crate) create_options: u32,
     pub(crate) impersonation_level: u32,
@@ -62,7 +64,7 @@ pub(crate) struct Open {
     pub(crate) durable: Durable,
     /// TWrp: a previous version.
     pub(crate) timewarp: Option<u64>,
-    /// QFid, if the client asked for it: 32 bytes, the first 8 the on-disk id.
+    /// QFid, if the client or the proxy asked for it: 32 bytes, the first 8 the on-disk id.
     pub(crate) on_disk_id: Option<[u8; 32]>,
     pub(crate) birth: Birth,
     pub(crate) is_pipe: bool,
@@ -208,6 +210,7 @@ pub(crate) fn open_from(
         name: asked.name.0.to_vec(),
         share: place.share,
         desired_access: asked.desired_access,
+        granted_access: None,
         share_access: asked.share_access,
         create_options: asked.create_options,
         impersonation_level: asked.impersonation_level,

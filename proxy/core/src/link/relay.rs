@@ -16,6 +16,7 @@ use super::{
     answer::{Check, body, body_mut, changes_state, response_header},
     cover::{Cover, Incoming, SessionKeys},
     request::{Chain, Interim, Request},
+    side_channel::From,
 };
 use crate::{
     crypto::sealing::HEADROOM,
@@ -142,7 +143,8 @@ impl Link {
         self.handshake = None;
         match protocol(body(&frame)) {
             Protocol::Smb2 => {
-                if !self.watch_responses(None, body_mut(&mut frame)) {
+                let news = !self.side.is_bound() || self.is_news(now, From::Main, body(&frame));
+                if !news || !self.watch_responses(None, body_mut(&mut frame)) {
                     return;
                 }
             }

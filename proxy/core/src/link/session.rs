@@ -51,6 +51,11 @@ pub(crate) struct Session {
     pub(crate) seals: bool,
     /// Sealed frames passed that nobody here can read: its requests in flight are not known.
     pub(crate) opaque: bool,
+    /// MessageId of the request that completed its login. The client has signed nothing before it with this session's
+    /// keys.
+    pub(crate) login_message_id: MessageId,
+    /// MessageIds below this one were signed with this session's keys on a side channel.
+    pub(crate) signed_aside: MessageId,
     /// Frames without signature are refused.
     pub(crate) signing_required: bool,
     pub(crate) trees: BTreeMap<Client<TreeId>, Tree>,
@@ -74,6 +79,8 @@ impl Session {
             node_nonces: Nonces::default(),
             seals: false,
             opaque: false,
+            login_message_id: 0,
+            signed_aside: 0,
             signing_required: login.security_mode & SIGNING_REQUIRED != 0
                 || conn.server_security_mode & SIGNING_REQUIRED != 0,
             trees: BTreeMap::new(),
@@ -316,6 +323,7 @@ fn establish(
 ) -> Session {
     let mut session = Session::new(conn, login, &outcome, flags);
     (session.client_id, session.node_id) = (Client(header.session_id), Node(header.session_id));
+    session.login_message_id = header.message_id;
     match outcome.result {
         Err(reason) => session.protection = reason,
         Ok(derived) => {

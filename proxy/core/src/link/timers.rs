@@ -51,7 +51,8 @@ impl Link {
             State::Bridge(_) if !self.parked.is_empty() => {
                 offer(self.requests.pending_due(config.pending_after), "interim response");
             }
-            State::Relay(_) | State::Bridge(_) => {}
+            State::Relay(_) => offer(self.side_timer(), "side channel"),
+            State::Bridge(_) => {}
         }
         if !self.parked.is_empty() {
             let first = self.requests.iter().filter_map(|r| r.parked).min();
@@ -96,6 +97,7 @@ impl Link {
         if self.leaving.is_some_and(|at| now >= at) {
             self.abandon_node(now, Cause::Crash);
         }
+        self.run_side_timers(now);
         self.give_up_parked(now);
         self.send_due_pendings(now);
         self.finish_shutdown(now);

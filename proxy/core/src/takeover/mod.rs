@@ -312,6 +312,8 @@ impl Link {
             Op::Reclaim(open) => self.reclaim_answer(open, header, msg),
             Op::Locks(open) => self.locks_answer(open, header),
             Op::Disposition(_) | Op::Judge | Op::Discard => {}
+            // Not on a leg that is to serve the client.
+            Op::Bind | Op::Identity(_) | Op::Access(_) => {}
         }
     }
 
@@ -397,7 +399,7 @@ impl Link {
                 Op::Reclaim(open) => self.send_reclaim(open),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Disposition(open) => self.send_disposition(open),
-                Op::Negotiate | Op::Judge | Op::Discard => {}
+                Op::Negotiate | Op::Judge | Op::Discard | Op::Bind | Op::Identity(_) | Op::Access(_) => {}
             }
         }
     }

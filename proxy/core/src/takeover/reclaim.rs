@@ -87,7 +87,7 @@ impl Link {
             &CreateParams {
                 oplock_level: if open.lease.is_some() { OPLOCK_LEASE } else { open.oplock_level },
                 impersonation_level: open.impersonation_level,
-                desired_access: open.desired_access,
+                desired_access: open.granted_access.unwrap_or(open.desired_access),
                 file_attributes: 0,
                 share_access: open.share_access,
                 create_disposition: FILE_OPEN,

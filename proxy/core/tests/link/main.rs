@@ -7,6 +7,7 @@ mod logins;
 mod node;
 mod rig;
 mod sealed;
+mod side_channel;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 

@@ -8,8 +8,9 @@ use std::{
 
 use smb_parse::{
     FileId,
-    cmd::{create, negotiate, read, session_setup, tree_connect, write},
+    cmd::{create, negotiate, query_info, read, session_setup, tree_connect, write},
     compound::elements,
+    create_context::tag,
     encode,
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status, Target},
@@ -37,6 +38,9 @@ pub(crate) const CAPABILITIES: u32 = 0x4;
 /// `SMB2_GLOBAL_CAP_ENCRYPTION`.
 pub(crate) const ENCRYPTION: u32 = 0x40;
 
+/// The access that every Open has, as the node tells whoever asks.
+pub(crate) const GRANTED: u32 = 0x0012_019f;
+
 /// The keys that seal a session, either way.
 pub(crate) struct Seals {
     pub(crate) to_server: SealingKey,
@@ -62,8 +66,34 @@ struct Session {
     key: Option<Rc<SigningKey>>,
     seals: Option<Rc<Seals>>,
     nonces: Nonces,
+    /// MessageIds that were signed with it: with GMAC it is never to be done twice.
+    signed: BTreeSet<u64>,
     user: String,
     trees: BTreeSet<u32>,
+}
+
+/// What a node knows of one connection.
+struct Wire {
+    dialect: Dialect,
+    cipher: Option<Cipher>,
+    preauth: Preauth,
+    logins: BTreeMap<u64, Login>,
+    message_ids: BTreeSet<u64>,
+    /// The keys of sessions of the other connection that this one is bound to.
+    channels: BTreeMap<u64, Rc<SigningKey>>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        Self {
+            dialect: Dialect::SMB311,
+            cipher: None,
+            preauth: Preauth::new(),
+            logins: BTreeMap::new(),
+            message_ids: BTreeSet::new(),
+            channels: BTreeMap::new(),
+        }
+    }
 }
 
 struct Login {
@@ -92,25 +122,29 @@ pub(crate) struct Habits {
     pub(crate) signs_wrongly: bool,
     /// Grants this oplock level, whatever was asked.
     pub(crate) oplock: Option<u8>,
+    /// Says of every file that it was created then.
+    pub(crate) birth: Option<u64>,
+    /// Binds no connection to a session.
+    pub(crate) single_channel: bool,
+    /// Signs no answer.
+    pub(crate) forgets_to_sign: bool,
 }
 
-/// One server and its only connection.
+/// One server, its only client, and that client's connections: one, or one more that is bound to its sessions.
 pub(crate) struct Node {
     /// Makes its ids unlike those of other nodes.
     base: u64,
     disk: Disk,
     users: Users,
-    dialect: Dialect,
-    cipher: Option<Cipher>,
-    preauth: Preauth,
-    logins: BTreeMap<u64, Login>,
+    wire: Wire,
+    /// The other connection.
+    aside: Wire,
     sessions: BTreeMap<u64, Session>,
     pub(crate) opens: BTreeMap<u64, String>,
     /// The session of each Open.
     owners: BTreeMap<u64, u64>,
     /// The key of a session that has just ended.
     parted: Option<Rc<SigningKey>>,
-    message_ids: BTreeSet<u64>,
     next: u64,
     pub(crate) habits: Habits,
     /// Every request it was sent, in order.
@@ -129,15 +163,12 @@ impl Node {
             base,
             disk: Rc::clone(disk),
             users: users.clone(),
-            dialect: Dialect::SMB311,
-            cipher: None,
-            preauth: Preauth::new(),
-            logins: BTreeMap::new(),
+            wire: Wire::new(),
+            aside: Wire::new(),
             sessions: BTreeMap::new(),
             opens: BTreeMap::new(),
             owners: BTreeMap::new(),
             parted: None,
-            message_ids: BTreeSet::new(),
             next: 0,
             habits: Habits::default(),
             seen: Vec::new(),
@@ -148,6 +179,19 @@ impl Node {
     /// The requests of one command it was sent.
     pub(crate) fn seen(&self, command: Command) -> Vec<&(Header, Vec<u8>)> {
         self.seen.iter().filter(|(header, _)| header.command == command).collect()
+    }
+
+    /// Takes a frame in on the second connection; the frames that go back.
+    pub(crate) fn handle_aside(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+        std::mem::swap(&mut self.wire, &mut self.aside);
+        let answers = self.handle(frame);
+        std::mem::swap(&mut self.wire, &mut self.aside);
+        answers
+    }
+
+    /// The second connection is a fresh one.
+    pub(crate) fn connect_aside(&mut self) {
+        self.aside = Wire::new();
     }
 
     /// Takes a frame in; the frames that go back.
@@ -170,7 +214,7 @@ impl Node {
                 continue;
             }
             for id in header.message_id..header.message_id + u64::from(header.credit_charge.max(1)) {
-                assert!(self.message_ids.insert(id), "MessageId {id} came twice");
+                assert!(self.wire.message_ids.insert(id), "MessageId {id} came twice");
             }
             if header.flags.contains(Flags::RELATED) {
                 assert!(!chain.is_empty() || keep, "the first of a compound is related to nothing");
@@ -227,7 +271,9 @@ impl Node {
     fn sign(&mut self, request: &Header, session: u64, answer: &mut [u8]) {
         let first = request.command == Command::SESSION_SETUP;
         let parted = self.parted.take();
-        let Some(key) = self.sessions.get(&session).and_then(|s| s.key.clone()).or(parted) else { return };
+        let channel = self.wire.channels.get(&session).cloned();
+        let key = channel.or_else(|| self.sessions.get(&session)?.key.clone()).or(parted);
+        let Some(key) = key.filter(|_| !self.habits.forgets_to_sign) else { return };
         if first || request.flags.contains(Flags::SIGNED) {
             key.sign(answer);
         }
@@ -257,7 +303,9 @@ impl Node {
             return fail(Status::ACCESS_DENIED);
         }
         if header.flags.contains(Flags::SIGNED) {
-            let key = session.key.as_ref().expect("a signed request on a session without key");
+            let channel = self.wire.channels.get(&header.session_id);
+            assert!(channel.is_some() || session.signed.insert(header.message_id), "a nonce came twice");
+            let key = channel.or(session.key.as_ref()).expect("a signed request on a session without key");
             assert!(key.verify_mut(&mut msg.to_vec()), "a {} came wrongly signed", header.command.name());
         }
         if header.command == Command::LOGOFF {
@@ -297,7 +345,7 @@ impl Node {
     fn on_file(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
         let ok = response(header, Status::SUCCESS);
         let mut disk = self.disk.borrow_mut();
-        let Some((_, data)) = disk.get_mut(name) else {
+        let Some((number, data)) = disk.get_mut(name) else {
             return encode::error_response(&response(header, Status::DELETE_PENDING));
         };
         match header.command {
@@ -321,7 +369,16 @@ impl Node {
                 self.opens.remove(&id.volatile);
                 body(&ok, &[&u16s(&[60])[..], &[0; 58]].concat())
             }
-            Command::QUERY_INFO => body(&ok, &[&u16s(&[9, 72])[..], &4_u32.to_le_bytes(), b"info"].concat()),
+            Command::QUERY_INFO => {
+                let asked = query_info::Request::parse(msg).expect("QUERY_INFO");
+                let info = match asked.file_info_class {
+                    6 => number.to_le_bytes().to_vec(),
+                    8 => GRANTED.to_le_bytes().to_vec(),
+                    _ => b"info".to_vec(),
+                };
+                let len = u32::try_from(info.len()).unwrap();
+                body(&ok, &[&u16s(&[9, 72])[..], &len.to_le_bytes(), &info].concat())
+            }
             Command::FLUSH => body(&ok, &u16s(&[4, 0])),
             _ => encode::error_response(&response(header, Status::NOT_SUPPORTED)),
         }
@@ -346,32 +403,41 @@ impl Node {
         self.owners.insert(id, header.session_id);
         *file = FileId { persistent: id, volatile: id };
         let oplock = self.habits.oplock.unwrap_or(asked.requested_oplock_level);
-        let mut out = [&u16s(&[89])[..], &[oplock, 0], &1_u32.to_le_bytes(), &number.to_le_bytes()].concat();
+        let birth = self.habits.birth.unwrap_or(number);
+        let mut out = [&u16s(&[89])[..], &[oplock, 0], &1_u32.to_le_bytes(), &birth.to_le_bytes()].concat();
         out.extend([0; 24 + 16 + 4 + 4]);
         out.extend(file.to_bytes());
-        out.extend([0; 8]);
+        if asked.contexts().flatten().any(|context| context.tag == tag::QFID) {
+            out.extend([152_u32.to_le_bytes(), 56_u32.to_le_bytes()].concat());
+            out.extend(
+                [&[0; 4][..], &u16s(&[16, 4, 0, 24]), &32_u32.to_le_bytes(), b"QFid", &[0; 4]].concat(),
+            );
+            out.extend([&number.to_le_bytes()[..], &[0; 24]].concat());
+        } else {
+            out.extend([0; 8]);
+        }
         body(&response(header, Status::SUCCESS), &out)
     }
 
     fn negotiate(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {
-        self.preauth.update(msg);
+        self.wire.preauth.update(msg);
         let asked = negotiate::Request::parse(msg).expect("NEGOTIATE");
-        self.dialect = Dialect(asked.dialects().max().expect("a dialect"));
-        let newest = self.dialect == Dialect::SMB311;
+        self.wire.dialect = Dialect(asked.dialects().max().expect("a dialect"));
+        let newest = self.wire.dialect == Dialect::SMB311;
         let offered = asked.contexts().filter_map(Result::ok).find_map(|context| match context {
             negotiate::Context::Encryption { ciphers } => ciphers.iter().next().and_then(Cipher::from_wire),
             _ => None,
         });
         let old = Dialect::SMB300..Dialect::SMB311;
-        let old = old.contains(&self.dialect) && asked.capabilities & ENCRYPTION != 0;
+        let old = old.contains(&self.wire.dialect) && asked.capabilities & ENCRYPTION != 0;
         let offered = offered.or(old.then_some(Cipher::Aes128Ccm));
-        self.cipher = offered.filter(|_| !self.habits.seals_nothing);
-        let named = self.cipher.filter(|_| newest);
+        self.wire.cipher = offered.filter(|_| !self.habits.seals_nothing);
+        let named = self.wire.cipher.filter(|_| newest);
         let contexts: u16 = if newest { 2 + u16::from(named.is_some()) } else { 0 };
         // Each connection says something else of itself than the last one did.
         let guid = [self.base.to_le_bytes(), [7; 8]].concat();
-        let mut out = [&u16s(&[65, SECURITY_MODE, self.dialect.0, contexts])[..], &guid].concat();
-        let encryption = if self.cipher.is_some() && !newest { ENCRYPTION } else { 0 };
+        let mut out = [&u16s(&[65, SECURITY_MODE, self.wire.dialect.0, contexts])[..], &guid].concat();
+        let encryption = if self.wire.cipher.is_some() && !newest { ENCRYPTION } else { 0 };
         out.extend((CAPABILITIES | encryption).to_le_bytes());
         for _ in 0..3 {
             out.extend((8_u32 << 20).to_le_bytes());
@@ -387,13 +453,14 @@ impl Node {
             out.extend([&[0; 4][..], &u16s(&[2, 4]), &[0; 4], &u16s(&[1, cipher.wire()])].concat());
         }
         let answer = body(&response(header, Status::SUCCESS), &out);
-        self.preauth.update(&answer);
+        self.wire.preauth.update(&answer);
         answer
     }
 
     fn session_setup(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {
         let asked = session_setup::Request::parse(msg).expect("SESSION_SETUP");
-        let known = self.logins.contains_key(&header.session_id) || self.user(header.session_id).is_some();
+        let known =
+            self.wire.logins.contains_key(&header.session_id) || self.user(header.session_id).is_some();
         if header.session_id != 0 && !known {
             return encode::error_response(&response(header, Status::USER_SESSION_DELETED));
         }
@@ -403,20 +470,32 @@ impl Node {
             header.session_id = id;
             encode::session_setup_response(&header, flags, token)
         };
-        let is_first = !self.logins.contains_key(&id);
-        let preauth = self.preauth.clone();
-        let login =
-            self.logins.entry(id).or_insert_with(|| Login { observer: LoginObserver::default(), preauth });
+        let binds = asked.flags & session_setup::BINDING != 0;
+        if binds && !self.may_bind(header, msg) {
+            return setup(Status::REQUEST_NOT_ACCEPTED, 0, &[]);
+        }
+        let is_first = !self.wire.logins.contains_key(&id);
+        let preauth = self.wire.preauth.clone();
+        let login = self
+            .wire
+            .logins
+            .entry(id)
+            .or_insert_with(|| Login { observer: LoginObserver::default(), preauth });
         login.observer.client_token(asked.security_buffer);
         login.preauth.update(msg);
         if is_first {
             let challenge = spnego::response(&challenge(self.base), None);
             login.observer.server_token(&challenge);
-            let answer = setup(Status::MORE_PROCESSING_REQUIRED, 0, &challenge);
+            let mut answer = setup(Status::MORE_PROCESSING_REQUIRED, 0, &challenge);
+            if let Some(key) = self.sessions.get(&id).and_then(|s| s.key.as_ref()).filter(|_| binds) {
+                key.sign(&mut answer);
+            }
             login.preauth.update(&answer);
             return answer;
         }
-        let Some(mut login) = self.logins.remove(&id) else { return setup(Status::LOGON_FAILURE, 0, &[]) };
+        let Some(mut login) = self.wire.logins.remove(&id) else {
+            return setup(Status::LOGON_FAILURE, 0, &[]);
+        };
         let outcome = login.observer.finish(0, &[], &self.users);
         let key = match outcome.result {
             Ok(derived) if !self.habits.maps_to_guest => derived.session_keys.into_iter().next(),
@@ -430,21 +509,40 @@ impl Node {
         };
         let encrypts = self.habits.encrypts_sessions && key.is_some();
         let flags = u16::from(key.is_none()) | if encrypts { 4 } else { 0 };
+        if binds {
+            let same = self.user(id) == Some(&outcome.user);
+            let Some(key) = key.filter(|_| same) else { return setup(Status::ACCESS_DENIED, 0, &[]) };
+            let bytes = kdf::signing_key(self.wire.dialect, &key, &login.preauth.value());
+            let key = Rc::new(SigningKey::new(signing_alg(self.wire.dialect), &bytes));
+            self.wire.channels.insert(id, key);
+            return setup(Status::SUCCESS, flags, &[]);
+        }
         if let Some(session) = self.sessions.get_mut(&id) {
             session.user = outcome.user;
             return setup(Status::SUCCESS, flags, &[]);
         }
         let seals = key
             .as_ref()
-            .zip(self.cipher)
-            .map(|(key, cipher)| Rc::new(Seals::new(self.dialect, cipher, key, &login.preauth)));
+            .zip(self.wire.cipher)
+            .map(|(key, cipher)| Rc::new(Seals::new(self.wire.dialect, cipher, key, &login.preauth)));
         let key = key.map(|key| {
-            let bytes = kdf::signing_key(self.dialect, &key, &login.preauth.value());
-            Rc::new(SigningKey::new(signing_alg(self.dialect), &bytes))
+            let bytes = kdf::signing_key(self.wire.dialect, &key, &login.preauth.value());
+            Rc::new(SigningKey::new(signing_alg(self.wire.dialect), &bytes))
         });
-        let (user, trees) = (outcome.user, BTreeSet::new());
-        self.sessions.insert(id, Session { key, seals, nonces: Nonces::default(), user, trees });
+        let (user, trees, signed) = (outcome.user, BTreeSet::new(), BTreeSet::new());
+        self.sessions.insert(id, Session { key, seals, nonces: Nonces::default(), signed, user, trees });
         setup(Status::SUCCESS, flags, &[])
+    }
+
+    /// Whether a connection may be bound to the session; the request must show that it knows the session's key.
+    fn may_bind(&mut self, header: &Header, msg: &[u8]) -> bool {
+        let Some(session) = self.sessions.get_mut(&header.session_id) else { return false };
+        let Some(key) = &session.key else { return false };
+        assert!(header.flags.contains(Flags::SIGNED), "a binding came unsigned");
+        assert!(key.verify_mut(&mut msg.to_vec()), "a binding came wrongly signed");
+        let is_nonce = signing_alg(self.wire.dialect) == SigningAlg::AesGmac;
+        assert!(session.signed.insert(header.message_id) || !is_nonce, "a nonce came twice");
+        !self.habits.single_channel
     }
 
     /// Whose session that is.
@@ -471,6 +569,7 @@ impl Node {
     pub(crate) fn end_session(&mut self, id: u64) {
         if let Some(session) = self.sessions.remove(&id) {
             self.parted = session.key;
+            self.aside.channels.remove(&id);
             let owners = &self.owners;
             self.opens.retain(|open, _| owners.get(open) != Some(&id));
         }

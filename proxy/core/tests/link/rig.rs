@@ -27,7 +27,7 @@ use understudy_core::{
         signing::SigningKey,
     },
     effect::{CloseReason, Effect, Leg, Role},
-    event::{Cause, Event, FileEvent, LegLoss, SessionLoss, TakeoverReport},
+    event::{Cause, Event, FileEvent, LegLoss, SessionLoss, SideChannelNews, TakeoverReport},
     files::Files,
     fleet::Assignment,
     ids::{LegId, LinkId, NodeId},
@@ -113,6 +113,12 @@ pub(crate) struct Rig {
     pub(crate) open_beside: BTreeSet<LegId>,
     /// How nodes are on such connections.
     pub(crate) beside_habits: Habits,
+    /// The leg of a side channel.
+    pub(crate) side: Option<(LegId, usize)>,
+    /// The legs that the Link closed, in order.
+    pub(crate) given_up: Vec<LegId>,
+    pub(crate) side_news: Vec<SideChannelNews>,
+    pub(crate) stuck: bool,
     pub(crate) files: Rc<RefCell<Files>>,
     id: LinkId,
     generation: u64,
@@ -162,6 +168,15 @@ impl Rig {
         Self::with(LinkId(1), users, &Disk::default(), &Rc::default())
     }
 
+    /// The same with other knobs.
+    pub(crate) fn configured(config: LinkConfig) -> Self {
+        let mut rig = Self::new();
+        let (users, random) = (Arc::new(rig.users.clone()), Box::new(Counting(1)));
+        rig.link = Link::new(LinkId(1), Arc::new(config), users, random, rig.now);
+        rig.assign(0);
+        rig
+    }
+
     /// The same with a disk and Files that others use too. `users` is what the proxy knows; the nodes know more.
     pub(crate) fn with(id: LinkId, users: Users, disk: &Disk, files: &Rc<RefCell<Files>>) -> Self {
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
@@ -178,6 +193,10 @@ impl Rig {
             beside: Vec::new(),
             open_beside: BTreeSet::new(),
             beside_habits: Habits::default(),
+            side: None,
+            given_up: Vec::new(),
+            side_news: Vec::new(),
+            stuck: false,
             files: Rc::clone(files),
             id,
             generation: 0,
@@ -238,6 +257,7 @@ impl Rig {
     pub(crate) fn crash(&mut self) {
         let (leg, node) = self.leg.take().expect("a node serves");
         self.up[node] = false;
+        self.side = None;
         self.link.handle_leg_lost(self.now, leg, LegLoss::Closed);
         self.pump();
         self.lose_beside();
@@ -295,6 +315,12 @@ impl Rig {
     }
 
     fn hand_to_node(&mut self, to: LegId, frame: &[u8]) {
+        if let Some((_, node)) = self.side.filter(|(leg, _)| *leg == to) {
+            for answer in self.nodes[node].handle_aside(frame) {
+                self.link.handle_node_frame(self.now, to, BytesMut::from(&answer[..]));
+            }
+            return;
+        }
         if self.open_beside.contains(&to) {
             let (_, _, node) = self.beside.iter_mut().find(|(leg, ..)| *leg == to).unwrap();
             for answer in node.handle(frame) {
@@ -316,6 +342,11 @@ impl Rig {
             Event::Takeover(report) => self.takeovers.push(*report),
             Event::SignatureRefused => self.refused += 1,
             Event::SessionLost { loss, .. } => self.losses.push(loss),
+            Event::SideChannel(news) => self.side_news.push(news),
+            Event::Stuck(stuck) => {
+                assert_ne!(self.stuck, stuck, "said twice");
+                self.stuck = stuck;
+            }
             _ => {}
         }
     }
@@ -324,7 +355,12 @@ impl Rig {
         match effect {
             Effect::Connect { leg, node, role: Role::Auxiliary } => {
                 let at = usize::from(node.0);
-                if self.up[at] {
+                if self.link.mode() == "relay" {
+                    assert!(self.side.is_none(), "two side channels");
+                    self.nodes[at].connect_aside();
+                    self.side = Some((leg, at));
+                    self.link.handle_connected(self.now, leg);
+                } else if self.up[at] {
                     let mut node = Node::new(0x100_0000 * leg.0, &self.disk, &self.users);
                     node.habits = self.beside_habits.clone();
                     self.beside.push((leg, at, node));
@@ -350,6 +386,8 @@ impl Rig {
             Effect::CloseLeg { leg, .. } => {
                 self.open_beside.remove(&leg);
                 self.leg = self.leg.filter(|(open, _)| *open != leg);
+                self.side = self.side.filter(|(open, _)| *open != leg);
+                self.given_up.push(leg);
             }
             Effect::CloseClient { reason, .. } => self.closed = Some(reason),
         }
