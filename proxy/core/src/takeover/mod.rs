@@ -304,6 +304,8 @@ impl Link {
         match op {
             Op::Negotiate => self.negotiated(now, msg),
             Op::Login(session) => self.login_answer(now, session, header, msg),
+            // Whoever says it: nothing comes of it.
+            Op::Discard => {}
             _ if !self.is_ours(&op, opened, header, msg) => {
                 self.out.event(Event::SignatureRefused);
                 self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
@@ -311,7 +313,7 @@ impl Link {
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
             Op::Reclaim(open) => self.reclaim_answer(open, header, msg),
             Op::Locks(open) => self.locks_answer(open, header),
-            Op::Disposition(_) | Op::Judge | Op::Discard => {}
+            Op::Disposition(_) | Op::Judge => {}
             // Not on a leg that is to serve the client.
             Op::Bind | Op::Identity(_) | Op::Access(_) => {}
         }

@@ -62,6 +62,18 @@ fn variants() -> Vec<(Dialect, Cipher)> {
 }
 
 #[test]
+fn an_open_whose_name_another_file_has_taken_is_lost_alone() {
+    let (mut rig, file) = gcm();
+    rig.put("b", 12, &[2; 10]);
+    let other = rig.open(0, "b");
+    rig.put("b", 13, &[3; 10]);
+    rig.fail_over();
+    assert_eq!(rig.ask(rig.read(0, other, 0, 10)).0, Status::FILE_CLOSED);
+    assert_eq!(contents(&mut rig, file, 10), [1; 10]);
+    assert_eq!(rig.nodes[1].seen(Command::CLOSE).len(), 1, "and what was opened instead is closed again");
+}
+
+#[test]
 fn what_a_client_has_sealed_goes_on_sealed_on_the_other_node() {
     for (dialect, cipher) in variants() {
         let (mut rig, file) = at_work(dialect, cipher);
