@@ -289,6 +289,8 @@ pub enum Cause {
     Crash,
     /// The node was silent and has been fenced, or may be left without.
     Silence,
+    /// The node lives: the Link wanted a leg of the proxy's own from the start.
+    EarlyBridge,
 }
 
 impl Cause {
@@ -297,6 +299,7 @@ impl Cause {
         match self {
             Self::Crash => "crash",
             Self::Silence => "silence",
+            Self::EarlyBridge => "early_bridge",
         }
     }
 }

@@ -36,7 +36,8 @@ pub enum SideChannelMode {
     Off,
     /// For an Open about which there is something to ask.
     Auto,
-    /// As soon as a session stands, so that a stuck process is noticed.
+    /// As soon as a session stands, so that a stuck process is noticed. On a dialect that has none the Link becomes
+    /// Bridge then.
     Always,
 }
 

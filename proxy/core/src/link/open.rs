@@ -106,6 +106,10 @@ impl Opens {
         OpenToken(self.next)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_token.is_empty()
+    }
+
     pub(crate) fn insert(&mut self, open: Open) {
         self.by_client.insert(open.client_id, open.token);
         self.by_node.insert(open.node_id, open.token);

@@ -157,6 +157,7 @@ impl Link {
             _ => self.out.event(Event::NotUnderstood),
         }
         self.out.send_client(frame.freeze());
+        self.bridge_early(now);
         if self.stopping.is_some() {
             self.finish_shutdown(now);
         }

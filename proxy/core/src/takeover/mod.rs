@@ -204,6 +204,13 @@ impl Link {
         self.go_to(now, assignment);
     }
 
+    /// A leg was given up for another one on a node that lives.
+    pub(crate) fn recovery_begin_on(&mut self, now: Instant, assignment: Assignment) {
+        if matches!(&self.state, State::Recovering(recovery) if matches!(recovery.stage, Stage::Waiting(_))) {
+            self.go_to(now, assignment);
+        }
+    }
+
     fn go_to(&mut self, now: Instant, assignment: Assignment) {
         let leg = self.new_leg();
         let State::Recovering(recovery) = &mut self.state else { return };

@@ -164,14 +164,17 @@ pub(crate) struct Rig {
 impl Rig {
     /// A client and its Link; the first node serves.
     pub(crate) fn new() -> Self {
-        let users = Users([("alice".to_owned(), 3), ("bob".to_owned(), 4)].into());
-        Self::with(LinkId(1), users, &Disk::default(), &Rc::default())
+        Self::with(LinkId(1), Self::known_to_the_proxy(), &Disk::default(), &Rc::default())
+    }
+
+    fn known_to_the_proxy() -> Users {
+        Users([("alice".to_owned(), 3), ("bob".to_owned(), 4)].into())
     }
 
     /// The same with other knobs.
     pub(crate) fn configured(config: LinkConfig) -> Self {
         let mut rig = Self::new();
-        let (users, random) = (Arc::new(rig.users.clone()), Box::new(Counting(1)));
+        let (users, random) = (Arc::new(Self::known_to_the_proxy()), Box::new(Counting(1)));
         rig.link = Link::new(LinkId(1), Arc::new(config), users, random, rig.now);
         rig.assign(0);
         rig

@@ -364,3 +364,57 @@ fn what_an_old_side_channel_says_is_not_heard() {
     assert!(frame.len() > PREFIX);
     goes_on(&mut rig, file);
 }
+
+#[test]
+fn where_none_can_be_had_although_it_is_wanted_the_link_is_bridged_from_the_start() {
+    let always = LinkConfig { side_channel: SideChannelMode::Always, ..LinkConfig::default() };
+    for (dialect, user, bridged) in [
+        (Dialect::SMB202, "alice", true),
+        (Dialect::SMB210, "alice", true),
+        (Dialect::SMB210, "nobody", true),
+        (Dialect::SMB210, "mallory", false),
+        (Dialect::SMB300, "alice", false),
+    ] {
+        let mut rig = Rig::configured(always.clone());
+        rig.put("file", 10, TEXT);
+        rig.dialect = dialect;
+        rig.negotiate();
+        rig.log_in(user);
+        assert_eq!(rig.link.mode(), if bridged { "bridge" } else { "relay" }, "{dialect:?} {user}");
+        let causes: Vec<_> = rig.takeovers.iter().map(|report| (report.cause, report.failed)).collect();
+        assert_eq!(causes, if bridged { vec![(Cause::EarlyBridge, None)] } else { vec![] }, "{user}");
+        let file = rig.open(0, "file");
+        goes_on(&mut rig, file);
+        if user == "alice" {
+            rig.fail_over();
+            goes_on(&mut rig, file);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_refuses_to_bind_is_bridged_as_long_as_nothing_is_open() {
+    let always = LinkConfig { side_channel: SideChannelMode::Always, ..LinkConfig::default() };
+    let mut rig = Rig::configured(always);
+    rig.put("file", 10, TEXT);
+    rig.nodes[0].habits.single_channel = true;
+    rig.negotiate();
+    rig.log_in("alice");
+    assert_eq!((rig.link.mode(), failures(&rig)), ("bridge", vec![SideChannelFailure::Refused]));
+    let file = rig.open(0, "file");
+    goes_on(&mut rig, file);
+}
+
+#[test]
+fn a_second_user_is_no_reason_to_leave_the_leg_on_which_the_first_has_files_open() {
+    let always = LinkConfig { side_channel: SideChannelMode::Always, ..LinkConfig::default() };
+    let mut rig = Rig::configured(always);
+    rig.put("file", 10, TEXT);
+    rig.dialect = Dialect::SMB210;
+    rig.negotiate();
+    rig.log_in("mallory");
+    let file = rig.open(0, "file");
+    rig.log_in("alice");
+    assert_eq!((rig.link.mode(), rig.takeovers.len()), ("relay", 0));
+    goes_on(&mut rig, file);
+}

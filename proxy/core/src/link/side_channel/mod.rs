@@ -22,6 +22,8 @@
 //! - With AES-GMAC the session's key signs no MessageId twice: the binding uses only MessageIds at which the client
 //!   cannot have had that key yet, and each but once. So there is mostly one binding in a session's life.
 //! - A break that comes on either leg reaches the client once.
+//! - Where it is wanted for every session and cannot be had (before 3.0), the Link becomes Bridge at the end of
+//!   SESSION_SETUP instead: there the node leg itself is the proxy's own.
 //! - It is bound to one session: that of the first Open with a question. Nothing is asked about others' while it stands.
 
 mod binding;
@@ -54,7 +56,7 @@ use super::{
 use crate::{
     crypto::{Dialect, sealing::HEADROOM},
     effect::{Close, Effect, Role},
-    event::{Event, SideChannelFailure, SideChannelNews},
+    event::{Cause, Event, SideChannelFailure, SideChannelNews},
     ids::{LegId, OpenToken, SessionId},
 };
 
@@ -70,6 +72,8 @@ pub(crate) struct SideChannel {
     /// Opens with a question, and from when on it is asked: what is open for a moment only is not worth it.
     due: VecDeque<(Instant, OpenToken)>,
     told: Told,
+    /// There can be none on this dialect, although there is to be one.
+    early_bridge: bool,
 }
 
 #[derive(Debug, Default)]
@@ -156,11 +160,31 @@ impl Link {
         self.take_questions(now);
     }
 
-    /// A session stands since now.
+    /// A session stands since now. Where every session is to be watched and this one cannot be bound to, the Link goes
+    /// to Bridge, whose leg is the proxy's own, as soon as the client has its answer.
     pub(super) fn side_session_established(&mut self, now: Instant, session: SessionId) {
-        if self.config.side_channel == SideChannelMode::Always {
-            self.open_side_channel(now, session);
+        if self.config.side_channel != SideChannelMode::Always {
+            return;
         }
+        self.side.early_bridge = self.conn.dialect < Some(Dialect::SMB300);
+        self.open_side_channel(now, session);
+    }
+
+    /// Leaves Relay for a leg of the proxy's own on the same node, where no side channel can be had. Only before there
+    /// is anything to be lost: no Opens, nothing in flight, and nobody whom the proxy cannot act for.
+    pub(super) fn bridge_early(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.side.early_bridge) {
+            return;
+        }
+        let State::Relay(attached) = self.state else { return };
+        let Some(assignment) = self.assignment.filter(|a| a.node == attached.node) else { return };
+        let unprotected = self.sessions.iter().any(|s| !s.protection.is_protected());
+        if unprotected || !self.requests.is_empty() || !self.opens.is_empty() || self.stopping.is_some() {
+            return;
+        }
+        self.out.close_leg(attached.leg, Close::Graceful);
+        self.begin_recovery(now, attached, Cause::EarlyBridge);
+        self.recovery_begin_on(now, assignment);
     }
 
     /// Whether a session can have a side channel.
@@ -226,6 +250,10 @@ impl Link {
         self.side.due.clear();
         self.side.stage = Stage::Barred((!why.is_final()).then(|| now + RETRY));
         self.out.event(Event::SideChannel(SideChannelNews::Failed(why)));
+        if why.is_final() && self.config.side_channel == SideChannelMode::Always {
+            self.side.early_bridge = true;
+            self.bridge_early(now);
+        }
     }
 
     /// A frame of the node on it.
