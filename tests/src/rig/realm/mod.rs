@@ -171,7 +171,12 @@ impl Cache {
 
     /// smbclient with these tickets. Its cache of names is not the machine's.
     pub(crate) fn smbclient(&self, net: &Net) -> Command {
-        let mut command = self.command(net, "smbclient");
+        self.samba(net, "smbclient")
+    }
+
+    /// The same for another client of Samba's.
+    pub(crate) fn samba(&self, net: &Net, program: &str) -> Command {
+        let mut command = self.command(net, program);
         command.arg(format!("--use-krb5-ccache={}", self.name()));
         command.arg(format!("--option=lock directory={}.lock", self.path.display()));
         command
