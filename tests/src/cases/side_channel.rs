@@ -11,10 +11,21 @@ use smb_parse::{
 };
 use understudy_core::crypto::{Dialect, sealing::Cipher};
 
-use super::{Case, Report, Scale};
+use super::{
+    Case, Report, Scale,
+    copies::{FILE, survive_one},
+    kerberos::site,
+};
 use crate::{
     client::{Client, DELETE_ON_CLOSE, FILE_OPEN_IF, File, Open, Setup, User, guid},
-    rig::{Rig, Site, net::FLOATING, node::Settings, wait_until},
+    rig::{
+        Rig, Site,
+        copy::{Copy, Fault, Way, Who},
+        net::FLOATING,
+        node::Settings,
+        realm::Kind,
+        wait_until,
+    },
 };
 
 /// As soon as a session stands, and quick to miss a process.
@@ -42,6 +53,12 @@ pub(super) const CASES: &[Case] = &[
         shows: "the one process that serves a client is stopped, its node is well: it is told of, nothing else happens",
         soak: 3,
         run: stuck,
+    },
+    Case {
+        name: "side-channel-kerberos",
+        shows: "smbclient has one with a ticket too, of an MIT realm and of a domain, signed and sealed, and copies through a crash",
+        soak: 3,
+        run: kerberos,
     },
     Case {
         name: "side-channel-refused",
@@ -180,6 +197,26 @@ fn stuck(_: &Scale) -> Result<Report> {
     ensure!(client.read(file, 0, 11)? == b"still there", "something else is read");
     ensure!(rig.metric("takeovers_total{cause=\"crash\",result=\"ok\"}")? == 0.0, "a takeover");
     Ok(Report::default())
+}
+
+fn kerberos(scale: &Scale) -> Result<Report> {
+    let signed = |dialect| Who { dialect, ..Who::KERBEROS };
+    let sealed = |dialect| Who { protection: "encrypt", ..signed(dialect) };
+    let all = [signed("SMB3_00"), signed("SMB3_02"), signed("SMB3_11"), sealed("SMB3_00"), sealed("SMB3_11")];
+    let mut report = Report::default();
+    for (kind, whos) in [(Kind::Mit, &all[..]), (Kind::Ad, &all[2..])] {
+        let mut rig = Rig::new(&Site { config: ALWAYS.into(), ..site(kind) })?;
+        rig.net.stretch_copies(scale.copy, Duration::from_secs(2))?;
+        for who in whos {
+            let bound = Fault::at(scale.copy / 8, |rig| rig.await_metric("side_channels", 1.0));
+            let start = |rig: &Rig, way| Copy::start(rig, who, way, FILE, scale.copy);
+            let what = || format!("{kind:?}, {}, {}", who.dialect, who.protection);
+            let outcome = survive_one(&mut rig, scale, Way::Put, &start, Some(bound)).with_context(what)?;
+            report.stalls_ms.push(outcome.stall.as_millis());
+        }
+        ensure!(rig.metric("side_channels")? == 0.0, "a side channel outlived its client");
+    }
+    Ok(report)
 }
 
 fn refused(_: &Scale) -> Result<Report> {
