@@ -8,7 +8,7 @@ use super::{Case, Report, Scale, kerberos::site};
 use crate::rig::{
     Rig, Site,
     copy::{sha256, write_noise},
-    kernel::Guest,
+    kernel::{self, Guest},
     realm::Kind,
     wait_until,
 };
@@ -19,6 +19,12 @@ pub(super) const CASES: &[Case] = &[
         shows: "the Linux kernel mounts through the proxy, lists, reads and writes",
         soak: 1,
         run: mount,
+    },
+    Case {
+        name: "kernel-multichannel",
+        shows: "a mount that would have more channels gets none around the proxy, and works",
+        soak: 1,
+        run: multichannel,
     },
     Case {
         name: "kernel-crash-soft",
@@ -125,6 +131,32 @@ fn use_a_little(site: &Site, options: &str) -> Result<Report> {
     )?;
     guest.finish()?.noticed_nothing()?;
     Ok(Report::default())
+}
+
+fn multichannel(_: &Scale) -> Result<Report> {
+    let rig = Rig::new(&Site::default())?;
+    fs::write(rig.data().join("hello"), "hello\n")?;
+    let mut guest = Guest::boot(
+        &rig,
+        "vers=3.1.1,sign,multichannel,max_channels=4",
+        r#"
+        try read grep -q hello "$share/hello"
+        try write cp "$share/hello" "$share/copy"
+        await ready
+        try again cmp "$share/hello" "$share/copy"
+        "#,
+    )?;
+    guest.until("it is mounted and written to", |g| g.has_said("done write"))?;
+    for node in &rig.nodes {
+        let output = rig.net.command(&node.name, "ss").args(["-Htn", "state", "established"]).output()?;
+        let connections = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "ss: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(!connections.contains(kernel::ADDRESS), "around the proxy: {connections}");
+    }
+    guest.allow("ready")?;
+    guest.finish()?.noticed_nothing()?;
+    let count = rig.metric("connections_total")?;
+    Ok(Report { notes: vec![format!("{count} connections to the proxy")], ..Report::default() })
 }
 
 fn crash(scale: &Scale, site: &Site, options: &str, death: Death) -> Result<Report> {

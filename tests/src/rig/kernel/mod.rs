@@ -25,7 +25,8 @@ use super::{
     realm::{NAME, NAMES, Realm},
 };
 
-const ADDRESS: &str = "10.77.0.2";
+/// The guest's address.
+pub(crate) const ADDRESS: &str = "10.77.0.2";
 const TAP: &str = "tap0";
 
 /// A running guest. Dropped, none of its processes is left.
