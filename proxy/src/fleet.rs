@@ -111,11 +111,11 @@ impl FleetTask {
                         node = self.shared.node_name(node),
                         "the serving node is silent; clients wait: {why}"
                     );
-                    self.shared.tell_all(Command::NodeSilent);
+                    self.shared.tell_all(&Command::NodeSilent);
                 }
                 FleetEffect::NodeAnswers { node } => {
                     tracing::warn!(node = self.shared.node_name(node), "the silent node answers again");
-                    self.shared.tell_all(Command::NodeAnswers);
+                    self.shared.tell_all(&Command::NodeAnswers);
                 }
             }
         }

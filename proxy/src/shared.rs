@@ -12,7 +12,7 @@ use dashmap::DashMap;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use understudy_core::{
     auth::Credentials,
-    event::{Cause, FileEvent, LegLoss},
+    event::{Cause, FileEvent, LegLoss, Succession},
     files::Files,
     fleet::{Assignment, ProbeReport, Profile, Token},
     ids::{LinkId, NodeId},
@@ -29,7 +29,7 @@ const DIALS: usize = 32;
 const KEPT: usize = 1 << 30;
 
 /// What a Link is told from outside.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Command {
     /// A node is named.
     Assignment(Assignment, Cause),
@@ -39,6 +39,8 @@ pub(crate) enum Command {
     NodeAnswers,
     /// Barriers have changed.
     FilesChanged,
+    /// A user has logged in in the place of an earlier session.
+    Succession(Arc<Succession>),
     /// The proxy stops.
     Shutdown,
 }
@@ -175,21 +177,21 @@ impl Shared {
             self.change_files(Files::all_lost);
         }
         *self.assignment.lock().unwrap_or_else(PoisonError::into_inner) = Some((assignment, cause));
-        self.tell_all(Command::Assignment(assignment, cause));
+        self.tell_all(&Command::Assignment(assignment, cause));
     }
 
     /// Tells every Link.
-    pub(crate) fn tell_all(&self, command: Command) {
+    pub(crate) fn tell_all(&self, command: &Command) {
         for link in &self.links {
             // A Link that is just ending hears nothing any more.
-            let _ = link.commands.send(command);
+            let _ = link.commands.send(command.clone());
         }
     }
 
     /// No further Link is served.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        self.tell_all(Command::Shutdown);
+        self.tell_all(&Command::Shutdown);
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

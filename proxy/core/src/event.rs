@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     auth::LoginError,
     files::FileKey,
-    ids::{LegId, NodeId, OpenToken},
+    ids::{LegId, NodeId, OpenToken, SessionId},
 };
 
 /// News of a Link, in order.
@@ -35,6 +35,8 @@ pub enum Event {
         /// Why not.
         loss: SessionLoss,
     },
+    /// A user has logged in in the place of a session of an earlier connection: every other Link is to be told.
+    Succession(Succession),
     /// A takeover ended, well or badly.
     Takeover(Box<TakeoverReport>),
     /// The Link waits for a node; the text says what for. Said once a wait.
@@ -98,6 +100,15 @@ impl SideChannelFailure {
             Self::Nonce => "nonce",
         }
     }
+}
+
+/// PreviousSessionId of a login that has succeeded (MS-SMB2 2.2.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Succession {
+    /// The session that is to end, as its client knows it.
+    pub session: SessionId,
+    /// Who has logged in: `DOMAIN\user` as the client named it.
+    pub user: String,
 }
 
 /// How a node leg was lost.

@@ -42,7 +42,7 @@ pub(super) fn event(shared: &Shared, link: LinkId, client: SocketAddr, event: Ev
             shared.metrics.stuck_links.dec();
             tracing::info!(link = link.0, %client, "the node's process for this client is not missed any more");
         }
-        Event::File(_) | Event::LegLost { .. } => {}
+        Event::File(_) | Event::LegLost { .. } | Event::Succession(_) => {}
     }
 }
 

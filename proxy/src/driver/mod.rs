@@ -187,6 +187,7 @@ impl Driver {
                 Command::Assignment(assignment, cause) => self.link.handle_assignment(now, assignment, cause),
                 Command::NodeSilent => self.link.handle_node_silent(now),
                 Command::NodeAnswers => self.link.handle_node_answers(now),
+                Command::Succession(succession) => self.link.handle_succession(now, &succession),
                 Command::FilesChanged => self.show_files(now),
                 Command::Shutdown => self.link.handle_shutdown(now),
             }
@@ -414,6 +415,9 @@ impl Driver {
             Event::LegLost { node, generation, loss, .. } => {
                 log::leg_lost(&self.shared, self.id, node, loss);
                 let _ = self.shared.fleet.send(FleetInput::LegLost { node, generation, loss });
+            }
+            Event::Succession(succession) => {
+                self.shared.tell_all(&Command::Succession(Arc::new(succession)));
             }
             other => log::event(&self.shared, self.id, self.peer, other),
         }

@@ -276,8 +276,9 @@ impl Link {
     ) -> Passage {
         let Some(request) = self.requests.get(id) else { return Passage::Withheld };
         let session = request.header.session_id;
-        if Status(header.status) == Status::USER_SESSION_DELETED && !header.flags.contains(Flags::SIGNED) {
-            // The node has ended the session, and has its keys no more. Those of the client leg are ours.
+        if Status(header.status) == Status::USER_SESSION_DELETED {
+            // The node has ended the session, and has its keys no more: Samba sends the request's own signature back.
+            // The keys of the client leg are ours.
             self.answer_session_deleted(id);
             self.forget_session(session);
             return Passage::Withheld;

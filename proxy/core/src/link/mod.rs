@@ -39,6 +39,7 @@ mod relay;
 pub(crate) mod request;
 pub(crate) mod session;
 mod side_channel;
+mod succession;
 mod timers;
 
 use std::{
@@ -61,7 +62,7 @@ use crate::{
     event::{Cause, Event, LegLoss},
     files::Files,
     fleet::Assignment,
-    ids::{LegId, LinkId, MessageId, NodeId},
+    ids::{LegId, LinkId, MessageId, NodeId, SessionId},
     random::Random,
     takeover::{Progress, Recovery},
 };
@@ -109,6 +110,8 @@ pub struct Link {
     pub(crate) next_leg: u64,
     /// Logins in Bridge.
     pub(crate) judging: Judging,
+    /// Sessions to end as soon as there is a node again.
+    succeeded: Vec<SessionId>,
     /// The takeover whose replay is under way, for its report.
     pub(crate) replaying: Option<Progress>,
     /// Numbers FileIds, TreeIds and SessionIds of our making.
@@ -178,6 +181,7 @@ impl Link {
             leg_losses: VecDeque::new(),
             next_leg: 0,
             judging: Judging::default(),
+            succeeded: Vec::new(),
             replaying: None,
             minted: 0,
         }

@@ -64,8 +64,9 @@ impl Link {
             self.sessions.response(&self.conn, &*self.credentials, request.header.session_id, header, msg);
         match step {
             LoginStep::Nothing => {}
-            LoginStep::Established(id) => {
+            LoginStep::Established(id, previous) => {
                 self.tell_session(id.0, None);
+                self.tell_succession(id.0, previous);
                 self.side_session_established(request.at, id.0);
             }
             LoginStep::Renewed(id, was) => self.tell_session(id.0, Some(was)),

@@ -158,16 +158,24 @@ pub(crate) struct Login {
     pub(crate) observer: LoginObserver,
     pub(crate) preauth: Preauth,
     security_mode: u16,
+    /// PreviousSessionId: a session of an earlier connection, which is to end.
+    pub(crate) previous: SessionId,
 }
 
 impl Login {
     pub(crate) fn new(conn: &Connection) -> Self {
-        Self { observer: LoginObserver::default(), preauth: conn.preauth.clone(), security_mode: 0 }
+        Self {
+            observer: LoginObserver::default(),
+            preauth: conn.preauth.clone(),
+            security_mode: 0,
+            previous: 0,
+        }
     }
 
     /// Takes a SESSION_SETUP of the client in: `msg`, as it came.
     pub(crate) fn take_request(&mut self, request: &session_setup::Request<'_>, msg: &[u8]) {
         self.security_mode = u16::from(request.security_mode);
+        self.previous = request.previous_session_id;
         self.observer.client_token(request.security_buffer);
         self.preauth.update(msg);
     }
@@ -185,8 +193,8 @@ enum LoginKey {
 pub(crate) enum LoginStep {
     /// The exchange goes on, or failed.
     Nothing,
-    /// The session stands.
-    Established(Client<SessionId>),
+    /// The session stands, in the place of that one.
+    Established(Client<SessionId>, SessionId),
     /// A session that stood is authenticated anew. Its protection was this.
     Renewed(Client<SessionId>, Protection),
     /// A session that stood could not be authenticated anew: the node has ended it.
@@ -308,7 +316,7 @@ impl Sessions {
         let session = establish(conn, outcome, &login, header, flags, msg);
         let id = session.client_id;
         self.by_id.insert(id, session);
-        LoginStep::Established(id)
+        LoginStep::Established(id, login.previous)
     }
 }
 

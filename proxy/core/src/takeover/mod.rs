@@ -445,6 +445,7 @@ impl Link {
         };
         self.replaying = Some(recovery.progress);
         self.barrier = true;
+        self.end_all_succeeded();
         self.parked = self.requests.units().into_values().collect();
     }
 

@@ -7,7 +7,7 @@ use smb_parse::{
     fsctl,
     header::{Command, Flags, Header, Status},
 };
-use understudy_core::{crypto::Dialect, effect::CloseReason};
+use understudy_core::{crypto::Dialect, effect::CloseReason, event::Succession};
 
 use crate::{
     TEXT,
@@ -230,6 +230,76 @@ fn a_logoff_in_flight_at_the_crash_succeeds_once() {
     assert_eq!(Status(rig.answer(id).0.status), Status::SUCCESS);
     assert_eq!(users_of(&rig, 1), ["bob"]);
     assert_eq!(rig.files.borrow().opens(), 0);
+}
+
+#[test]
+fn who_logs_in_again_names_the_earlier_session() {
+    for after_takeover in [false, true] {
+        let (mut rig, session, _) = at_work("alice");
+        if after_takeover {
+            rig.fail_over();
+        }
+        let mut login = rig.exchange("bob");
+        login.previous = 0x77;
+        let first = rig.send_login(&mut login);
+        assert_eq!(rig.take_login(&mut login, first), Status::MORE_PROCESSING_REQUIRED);
+        assert!(rig.successions.is_empty(), "nothing is proved yet");
+        assert_eq!(rig.finish_login(&mut login), Status::SUCCESS);
+        let expected = Succession { session: 0x77, user: "WG\\bob".into() };
+        assert_eq!(rig.successions, [expected]);
+        // A guest has proved nothing, nor does a re-authentication end another session.
+        let mut login = rig.exchange("nobody");
+        login.previous = 0x77;
+        assert_eq!(rig.finish_login(&mut login), Status::SUCCESS);
+        let mut login = rig.exchange("alice");
+        (login.previous, login.id) = (0x77, rig.sessions[session].id);
+        assert_eq!(rig.finish_login(&mut login), Status::SUCCESS);
+        assert_eq!(rig.successions.len(), 1);
+    }
+}
+
+#[test]
+fn a_session_ends_when_its_user_has_logged_in_elsewhere() {
+    // In Relay the node has ended it; in Bridge we do, at once or when there is a node again.
+    for (takeover, late) in [(false, false), (true, false), (true, true)] {
+        let (mut rig, session, file) = at_work("alice");
+        let other = rig.log_in("bob");
+        let theirs = rig.open(other, "file");
+        let id = rig.sessions[session].id;
+        if takeover {
+            rig.crash();
+            if late {
+                rig.succeed(id, "WG\\Alice");
+            }
+            rig.assign(1);
+        }
+        rig.succeed(id, "WG\\bob");
+        rig.succeed(id + 1, "WG\\alice");
+        if !late {
+            assert_eq!(rig.files.borrow().opens(), 2, "another user's word, or another session's");
+            rig.succeed(id, "WG\\Alice");
+        }
+        assert_eq!(rig.files.borrow().opens(), 1, "after a takeover: {takeover}, late: {late}");
+        if takeover {
+            assert_eq!(users_of(&rig, 1), ["bob"]);
+            assert_eq!(rig.nodes[1].opens.len(), 1);
+            assert_eq!(rig.ask(rig.read(session, file, 0, 4)).0, Status::USER_SESSION_DELETED);
+        } else {
+            rig.fail_over();
+            assert_eq!(users_of(&rig, 1), ["bob"], "it is not moved");
+        }
+        assert_eq!(rig.ask(rig.read(other, theirs, 0, 4)).0, Status::SUCCESS);
+    }
+}
+
+#[test]
+fn what_waits_in_a_session_that_ends_is_answered() {
+    let (mut rig, session, file) = at_work("alice");
+    rig.fail_over();
+    rig.nodes[1].habits.mute.push(Command::READ);
+    let waiting = rig.send(&[rig.read(session, file, 0, 4)])[0];
+    rig.succeed(rig.sessions[session].id, "WG\\alice");
+    assert_eq!(Status(rig.answer(waiting).0.status), Status::USER_SESSION_DELETED);
 }
 
 #[test]

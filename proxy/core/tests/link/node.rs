@@ -297,7 +297,11 @@ impl Node {
             _ => {}
         }
         let Some(session) = self.sessions.get_mut(&header.session_id) else {
-            return fail(Status::USER_SESSION_DELETED);
+            // As Samba does it: with the flags and the signature of the request.
+            let mut answer = response(header, Status::USER_SESSION_DELETED);
+            answer.flags = answer.flags | header.flags;
+            answer.signature = header.signature;
+            return encode::error_response(&answer);
         };
         if self.habits.encrypts_sessions && !sealed {
             return fail(Status::ACCESS_DENIED);

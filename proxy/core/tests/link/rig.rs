@@ -27,7 +27,7 @@ use understudy_core::{
         signing::SigningKey,
     },
     effect::{CloseReason, Effect, Leg, Role},
-    event::{Cause, Event, FileEvent, LegLoss, SessionLoss, SideChannelNews, TakeoverReport},
+    event::{Cause, Event, FileEvent, LegLoss, SessionLoss, SideChannelNews, Succession, TakeoverReport},
     files::Files,
     fleet::Assignment,
     ids::{LegId, LinkId, NodeId},
@@ -145,6 +145,7 @@ pub(crate) struct Rig {
     heard: BTreeSet<[u8; 16]>,
     /// MessageIds of sealed requests: their answers are to be sealed, too.
     sealed: BTreeSet<u64>,
+    pub(crate) successions: Vec<Succession>,
     /// The dialect that the client asks for.
     pub(crate) dialect: Dialect,
     /// The ServerGuid that the client was told.
@@ -219,6 +220,7 @@ impl Rig {
             nonces: Nonces::default(),
             heard: BTreeSet::new(),
             sealed: BTreeSet::new(),
+            successions: Vec::new(),
             dialect: Dialect::SMB311,
             server_guid: [0; 16],
             later_node: None,
@@ -350,6 +352,7 @@ impl Rig {
                 assert_ne!(self.stuck, stuck, "said twice");
                 self.stuck = stuck;
             }
+            Event::Succession(succession) => self.successions.push(succession),
             _ => {}
         }
     }
@@ -424,6 +427,7 @@ impl Rig {
             }
             let known = self.sessions.iter().find(|s| s.id == header.session_id);
             if header.flags.contains(Flags::SIGNED)
+                && Status(header.status) != Status::USER_SESSION_DELETED
                 && let Some(key) = known.and_then(|s| s.key.as_ref())
             {
                 assert!(key.verify_mut(&mut element.msg.to_vec()), "a wrong signature");
@@ -632,6 +636,13 @@ impl Rig {
         let asked = encode::tree_connect(&self.header(Command::TREE_CONNECT, at), &path);
         let tree = self.send(&[asked])[0];
         self.sessions[at].tree = self.answer(tree).0.tree_id().unwrap();
+    }
+
+    /// Another Link's client has logged in in the place of a session.
+    pub(crate) fn succeed(&mut self, session: u64, user: &str) {
+        let succession = Succession { session, user: user.into() };
+        self.link.handle_succession(self.now, &succession);
+        self.pump();
     }
 
     /// LOGOFF.

@@ -181,6 +181,7 @@ impl Link {
         session.signing_required &= session.client_keys.is_some();
         self.sessions.insert(session);
         self.tell_session(client_id, None);
+        self.tell_succession(client_id, login.previous);
         let mut header = self.response_header(&request, Status::SUCCESS);
         header.session_id = client_id;
         let answer = encode::session_setup_response(&header, admission.flags, &admission.token);
