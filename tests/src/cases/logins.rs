@@ -58,6 +58,12 @@ pub(super) const CASES: &[Case] = &[
         run: guest_refused,
     },
     Case {
+        name: "previous-session",
+        shows: "who connects again and names the earlier session ends it, before and after a takeover; nobody else does",
+        soak: 5,
+        run: previous_session,
+    },
+    Case {
         name: "negotiate-validated",
         shows: "after a takeover to another node FSCTL_VALIDATE_NEGOTIATE_INFO says what the first node had said",
         soak: 5,
@@ -339,6 +345,37 @@ fn guest_refused(_: &Scale) -> Result<Report> {
     let status = client.finish_login(&mut again)?;
     ensure!(status == Status::REQUEST_NOT_ACCEPTED, "a further login got {status:x?}");
     second.goes_on(&mut client)?;
+    Ok(Report::default())
+}
+
+fn previous_session(_: &Scale) -> Result<Report> {
+    let mut rig = Rig::new(&Site::default())?;
+    let mut first = Client::connect(&rig.net, FLOATING, &Setup::default())?;
+    let session = first.login(User::KNOWN)?;
+    let mut work = Work::begin(&mut first, session, "work.bin")?;
+    for after_takeover in [true, false] {
+        if after_takeover {
+            fail_over(&mut rig, 1)?;
+        }
+        // Another user says the same: nothing happens.
+        let mut other = Client::connect(&rig.net, FLOATING, &Setup::default())?;
+        let mut exchange = other.begin_login(User::SECOND, 0)?;
+        exchange.previous = work.file.at.session;
+        let others = other.complete(&mut exchange)?;
+        work.goes_on(&mut first).context("another user has named the session")?;
+        // The user comes back, and has the file to themselves again.
+        let mut again = Client::connect(&rig.net, FLOATING, &Setup::default())?;
+        let mut exchange = again.begin_login(User::KNOWN, 0)?;
+        exchange.previous = work.file.at.session;
+        let session = again.complete(&mut exchange)?;
+        let next = Work::begin(&mut again, session, "work.bin").context("the file is still held")?;
+        is_over(&mut first, &work)?;
+        next.goes_on(&mut again)?;
+        other.log_off(others)?;
+        let sessions = rig.metric("sessions{protection=\"ntlm\"}")?;
+        ensure!(sessions == 1.0, "{sessions} sessions are counted, after a takeover: {after_takeover}");
+        (first, work) = (again, next);
+    }
     Ok(Report::default())
 }
 
