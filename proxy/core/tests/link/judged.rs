@@ -184,6 +184,37 @@ fn a_node_that_does_not_know_the_key_is_not_believed() {
 }
 
 #[test]
+fn no_flipped_bit_of_a_nodes_answers_makes_a_session() {
+    // NEGOTIATE and two SESSION_SETUPs of the judge; two SESSION_SETUPs of our own.
+    let mut flipped = 0;
+    for (beside, number) in [(true, 0), (true, 1), (true, 2), (false, 0), (false, 1)] {
+        for at in 0..220 {
+            let (mut rig, file) = on_second_node();
+            rig.tamper = Some((beside, number, at));
+            let mut login = rig.exchange("bob");
+            let mut id = rig.send_login(&mut login);
+            if rig.final_answer(id).is_some_and(|(h, _)| h.status == Status::MORE_PROCESSING_REQUIRED.0) {
+                // A challenge that makes no sense is none that a client goes on with.
+                let token =
+                    session_setup::Response::parse(rig.answer(id).1).map(|r| r.security_buffer.to_vec());
+                if token.is_ok_and(|token| login.is_answerable(&token)) {
+                    rig.take_login(&mut login, id);
+                    id = rig.send_login(&mut login);
+                }
+            }
+            let status = rig.final_answer(id).map(|(header, _)| Status(header.status));
+            if rig.tamper.take().is_some() {
+                break; // The answer ends before that byte.
+            }
+            assert_ne!(status, Some(Status::SUCCESS), "beside: {beside}, answer {number}, byte {at}");
+            assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 5 * 72, "only {flipped} bits were flipped");
+}
+
+#[test]
 fn an_exchange_whose_judge_breaks_is_to_begin_anew() {
     for (session, expected) in
         [(None, Status::USER_SESSION_DELETED), (Some(0), Status::NETWORK_SESSION_EXPIRED)]

@@ -98,6 +98,16 @@ pub(crate) struct Exchange {
     pub(crate) previous: u64,
 }
 
+impl Exchange {
+    /// Whether this is a challenge that the client goes on with.
+    pub(crate) fn is_answerable(&self, token: &[u8]) -> bool {
+        let identity =
+            Identity { user: "a".into(), domain: "b".into(), workstation: "c".into(), kind: Kind::Ntlm };
+        let mut trial = Login::ntlm(&identity, Some(NtHash::new([0; 16])), true);
+        trial.start(&mut Counting(1)).is_ok() && trial.step(token, &mut Counting(1)).is_ok()
+    }
+}
+
 /// Everything.
 pub(crate) struct Rig {
     pub(crate) link: Link,
@@ -119,6 +129,11 @@ pub(crate) struct Rig {
     pub(crate) given_up: Vec<LegId>,
     pub(crate) side_news: Vec<SideChannelNews>,
     pub(crate) stuck: bool,
+    /// One bit is flipped on its way: in an answer of the connections beside, or of the main one; in which of them, at
+    /// which byte. `None` once it is done.
+    pub(crate) tamper: Option<(bool, usize, usize)>,
+    /// Answers since then: of the main connection, of those beside.
+    answers: [usize; 2],
     pub(crate) files: Rc<RefCell<Files>>,
     id: LinkId,
     generation: u64,
@@ -201,6 +216,8 @@ impl Rig {
             given_up: Vec::new(),
             side_news: Vec::new(),
             stuck: false,
+            tamper: None,
+            answers: [0; 2],
             files: Rc::clone(files),
             id,
             generation: 0,
@@ -329,6 +346,7 @@ impl Rig {
         if self.open_beside.contains(&to) {
             let (_, _, node) = self.beside.iter_mut().find(|(leg, ..)| *leg == to).unwrap();
             for answer in node.handle(frame) {
+                let answer = self.on_its_way(true, answer);
                 self.link.handle_node_frame(self.now, to, BytesMut::from(&answer[..]));
             }
             return;
@@ -336,9 +354,25 @@ impl Rig {
         let Some((_, node)) = self.leg.filter(|(leg, _)| *leg == to) else { return };
         self.sent.push(frame.to_vec());
         for answer in self.nodes[node].handle(frame) {
+            let answer = self.on_its_way(false, answer);
             self.delivered.push(answer.clone());
             self.link.handle_node_frame(self.now, to, BytesMut::from(&answer[..]));
         }
+    }
+
+    /// An answer as it arrives.
+    fn on_its_way(&mut self, beside: bool, mut answer: Vec<u8>) -> Vec<u8> {
+        if let Some((which, number, at)) = self.tamper {
+            let count = &mut self.answers[usize::from(beside)];
+            if (which, number) == (beside, *count)
+                && let Some(byte) = answer.get_mut(PREFIX + at)
+            {
+                *byte ^= 1;
+                self.tamper = None;
+            }
+            *count += 1;
+        }
+        answer
     }
 
     fn event(&mut self, event: Event) {
