@@ -135,6 +135,7 @@ impl Link {
         self.sessions.forget_logins();
         for request in self.requests.iter_mut() {
             request.parked = None;
+            request.filler = None;
             if request.sent.take().is_some() {
                 request.deaths = request.deaths.saturating_add(1);
             }

@@ -22,7 +22,7 @@ use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
     event::Event,
-    ids::SessionId,
+    ids::{MessageId, SessionId},
 };
 
 /// Sealed frames up to this size are opened whole.
@@ -58,7 +58,7 @@ impl Link {
             }
         };
         if self.barrier {
-            self.park_in_relay(now, incoming);
+            self.park_in_relay(now, attached, incoming);
         } else if self.watch_requests(now, attached, &incoming) {
             self.out.send_node(attached.leg, incoming.frame);
         }
@@ -290,7 +290,13 @@ impl Link {
     }
 
     /// Keeps a frame back that a barrier may concern.
-    fn park_in_relay(&mut self, now: Instant, incoming: Incoming) {
+    fn park_in_relay(&mut self, now: Instant, attached: Attached, incoming: Incoming) {
+        if let Some(Ok(element)) = elements(&incoming.messages).next()
+            && element.header.command == Command::CANCEL
+        {
+            self.cancel_in_relay(attached, &element.header, element.msg, &incoming);
+            return;
+        }
         let unit = self.requests.next_unit();
         let Some(ids) = self.register_raw(now, &incoming, unit) else {
             self.close(Close::Graceful, CloseReason::ProtocolError);
@@ -302,6 +308,36 @@ impl Link {
         self.parked.push_back(ids);
     }
 
+    /// CANCEL while frames are kept back: of one of those, which the node does not know, or of a request on the node, which
+    /// alone may answer that.
+    fn cancel_in_relay(&mut self, attached: Attached, header: &Header, msg: &[u8], incoming: &Incoming) {
+        let is_parked = |request: &&Request| request.sent.is_none() && !request.compounded;
+        let id = self.requests.cancelled_by(header);
+        let Some(request) = id.and_then(|id| self.requests.get(id)).filter(is_parked) else {
+            self.out.send_node(attached.leg, incoming.frame.clone());
+            return;
+        };
+        let id = request.message_id();
+        if incoming.sealed == Some(header.session_id)
+            || self.check_signature(header, &mut msg.to_vec()) == Check::Passed
+        {
+            self.fill(attached, id, Status::CANCELLED);
+        } else {
+            self.out.event(Event::SignatureRefused);
+        }
+    }
+
+    /// A request that no node has had is answered by us, and the node gets an ECHO instead.
+    pub(super) fn fill(&mut self, attached: Attached, id: MessageId, status: Status) {
+        let Some(request) = self.requests.get_mut(id) else { return };
+        request.parked = None;
+        request.filler = Some(status);
+        request.sent = Some((attached.leg, id));
+        let header = request.header;
+        self.send_filler(attached, &header);
+        self.forget_unparked();
+    }
+
     /// Sends a parked frame on, as it came.
     pub(super) fn relay_parked(&mut self, ids: &[u64]) {
         let State::Relay(attached) = &self.state else { return };
@@ -310,13 +346,7 @@ impl Link {
             && let Some(request) = self.requests.get(*id).filter(|r| !r.compounded)
             && let Some(status) = self.filler_for(&request.header, &request.msg)
         {
-            let header = request.header;
-            if let Some(request) = self.requests.get_mut(*id) {
-                request.parked = None;
-                request.filler = Some(status);
-                request.sent = Some((attached.leg, *id));
-            }
-            self.send_filler(attached, &header);
+            self.fill(attached, *id, status);
             return;
         }
         let sealed = ids.first().and_then(|first| self.requests.take_frame(*first));

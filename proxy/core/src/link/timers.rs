@@ -8,7 +8,7 @@ use super::{Link, State};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, LegLoss},
-    ids::LegId,
+    ids::{LegId, MessageId},
 };
 
 /// How long a node may take over each answer until the client, or the proxy in its name, has logged in. A single process
@@ -113,10 +113,19 @@ impl Link {
             .map(|r| r.message_id())
             .collect();
         for id in late {
-            self.give_up_request(id, Status::SHARING_VIOLATION);
+            match self.state {
+                State::Relay(attached) => self.fill(attached, id, Status::SHARING_VIOLATION),
+                _ => self.give_up_request(id, Status::SHARING_VIOLATION),
+            }
         }
+        self.forget_unparked();
+    }
+
+    /// Frames of which nothing waits any more are not parked.
+    pub(super) fn forget_unparked(&mut self) {
         let requests = &self.requests;
-        self.parked.retain(|unit| unit.iter().any(|id| requests.get(*id).is_some()));
+        let waits = |id: &MessageId| requests.get(*id).is_some_and(|request| request.filler.is_none());
+        self.parked.retain(|unit| unit.iter().any(waits));
     }
 
     /// Patience for clients: one STATUS_PENDING for each request that waits on us, never in Relay.

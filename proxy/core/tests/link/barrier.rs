@@ -1,0 +1,117 @@
+//! A Link in Relay that waits for the Opens of another one.
+
+use std::time::Duration;
+
+use smb_parse::{
+    FileId, encode,
+    header::{Command, Flags, Header, Status},
+};
+use understudy_core::{
+    crypto::sealing::Cipher,
+    event::FileEvent,
+    files::FileKey,
+    ids::{LinkId, OpenToken},
+};
+
+use crate::rig::Rig;
+
+/// Longer than anything waits for another Link.
+const TOO_LONG: Duration = Duration::from_secs(11);
+
+/// A client that has a file open, and seals what it says if there is a cipher.
+fn at_work(cipher: Option<Cipher>) -> (Rig, FileId) {
+    let mut rig = Rig::new();
+    rig.put("a", 11, b"of a");
+    (rig.cipher, rig.seals) = (cipher, cipher.is_some());
+    rig.negotiate();
+    rig.log_in("alice");
+    let file = rig.open(0, "a");
+    (rig, file)
+}
+
+/// Another Link has lost its node.
+fn raise(rig: &mut Rig) {
+    let (other, open) = (LinkId(2), OpenToken(1));
+    rig.file_event(other, FileEvent::Opened { open, key: FileKey(r"share\b".into()) });
+    rig.file_event(other, FileEvent::Lost);
+    rig.show_files();
+}
+
+/// It has its Open again.
+fn lift(rig: &mut Rig) {
+    rig.file_event(LinkId(2), FileEvent::Reclaimed { open: OpenToken(1) });
+    rig.show_files();
+    rig.pump();
+}
+
+/// A signed CANCEL of a request.
+fn cancel(rig: &Rig, id: u64) -> Vec<u8> {
+    let mut header = rig.header(Command::CANCEL, 0);
+    (header.message_id, header.credits, header.credit_charge) = (id, 0, 0);
+    let mut msg = encode::cancel(&header);
+    rig.sessions[0].key.as_ref().unwrap().sign(&mut msg);
+    encode::frame(msg)
+}
+
+fn status(rig: &Rig, id: u64) -> Status {
+    Status(rig.answer(id).0.status)
+}
+
+/// The node has had that MessageId, as an ECHO.
+fn had_echo(rig: &Rig, id: u64) -> bool {
+    rig.nodes[0].seen(Command::ECHO).iter().any(|(header, _)| header.message_id == id)
+}
+
+#[test]
+fn the_node_alone_answers_what_it_has_whoever_cancels_it_meanwhile() {
+    let (mut rig, file) = at_work(None);
+    rig.nodes[0].habits.mute = vec![Command::READ];
+    let asked = rig.send(&[rig.read(0, file, 0, 4)])[0];
+    raise(&mut rig);
+    let frame = cancel(&rig, asked);
+    rig.send_raw(&frame);
+    assert!(rig.final_answer(asked).is_none(), "the node is still to answer it");
+    assert_eq!(rig.sent.last(), Some(&frame), "and is to hear that it need not");
+}
+
+#[test]
+fn what_is_cancelled_before_the_node_had_it_never_comes_there() {
+    for forged in [false, true] {
+        let (mut rig, _) = at_work(None);
+        raise(&mut rig);
+        let asked = rig.send(&[rig.create(0, "new", 2)])[0];
+        let mut frame = cancel(&rig, asked);
+        if forged {
+            *frame.last_mut().unwrap() ^= 1;
+        }
+        rig.send_raw(&frame);
+        assert_eq!(rig.final_answer(asked).is_none(), forged);
+        lift(&mut rig);
+        let wanted = if forged { Status::SUCCESS } else { Status::CANCELLED };
+        assert_eq!((status(&rig, asked), had_echo(&rig, asked)), (wanted, !forged));
+        assert_eq!((rig.nodes[0].seen(Command::CANCEL).len(), rig.refused), (0, usize::from(forged)));
+    }
+}
+
+#[test]
+fn a_node_misses_no_message_id_of_what_has_waited_too_long() {
+    for cipher in [None, Some(Cipher::Aes128Gcm)] {
+        let (mut rig, _) = at_work(cipher);
+        raise(&mut rig);
+        let before = rig.credits();
+        let mut close = encode::close(&rig.header(Command::CLOSE, 0), 0, FileId::ALL_ONES);
+        let header = Header::parse(&close).unwrap();
+        smb_parse::patch::set_flags(&mut close, header.flags | Flags::RELATED);
+        let ids = rig.send(&[rig.create(0, "new", 2), close]);
+        rig.wait(TOO_LONG);
+        for id in ids {
+            assert_eq!(status(&rig, id), Status::SHARING_VIOLATION);
+            assert!(had_echo(&rig, id), "{id} is missing on the node");
+        }
+        assert!(rig.credits() >= before, "the window shrinks");
+        let opened = rig.nodes[0].seen(Command::CREATE).len();
+        lift(&mut rig);
+        assert_eq!(rig.nodes[0].seen(Command::CREATE).len(), opened, "it was answered");
+        rig.open(0, "a");
+    }
+}
