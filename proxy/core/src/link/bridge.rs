@@ -237,7 +237,7 @@ impl Link {
             leg.answered(header.message_id);
         }
         match pending {
-            Some(Pending::Client(id)) if interim => self.bridge_interim(id, msg),
+            Some(Pending::Client(id)) if interim => self.bridge_interim(id, opened, msg),
             Some(Pending::Client(id)) => self.bridge_final(now, id, opened, header, msg),
             Some(Pending::Ours(Op::Login(session))) if !interim => {
                 self.admission_answer(now, session, opened, header, msg);
@@ -247,9 +247,14 @@ impl Link {
         }
     }
 
-    /// The node's STATUS_PENDING passes only if the client has had none.
-    fn bridge_interim(&mut self, id: MessageId, msg: &mut [u8]) -> Passage {
+    /// The node's STATUS_PENDING passes only if the client has had none. It is never signed (MS-SMB2 3.3.4.2), so what is to
+    /// be sealed for the client must have come sealed.
+    fn bridge_interim(&mut self, id: MessageId, opened: Option<SessionId>, msg: &mut [u8]) -> Passage {
         let Some(request) = self.requests.get(id) else { return Passage::Withheld };
+        if request.sealed && opened != Some(request.header.session_id) {
+            self.out.event(Event::SignatureRefused);
+            return Passage::Withheld;
+        }
         if request.interim != Interim::None {
             return Passage::Withheld;
         }

@@ -621,7 +621,8 @@ fn response(request: &Header, status: Status) -> Header {
     }
 }
 
-fn interim(request: &Header) -> Header {
+/// The header of a STATUS_PENDING.
+pub(crate) fn interim(request: &Header) -> Header {
     let mut header = response(request, Status::PENDING);
     header.flags = header.flags | Flags::ASYNC;
     header.target = Target::Async { async_id: request.message_id + 0x1_0000 };

@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 
+use bytes::BytesMut;
 use smb_parse::{
     FileId,
     cmd::read,
@@ -17,7 +18,7 @@ use understudy_core::{
 };
 
 use crate::{
-    node::{Disk, Habits},
+    node::{Disk, Habits, interim},
     rig::{Rig, Users},
 };
 
@@ -221,6 +222,26 @@ fn our_interim_is_sealed_in_a_sealed_session() {
     assert_eq!(interims.filter(|h| h.message_id == id && h.status == Status::PENDING.0).count(), 1);
     rig.assign(1);
     assert_eq!(status(&rig, id), Status::SUCCESS);
+}
+
+#[test]
+fn an_interim_that_is_not_sealed_is_not_sealed_for_the_client() {
+    let (mut rig, file) = gcm();
+    rig.fail_over();
+    rig.nodes[1].habits.mute = vec![Command::READ];
+    let read = rig.read(0, file, 0, 10);
+    let id = rig.send(&[read])[0];
+    let (asked, _) = rig.nodes[1].seen(Command::READ).last().unwrap();
+    let forged = encode::frame(encode::error_response(&interim(asked)));
+    let (leg, _) = rig.leg.unwrap();
+    rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&forged[..]));
+    rig.pump();
+    let heard = rig.inbox.iter().any(|msg| Header::parse(msg).unwrap().message_id == id);
+    assert_eq!((heard, rig.refused), (false, 1));
+    rig.nodes[1].habits = Habits { pends: vec![Command::READ], ..Habits::default() };
+    assert_eq!(contents(&mut rig, file, 10), [1; 10]);
+    let interims = rig.inbox.iter().filter(|msg| Header::parse(msg).unwrap().status == Status::PENDING.0);
+    assert_eq!((interims.count(), rig.refused), (1, 1), "a sealed one passes");
 }
 
 #[test]
