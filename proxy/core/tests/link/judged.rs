@@ -5,7 +5,7 @@ use std::time::Duration;
 use smb_parse::{
     FileId,
     cmd::session_setup,
-    header::{Command, Status},
+    header::{Command, Flags, Header, Status},
 };
 use understudy_core::crypto::Dialect;
 
@@ -262,6 +262,28 @@ fn a_session_is_authenticated_anew_and_keeps_its_keys() {
     fail_back(&mut rig);
     assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
     assert_eq!(users_of(&rig, 0), ["bob"]);
+}
+
+#[test]
+fn a_session_that_has_expired_is_authenticated_anew() {
+    for after_takeover in [false, true] {
+        let mut rig = Rig::new();
+        rig.put("file", 77, TEXT);
+        rig.negotiate();
+        rig.log_in("alice");
+        let file = rig.open(0, "file");
+        if after_takeover {
+            rig.fail_over();
+        }
+        rig.nodes[usize::from(after_takeover)].habits.expired = true;
+        for _ in 0..2 {
+            let (status, msg) = rig.ask(rig.read(0, file, 0, 4));
+            assert_eq!(status, Status::NETWORK_SESSION_EXPIRED);
+            assert!(Header::parse(&msg).unwrap().flags.contains(Flags::SIGNED));
+        }
+        assert_eq!(rig.reauthenticate(0, "alice"), Status::SUCCESS);
+        assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS, "nothing of it is lost");
+    }
 }
 
 #[test]

@@ -118,6 +118,8 @@ pub(crate) struct Habits {
     pub(crate) encrypts_sessions: bool,
     /// The share is only for those who seal.
     pub(crate) encrypts_share: bool,
+    /// Its sessions have expired: all but LOGOFF, CLOSE and LOCK is refused until they are authenticated anew.
+    pub(crate) expired: bool,
     /// Signs the last answer of a login wrongly.
     pub(crate) signs_wrongly: bool,
     /// Grants this oplock level, whatever was asked.
@@ -311,6 +313,10 @@ impl Node {
             assert!(channel.is_some() || session.signed.insert(header.message_id), "a nonce came twice");
             let key = channel.or(session.key.as_ref()).expect("a signed request on a session without key");
             assert!(key.verify_mut(&mut msg.to_vec()), "a {} came wrongly signed", header.command.name());
+        }
+        if self.habits.expired && !matches!(header.command, Command::LOGOFF | Command::CLOSE | Command::LOCK)
+        {
+            return fail(Status::NETWORK_SESSION_EXPIRED);
         }
         if header.command == Command::LOGOFF {
             self.end_session(header.session_id);
@@ -522,6 +528,7 @@ impl Node {
             return setup(Status::SUCCESS, flags, &[]);
         }
         if let Some(session) = self.sessions.get_mut(&id) {
+            self.habits.expired = false;
             session.user = outcome.user;
             return setup(Status::SUCCESS, flags, &[]);
         }
