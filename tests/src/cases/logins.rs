@@ -1,6 +1,7 @@
 //! Logins on a connection that has been taken over, and logins that a death cuts off.
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Signal, kill_process};
 use smb_parse::{
     encode,
     header::{Command, Status},
@@ -310,8 +311,19 @@ fn cut_by_death(_: &Scale) -> Result<Report> {
         is_no_session(&mut client, exchange.session)?;
     }
     work.goes_on(&mut client)?;
-    let second = client.login(User::SECOND)?;
+    // The process that serves the client stands still, and the judge's connection with it; then it dies, and its node
+    // lives on.
+    let process = rig.nodes.get(rig.serving()?).and_then(|node| node.pid_with(&rig.data().join("work.bin")));
+    let process = process.context("no process has the file open")?;
+    kill_process(process, Signal::STOP)?;
+    let mut fresh = client.begin_login(User::SECOND, 0)?;
+    let id = client.send_login(&mut fresh)?;
+    kill_process(process, Signal::KILL)?;
+    let status = client.take_login(&mut fresh, id)?;
+    ensure!(status == Status::MORE_PROCESSING_REQUIRED, "on a leg that was lost: {status:x?}");
+    let second = client.complete(&mut fresh)?;
     Work::begin(&mut client, second, "second.bin")?.goes_on(&mut client)?;
+    work.goes_on(&mut client)?;
     Ok(Report::default())
 }
 
