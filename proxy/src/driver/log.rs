@@ -96,7 +96,7 @@ fn why_unprotected(protection: Protection) -> &'static str {
             "the clock of this machine and the client's differ by more than five minutes; set them right (NTP)"
         }
         Protection::NoTicketExpired => {
-            "its ticket has expired by the clock of this machine; set it right (NTP)"
+            "its ticket has expired by the clock of this machine: the client logs in with an old one, or the clock is wrong (NTP)"
         }
         Protection::NoKeyMismatch => {
             "the key that follows from the smbpasswd file or the keytab is not the one the node has; export it again"
