@@ -10,7 +10,7 @@ use understudy_core::crypto::{Dialect, sealing::Cipher};
 
 use super::{Case, Report, Scale};
 use crate::{
-    client::{At, Client, Exchange, FILE_OPEN_IF, File, Open, Setup, User, utf16},
+    client::{At, Client, End, Exchange, FILE_OPEN_IF, File, Open, Setup, User, utf16},
     rig::{
         Rig, Site,
         net::FLOATING,
@@ -51,6 +51,12 @@ pub(super) const CASES: &[Case] = &[
         shows: "an NTLM exchange forged, or cut off by the node's death, becomes no session; one not yet answered goes on",
         soak: 5,
         run: cut_by_death,
+    },
+    Case {
+        name: "dies-in-login",
+        shows: "the node dies with the first token of a client's first login unanswered: it goes on at the next node",
+        soak: 5,
+        run: dies_in_login,
     },
     Case {
         name: "guest-refused",
@@ -324,6 +330,32 @@ fn cut_by_death(_: &Scale) -> Result<Report> {
     let second = client.complete(&mut fresh)?;
     Work::begin(&mut client, second, "second.bin")?.goes_on(&mut client)?;
     work.goes_on(&mut client)?;
+    Ok(Report::default())
+}
+
+fn dies_in_login(_: &Scale) -> Result<Report> {
+    let mut rig = Rig::new(&Site::default())?;
+    for (round, dialect) in DIALECTS.into_iter().enumerate() {
+        let setup = Setup { dialect, ..Setup::default() };
+        let mut client = Client::connect(&rig.net, FLOATING, &setup)?;
+        let mut stranger = Client::connect(&rig.net, FLOATING, &setup)?;
+        frozen(&rig)?;
+        let mut login = client.begin_login(User::KNOWN, 0)?;
+        let mut theirs = stranger.begin_login(User::STRANGER, 0)?;
+        let (id, their_id) = (client.send_login(&mut login)?, stranger.send_login(&mut theirs)?);
+        fail_over(&mut rig, 2 * (round + 1))?;
+        let status = client.take_login(&mut login, id)?;
+        ensure!(status == Status::MORE_PROCESSING_REQUIRED, "{dialect:?}: {status:x?}");
+        let session = client.complete(&mut login).with_context(|| format!("{dialect:?}"))?;
+        Work::begin(&mut client, session, "work.bin")?.goes_on(&mut client)?;
+        client.log_off(session)?;
+        // Whom the proxy does not know cannot be served like this: they are to connect again, and do.
+        stranger.take_login(&mut theirs, their_id)?;
+        stranger.send_login(&mut theirs)?;
+        let end = stranger.wait_for_end()?;
+        ensure!(end == End::Reset, "{dialect:?}: the connection was closed, not reset");
+        Client::connect(&rig.net, FLOATING, &setup)?.enter(User::STRANGER, "share")?;
+    }
     Ok(Report::default())
 }
 

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 
-use super::{Attached, Link, Opening, State};
+use smb_parse::header::Command;
+
+use super::{Attached, Link, Opening, State, request::Request};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, Event, FileEvent, LegLoss, SessionLoss},
@@ -86,7 +88,7 @@ impl Link {
             return;
         }
         self.report_loss(attached, loss);
-        if self.sessions.is_empty() {
+        if self.sessions.is_empty() && !self.only_begins_to_log_in() {
             let reason = if self.requests.is_empty() && self.conn.dialect.is_some() {
                 CloseReason::NodeClosed
             } else {
@@ -96,6 +98,15 @@ impl Link {
             return;
         }
         self.begin_recovery(now, attached, Cause::Crash);
+    }
+
+    /// Whether all that the client waits for is the answer to the first token of its first login: another node can judge it
+    /// afresh, although NEGOTIATE was answered by the one that is lost.
+    fn only_begins_to_log_in(&self) -> bool {
+        let begins = |r: &Request| {
+            r.header.command == Command::SESSION_SETUP && r.header.session_id == 0 && !r.compounded
+        };
+        self.conn.dialect.is_some() && !self.requests.is_empty() && self.requests.iter().all(begins)
     }
 
     /// The Fleet has moved everyone: the leg is given up although it stands.
@@ -114,7 +125,7 @@ impl Link {
             self.dial();
             return;
         }
-        if self.sessions.is_empty() {
+        if self.sessions.is_empty() && !self.only_begins_to_log_in() {
             self.close(Close::Reset, CloseReason::LostInHandshake);
             return;
         }
@@ -153,7 +164,7 @@ impl Link {
         recovery.progress.sessions_lost = ended;
         self.state = State::Recovering(Box::new(recovery));
         // A request that cannot be read cannot be answered: its client would wait for ever.
-        if opaque || !self.sessions.any_protected() {
+        if opaque || self.sessions.none_protected() {
             self.fail_takeover(now, CloseReason::Unprotected, Close::Reset);
             return;
         }

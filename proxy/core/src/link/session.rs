@@ -244,8 +244,9 @@ impl Sessions {
         self.by_id.is_empty()
     }
 
-    pub(crate) fn any_protected(&self) -> bool {
-        self.by_id.values().any(|s| s.protection.is_protected() && !s.ended)
+    /// Whether there are sessions, and nobody can act for any of them.
+    pub(crate) fn none_protected(&self) -> bool {
+        !self.by_id.is_empty() && !self.by_id.values().any(|s| s.protection.is_protected() && !s.ended)
     }
 
     pub(crate) fn tree(&self, session: SessionId, tree: TreeId) -> Option<&Tree> {

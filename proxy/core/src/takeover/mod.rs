@@ -389,7 +389,7 @@ impl Link {
             };
             let State::Recovering(recovery) = &mut self.state else { return };
             recovery.stage = next;
-            if !self.sessions.any_protected() {
+            if self.sessions.none_protected() {
                 self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
                 return;
             }

@@ -7,7 +7,7 @@ use smb_parse::{
     cmd::session_setup,
     header::{Command, Flags, Header, Status},
 };
-use understudy_core::crypto::Dialect;
+use understudy_core::{crypto::Dialect, effect::CloseReason};
 
 use crate::{
     TEXT,
@@ -325,6 +325,48 @@ fn a_login_that_no_node_has_answered_is_judged_afresh() {
         assert_eq!(go_on(&mut rig, &mut login), Status::SUCCESS, "in Relay: {in_relay}");
         assert_eq!(users_of(&rig, usize::from(in_relay)), ["alice", "bob"]);
     }
+}
+
+#[test]
+fn a_first_login_that_no_node_has_answered_is_judged_afresh() {
+    for user in ["alice", "nobody", "mallory"] {
+        let mut rig = Rig::new();
+        rig.put("file", 77, TEXT);
+        rig.negotiate();
+        rig.nodes[0].habits.mute.push(Command::SESSION_SETUP);
+        let mut login = rig.exchange(user);
+        let id = rig.send_login(&mut login);
+        rig.fail_over();
+        assert_eq!(rig.take_login(&mut login, id), Status::MORE_PROCESSING_REQUIRED, "{user}");
+        if user == "mallory" {
+            rig.send_login(&mut login);
+            assert_eq!(
+                rig.closed,
+                Some(CloseReason::Unprotected),
+                "who cannot be served here connects again"
+            );
+            continue;
+        }
+        assert_eq!(go_on(&mut rig, &mut login), Status::SUCCESS, "{user}");
+        rig.connect(0);
+        let file = rig.open(0, "file");
+        assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+        fail_back(&mut rig);
+        assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+    }
+    // What is half done is not.
+    let mut rig = Rig::new();
+    rig.negotiate();
+    half_way(&mut rig, "alice", None);
+    rig.crash();
+    assert_eq!(rig.closed, Some(CloseReason::NodeClosed));
+    let mut rig = Rig::new();
+    rig.negotiate();
+    let mut login = half_way(&mut rig, "alice", None);
+    rig.nodes[0].habits.mute.push(Command::SESSION_SETUP);
+    rig.send_login(&mut login);
+    rig.crash();
+    assert_eq!(rig.closed, Some(CloseReason::LostInHandshake));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use smb_parse::{
 use super::{Judge, Stage};
 use crate::{
     auth::{LoginOutcome, keys::SessionKey},
-    effect::Close,
+    effect::{Close, CloseReason},
     event::Protection,
     ids::{Client, Node, SessionId},
     link::{
@@ -43,7 +43,13 @@ impl Link {
     pub(super) fn judge_says_yes(&mut self, now: Instant, header: &Header, msg: &mut [u8]) {
         let leg = self.judging.leg();
         let admission = self.admission(header, msg);
-        let Some(admission) = admission else { return self.end_login(now, Status::REQUEST_NOT_ACCEPTED) };
+        let Some(admission) = admission else {
+            if self.sessions.is_empty() {
+                // Alone on its connection the client is better served by a node of its own: it connects again.
+                return self.close(Close::Reset, CloseReason::Unprotected);
+            }
+            return self.end_login(now, Status::REQUEST_NOT_ACCEPTED);
+        };
         if let Some(leg) = leg {
             self.out.close_leg(leg, Close::Graceful);
         }
