@@ -8,7 +8,7 @@ use smb_parse::{
 };
 
 use super::{
-    Link,
+    Link, State,
     birth::Birth,
     open::{OpenState, Place, file_key, open_from},
     request::Request,
@@ -86,10 +86,23 @@ impl Link {
     /// The session is over, with all that it had open.
     pub(super) fn forget_session(&mut self, id: SessionId) {
         self.side_session_ended(id);
+        self.answer_rest_of(id);
         if let Some(session) = self.sessions.remove(id) {
             self.out.event(Event::SessionEnded(session.protection));
         }
         self.forget_opens(|session, _| session == id);
+    }
+
+    /// In Bridge what a session that ends has in flight is answered while there are keys to do it with: the node's answers
+    /// could not be opened any more, nor sealed for the client. In Relay the node answers.
+    fn answer_rest_of(&mut self, id: SessionId) {
+        if !matches!(self.state, State::Bridge(_)) {
+            return;
+        }
+        let rest = self.requests.iter().filter(|r| r.header.session_id == id).map(Request::message_id);
+        for id in rest.collect::<Vec<_>>() {
+            self.give_up_request(id, Status::USER_SESSION_DELETED);
+        }
     }
 
     fn forget_tree(&mut self, request: &Request) {

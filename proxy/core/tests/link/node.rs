@@ -617,7 +617,7 @@ fn challenge(base: u64) -> Vec<u8> {
 }
 
 /// The header of an answer that grants what was asked.
-fn response(request: &Header, status: Status) -> Header {
+pub(crate) fn response(request: &Header, status: Status) -> Header {
     Header {
         status: status.0,
         flags: Flags::SERVER_TO_REDIR,

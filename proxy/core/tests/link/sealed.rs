@@ -18,7 +18,7 @@ use understudy_core::{
 };
 
 use crate::{
-    node::{Disk, Habits, interim},
+    node::{Disk, Habits, interim, response},
     rig::{Rig, Users},
 };
 
@@ -242,6 +242,24 @@ fn an_interim_that_is_not_sealed_is_not_sealed_for_the_client() {
     assert_eq!(contents(&mut rig, file, 10), [1; 10]);
     let interims = rig.inbox.iter().filter(|msg| Header::parse(msg).unwrap().status == Status::PENDING.0);
     assert_eq!((interims.count(), rig.refused), (1, 1), "a sealed one passes");
+}
+
+#[test]
+fn every_sealed_request_is_answered_when_its_session_ends() {
+    let (mut rig, file) = gcm();
+    rig.fail_over();
+    rig.nodes[1].habits.mute = vec![Command::READ];
+    let reads = [rig.read(0, file, 0, 10), rig.read(0, file, 0, 5)];
+    let ids = reads.map(|read| rig.send(&[read])[0]);
+    let asked: Vec<_> = rig.nodes[1].seen(Command::READ).iter().map(|(header, _)| *header).collect();
+    let (leg, _) = rig.leg.unwrap();
+    for header in asked {
+        // As a node says it that has ended the session: it has the keys no more.
+        let answer = encode::frame(encode::error_response(&response(&header, Status::USER_SESSION_DELETED)));
+        rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&answer[..]));
+        rig.pump();
+    }
+    assert_eq!(ids.map(|id| status(&rig, id)), [Status::USER_SESSION_DELETED; 2]);
 }
 
 #[test]
