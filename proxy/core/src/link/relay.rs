@@ -99,6 +99,12 @@ impl Link {
             }
             let mut request = incoming.request(&element, unit, compounded, now);
             chain.link(&mut request);
+            if incoming.sealed.is_some_and(|id| id != request.header.session_id) {
+                // It ends the connection (MS-SMB2 3.3.5.2.1.1). If the node died before it had, it would be replayed as if
+                // that session had sealed it.
+                self.close(Close::Graceful, CloseReason::ProtocolError);
+                return false;
+            }
             request.sent = Some((attached.leg, header.message_id));
             self.credits.consume(header.message_id, request.charge());
             let filler = if compounded { None } else { self.filler_for(&header, element.msg) };

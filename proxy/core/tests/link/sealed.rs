@@ -11,14 +11,17 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 use understudy_core::{
-    crypto::{Dialect, sealing::Cipher},
+    crypto::{
+        Dialect,
+        sealing::{Cipher, Nonces},
+    },
     effect::CloseReason,
     files::Files,
     ids::LinkId,
 };
 
 use crate::{
-    node::{Disk, Habits, interim, response},
+    node::{Disk, Habits, interim, response, seal},
     rig::{Rig, Users},
 };
 
@@ -260,6 +263,27 @@ fn every_sealed_request_is_answered_when_its_session_ends() {
         rig.pump();
     }
     assert_eq!(ids.map(|id| status(&rig, id)), [Status::USER_SESSION_DELETED; 2]);
+}
+
+#[test]
+fn nothing_is_done_in_a_session_that_another_ones_keys_have_sealed() {
+    for len in [10, BULK] {
+        let (mut rig, file) = gcm();
+        let bob = rig.log_in("bob");
+        rig.nodes[0].habits.mute = vec![Command::WRITE];
+        let mut write = rig.write(bob, file, 0, &vec![9; len]);
+        let next = Header::parse(&rig.nodes[0].seen.last().unwrap().1).unwrap().message_id + 1;
+        smb_parse::patch::set_message_id(&mut write, next);
+        let alice = rig.sessions[0].clone();
+        let keys = alice.seals.unwrap();
+        let frame = seal(&keys.to_server, alice.id, &mut Nonces::default(), &write);
+        rig.send_raw(&frame);
+        if rig.closed.is_none() {
+            rig.fail_over();
+        }
+        assert_eq!(rig.closed, Some(CloseReason::ProtocolError), "{len}");
+        assert!(rig.nodes[1].seen(Command::WRITE).is_empty(), "{len}");
+    }
 }
 
 #[test]
