@@ -382,8 +382,7 @@ impl Link {
     /// CANCEL (MS-SMB2 3.3.5.16): of a request on the node, or of one that waits here.
     fn cancel(&mut self, header: &Header, msg: &[u8], sealed: Option<SessionId>) {
         let mut own = msg.to_vec();
-        let verified = sealed == Some(header.session_id);
-        if header.session_id != 0 && !verified && self.check_signature(header, &mut own) != Check::Passed {
+        if !self.is_cancel_verified(header, &mut own, sealed) {
             self.out.event(Event::SignatureRefused);
             return;
         }
@@ -409,6 +408,19 @@ impl Link {
                 }
             }
             _ => self.give_up_request(id, Status::CANCELLED),
+        }
+    }
+
+    /// Whether a CANCEL comes from the session it names: sealed with its keys, or signed as that session has to.
+    pub(super) fn is_cancel_verified(
+        &self,
+        header: &Header,
+        msg: &mut [u8],
+        sealed: Option<SessionId>,
+    ) -> bool {
+        match sealed {
+            Some(session) => session == header.session_id,
+            None => header.session_id == 0 || self.check_signature(header, msg) == Check::Passed,
         }
     }
 

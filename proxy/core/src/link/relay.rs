@@ -324,9 +324,7 @@ impl Link {
             return;
         };
         let id = request.message_id();
-        if incoming.sealed == Some(header.session_id)
-            || self.check_signature(header, &mut msg.to_vec()) == Check::Passed
-        {
+        if self.is_cancel_verified(header, &mut msg.to_vec(), incoming.sealed) {
             self.fill(attached, id, Status::CANCELLED);
         } else {
             self.out.event(Event::SignatureRefused);

@@ -279,16 +279,15 @@ impl Requests {
         self.bytes
     }
 
-    /// The request a CANCEL means: by AsyncId if it has one, else by MessageId (MS-SMB2 3.3.5.16).
+    /// The request a CANCEL means: by AsyncId if it has one, else by MessageId (MS-SMB2 3.3.5.16); one of its own session.
     pub(crate) fn cancelled_by(&self, cancel: &Header) -> Option<MessageId> {
-        match cancel.async_id() {
-            Some(async_id) => self
-                .by_id
-                .values()
-                .find(|r| r.interim.async_id(r.message_id()) == Some(async_id))
-                .map(Request::message_id),
-            None => self.by_id.contains_key(&cancel.message_id).then_some(cancel.message_id),
-        }
+        let meant = match cancel.async_id() {
+            Some(async_id) => {
+                self.by_id.values().find(|r| r.interim.async_id(r.message_id()) == Some(async_id))
+            }
+            None => self.by_id.get(&cancel.message_id),
+        };
+        meant.filter(|r| r.header.session_id == cancel.session_id).map(Request::message_id)
     }
 
     /// When the first request that may get our STATUS_PENDING is due for it.

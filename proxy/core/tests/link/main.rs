@@ -373,6 +373,24 @@ fn while_no_node_serves_an_echo_is_answered_and_the_deadline_holds() {
 }
 
 #[test]
+fn nobody_cancels_what_is_kept_of_another_session() {
+    let (mut rig, file) = at_work("alice");
+    let nobody = rig.log_in("nobody");
+    rig.nodes[0].habits.mute.push(Command::READ);
+    let id = rig.send(&[rig.read(0, file, 0, 4)])[0];
+    rig.crash();
+    let nobody = rig.sessions[nobody].id;
+    for session in [0, nobody] {
+        let mut header = Header::request(Command::CANCEL, id);
+        header.session_id = session;
+        rig.send_raw(&encode::frame(encode::cancel(&header)));
+        assert!(rig.final_answer(id).is_none(), "it is alice's");
+    }
+    rig.assign(1);
+    assert_eq!(status(&rig, id), Status::SUCCESS);
+}
+
+#[test]
 fn another_file_under_the_name_loses_that_open_alone() {
     let (mut rig, file) = at_work("alice");
     rig.put("other", 5, b"kept");

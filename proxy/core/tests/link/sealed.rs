@@ -287,6 +287,26 @@ fn nothing_is_done_in_a_session_that_another_ones_keys_have_sealed() {
 }
 
 #[test]
+fn a_cancel_that_another_session_has_sealed_goes_nowhere() {
+    let (mut rig, _) = gcm();
+    let bob = rig.log_in("bob");
+    rig.fail_over();
+    let file = rig.open(bob, "a");
+    rig.nodes[1].habits.mute = vec![Command::READ];
+    let read = rig.read(bob, file, 0, 10);
+    let id = rig.send(&[read])[0];
+    for (by, passes) in [(0, false), (bob, true)] {
+        let mut header = rig.header(Command::CANCEL, bob);
+        header.message_id = id;
+        let by = rig.sessions[by].clone();
+        let keys = by.seals.unwrap();
+        let frame = seal(&keys.to_server, by.id, &mut Nonces::default(), &encode::cancel(&header));
+        rig.send_raw(&frame);
+        assert_eq!(!rig.nodes[1].seen(Command::CANCEL).is_empty(), passes);
+    }
+}
+
+#[test]
 fn what_nobody_can_read_lets_go_of_its_client_at_once() {
     let mut rig = Rig::new();
     begin(&mut rig, Dialect::SMB311, Cipher::Aes128Gcm);
