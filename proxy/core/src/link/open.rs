@@ -241,11 +241,16 @@ pub(crate) fn open_from(
             ResponseContext::Lease(lease) => open.lease = Some(lease),
             ResponseContext::Durable => open.durable = Durable::V1,
             ResponseContext::DurableV2 { timeout, .. } => open.durable = Durable::V2 { timeout },
-            ResponseContext::OnDiskId(id) => open.on_disk_id = Some(id),
+            ResponseContext::OnDiskId(id) => open.on_disk_id = known_id(id),
             _ => {}
         }
     }
     Some(open)
+}
+
+/// An on-disk id, if it tells one file from another: Samba tells Apple's clients 0 of every file (`fruit:zero_file_id`).
+pub(crate) fn known_id(id: [u8; 32]) -> Option<[u8; 32]> {
+    id.iter().take(8).any(|byte| *byte != 0).then_some(id)
 }
 
 /// Of which request an answer's FileId is minted: never the same twice in a Link, and unlike any node's.

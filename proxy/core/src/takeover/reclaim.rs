@@ -17,7 +17,7 @@ use crate::{
         birth::Birth,
         breaks::level_of,
         node_leg::{NodeLeg, Op},
-        open::{Durable, OPLOCK_LEASE, Open, OpenState},
+        open::{Durable, OPLOCK_LEASE, Open, OpenState, known_id},
     },
 };
 
@@ -221,7 +221,7 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) -> bool {
     for context in response.contexts().filter_map(Result::ok) {
         match ResponseContext::parse(&context) {
             ResponseContext::Lease(granted) => lease = Some(granted),
-            ResponseContext::OnDiskId(id) => on_disk_id = Some(id),
+            ResponseContext::OnDiskId(id) => on_disk_id = known_id(id),
             ResponseContext::Durable => durable = Durable::V1,
             ResponseContext::DurableV2 { timeout, .. } => durable = Durable::V2 { timeout },
             _ => {}

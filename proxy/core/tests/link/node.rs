@@ -126,6 +126,8 @@ pub(crate) struct Habits {
     pub(crate) oplock: Option<u8>,
     /// Says of every file that it was created then.
     pub(crate) birth: Option<u64>,
+    /// Says of every file that it is number 0.
+    pub(crate) hides_numbers: bool,
     /// Binds no connection to a session.
     pub(crate) single_channel: bool,
     /// Signs no answer.
@@ -382,6 +384,7 @@ impl Node {
             Command::QUERY_INFO => {
                 let asked = query_info::Request::parse(msg).expect("QUERY_INFO");
                 let info = match asked.file_info_class {
+                    6 if self.habits.hides_numbers => vec![0; 8],
                     6 => number.to_le_bytes().to_vec(),
                     8 => GRANTED.to_le_bytes().to_vec(),
                     _ => b"info".to_vec(),

@@ -18,7 +18,7 @@ use crate::{
         Link, State,
         config::SideChannelMode,
         node_leg::{Op, Pending},
-        open::Open,
+        open::{Open, known_id},
     },
 };
 
@@ -46,7 +46,7 @@ pub(super) fn identity(open: &mut Open, buffer: &[u8]) {
     if let (None, Some(number)) = (open.on_disk_id, buffer.get(..8)) {
         let mut id = [0; 32];
         id.iter_mut().zip(number).for_each(|(to, from)| *to = *from);
-        open.on_disk_id = Some(id);
+        open.on_disk_id = known_id(id);
     }
 }
 
