@@ -299,6 +299,18 @@ fn whoever_fails_to_prove_anew_has_no_session_any_more() {
 }
 
 #[test]
+fn a_session_that_may_have_become_anothers_is_over() {
+    let (mut rig, file) = on_second_node();
+    let mut login = half_way(&mut rig, "bob", Some(0));
+    rig.nodes[1].habits.swallows.push(Command::SESSION_SETUP);
+    let id = rig.send_login(&mut login);
+    rig.wait(Duration::from_secs(6));
+    assert_eq!(Status(rig.answer(id).0.status), Status::REQUEST_NOT_ACCEPTED);
+    assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::USER_SESSION_DELETED);
+    assert!(rig.nodes[1].users().is_empty());
+}
+
+#[test]
 fn a_login_that_no_node_has_answered_is_judged_afresh() {
     for in_relay in [true, false] {
         let (mut rig, _) = on_second_node();

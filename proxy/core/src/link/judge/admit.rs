@@ -128,7 +128,7 @@ impl Link {
             if admission.is_due {
                 self.send_admission();
             } else {
-                self.end_login(now, Status::REQUEST_NOT_ACCEPTED);
+                self.judge_says_no(now, Status::REQUEST_NOT_ACCEPTED);
             }
             return;
         }
@@ -142,8 +142,7 @@ impl Link {
                 self.renew_session(now);
             } else {
                 // The node has ended the session, or has given it to nobody knows whom.
-                self.end_login(now, Status::REQUEST_NOT_ACCEPTED);
-                self.end_node_session(id);
+                self.judge_says_no(now, Status::REQUEST_NOT_ACCEPTED);
             }
             return;
         }

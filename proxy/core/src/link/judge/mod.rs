@@ -310,7 +310,7 @@ impl Link {
         self.answer(&request, &answer);
     }
 
-    /// The node says no: the client hears it from us. A session whose re-authentication fails is over, as on the node
+    /// The node says no, or nothing that counts: the client hears it from us. A session whose re-authentication fails is over, as on the node
     /// itself.
     fn judge_says_no(&mut self, now: Instant, status: Status) {
         let renewed = self.judging.now.as_ref().filter(|judge| judge.renews).map(|judge| judge.client_id);
@@ -369,7 +369,9 @@ impl Link {
         };
         let leg = judge.stage.leg();
         match (judge.request, leg) {
-            (None, _) | (Some(_), None) => self.end_login(now, Status::REQUEST_NOT_ACCEPTED),
+            (None, _) => self.end_login(now, Status::REQUEST_NOT_ACCEPTED),
+            // What the node makes of the session after that is not known.
+            (Some(_), None) => self.judge_says_no(now, Status::REQUEST_NOT_ACCEPTED),
             (Some(_), Some(leg)) => {
                 self.out.close_leg(leg, Close::Reset);
                 self.judge_lost(now);
