@@ -182,13 +182,18 @@ impl Link {
         (key(keys)?.peek(body, 0, &mut head) == head.len()).then_some((id, head))
     }
 
-    /// Sealed requests that were kept as they came are opened, for their node is lost. False if one does not open.
+    /// Sealed requests that were kept as they came are opened, for their node is lost. False if one does not open. Those of a
+    /// session that is over are answered, in plain: its keys are gone with it.
     pub(super) fn open_kept(&mut self) -> bool {
         for id in self.requests.ids() {
-            let Some(frame) = self.requests.take_frame(id) else { continue };
-            if self.requests.get(id).is_some_and(|r| r.verified) {
+            let frame = self.requests.take_frame(id);
+            let Some(request) = self.requests.get_mut(id) else { continue };
+            if request.sealed && self.sessions.get(request.header.session_id).is_none() {
+                request.sealed = false;
+                self.answer_session_deleted(id);
                 continue;
             }
+            let Some(frame) = frame.filter(|_| !request.verified) else { continue };
             let Some(incoming) = self.open_request(&frame) else { return false };
             self.requests.replace_msg(id, incoming.messages, true);
         }

@@ -307,6 +307,28 @@ fn a_cancel_that_another_session_has_sealed_goes_nowhere() {
 }
 
 #[test]
+fn what_a_session_that_is_over_has_in_flight_does_not_end_the_others() {
+    for len in [10, BULK] {
+        let (mut rig, file) = gcm();
+        let bob = rig.log_in("bob");
+        let other = rig.open(bob, "a");
+        rig.nodes[0].habits.mute = vec![Command::WRITE, Command::READ];
+        let (write, read) = (rig.write(0, file, 0, &vec![9; len]), rig.read(0, file, 0, 4));
+        let ids = [rig.send(&[write])[0], rig.send(&[read])[0]];
+        let (asked, _) = rig.nodes[0].seen.last().unwrap();
+        let answer = encode::frame(encode::error_response(&response(asked, Status::USER_SESSION_DELETED)));
+        let (leg, _) = rig.leg.unwrap();
+        rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&answer[..]));
+        rig.pump();
+        rig.fail_over();
+        assert_eq!(rig.closed, None, "{len}");
+        assert_eq!(ids.map(|id| status(&rig, id)), [Status::USER_SESSION_DELETED; 2], "{len}");
+        assert!(rig.nodes[1].seen(Command::WRITE).is_empty());
+        assert_eq!(rig.ask(rig.read(bob, other, 0, 10)).0, Status::SUCCESS);
+    }
+}
+
+#[test]
 fn what_nobody_can_read_lets_go_of_its_client_at_once() {
     let mut rig = Rig::new();
     begin(&mut rig, Dialect::SMB311, Cipher::Aes128Gcm);
