@@ -1,6 +1,6 @@
 //! The proxy's second connection in a client's session: what it learns decides a takeover, and it disturbs nobody.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, kill_process};
@@ -47,6 +47,12 @@ pub(super) const CASES: &[Case] = &[
         shows: "a client that ends: its delete-on-close happens at once, its durable handle can be had again",
         soak: 3,
         run: leaves_nothing,
+    },
+    Case {
+        name: "side-channel-holds-nothing",
+        shows: "only the node leg is cut, and what the client has open alone is had again at once from the node that it is still on",
+        soak: 5,
+        run: holds_nothing,
     },
     Case {
         name: "side-channel-stuck",
@@ -179,6 +185,39 @@ fn leaves_nothing(_: &Scale) -> Result<Report> {
     back.contexts.push((tag::DHNC, encode::durable_reconnect(file.id)));
     let answer = again.call(at, Command::CREATE, 1, |header| back.build(header))?;
     ensure!(answer.status() == Status::SUCCESS, "the durable handle is gone: {:x?}", answer.status());
+    Ok(Report::default())
+}
+
+/// The local ports of the proxy's connections to a node.
+fn ports(rig: &Rig, node: &str) -> Result<BTreeSet<String>> {
+    let to = ["-Htn", "state", "established", "dst", node, "dport", "=", ":445"];
+    let output = rig.net.command("hub", "ss").args(to).output()?;
+    let lines = String::from_utf8(output.stdout)?;
+    Ok(lines
+        .lines()
+        .filter_map(|l| Some(l.split_whitespace().nth(2)?.rsplit_once(':')?.1.to_owned()))
+        .collect())
+}
+
+fn holds_nothing(_: &Scale) -> Result<Report> {
+    let rig = Rig::new(&Site::default())?;
+    let node = rig.nodes.get(rig.serving()?).context("no such node")?.address.clone();
+    let before = ports(&rig, &node)?;
+    let mut client = Client::connect(&rig.net, FLOATING, &Setup::default())?;
+    let at = client.enter(User::KNOWN, "share")?;
+    let alone = Open { disposition: FILE_OPEN_IF, share: 0, ..Open::of("alone") };
+    let file = client.open(at, &alone)?;
+    client.write(file, 0, b"still there")?;
+    // Among these is the client's, and there may be one by which the node is compared with others: that does not last.
+    let new = &ports(&rig, &node)? - &before;
+    rig.await_metric("side_channels", 1.0)?;
+    let main = (&ports(&rig, &node)? & &new).into_iter().collect::<Vec<_>>();
+    let [port] = &main[..] else { bail!("not one connection for the client: {main:?}") };
+    let cut = ["-K", "-tn", "dst", &node, "sport", "=", &format!(":{port}")];
+    ensure!(rig.net.command("hub", "ss").args(cut).output()?.status.success(), "ss -K");
+    ensure!(client.read(file, 0, 11)? == b"still there", "something else is read");
+    rig.await_takeovers("crash", 1)?;
+    ensure!(rig.metric("takeover_opens_total{result=\"lost\"}")? == 0.0, "it was lost");
     Ok(Report::default())
 }
 
