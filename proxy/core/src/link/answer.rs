@@ -78,7 +78,9 @@ impl Link {
             let is_login = header.command == Command::SESSION_SETUP
                 && self.judging.is_new(header.session_id)
                 && !header.flags.contains(Flags::SIGNED);
-            return if header.session_id == 0 || is_login { Check::Passed } else { Check::NoSession };
+            let needs_none = header.session_id == 0
+                && matches!(header.command, Command::NEGOTIATE | Command::SESSION_SETUP | Command::ECHO);
+            return if needs_none || is_login { Check::Passed } else { Check::NoSession };
         };
         if session.ended {
             return Check::NoSession;

@@ -96,7 +96,7 @@ impl Link {
     /// In Bridge what a session that ends has in flight is answered while there are keys to do it with: the node's answers
     /// could not be opened any more, nor sealed for the client. In Relay the node answers.
     fn answer_rest_of(&mut self, id: SessionId) {
-        if !matches!(self.state, State::Bridge(_)) {
+        if !matches!(self.state, State::Bridge(_)) || self.sessions.get(id).is_none() {
             return;
         }
         let rest = self.requests.iter().filter(|r| r.header.session_id == id).map(Request::message_id);

@@ -391,6 +391,22 @@ fn nobody_cancels_what_is_kept_of_another_session() {
 }
 
 #[test]
+fn what_belongs_to_a_session_is_refused_without_one() {
+    let (mut rig, file) = at_work("alice");
+    rig.nodes[1].habits.oplock = Some(1);
+    rig.fail_over();
+    let seen = rig.nodes[1].seen.len();
+    let ack = encode::oplock_break_ack(&rig.header(Command::OPLOCK_BREAK, 0), file, 1);
+    for mut msg in [rig.read(0, file, 0, 4), ack.clone()] {
+        patch::set_session_id(&mut msg, 0);
+        assert_eq!(rig.ask(msg).0, Status::USER_SESSION_DELETED);
+    }
+    assert_eq!(rig.ask(ack).0, Status::SUCCESS, "alice's own still counts");
+    assert_eq!(rig.nodes[1].seen.len(), seen);
+    assert_eq!(rig.ask(encode::echo(&Header::request(Command::ECHO, 0))).0, Status::SUCCESS);
+}
+
+#[test]
 fn another_file_under_the_name_loses_that_open_alone() {
     let (mut rig, file) = at_work("alice");
     rig.put("other", 5, b"kept");
