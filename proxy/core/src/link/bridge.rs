@@ -93,6 +93,10 @@ impl Link {
             compounded |= header.next_command != 0;
             self.counters.request(header.command);
             if header.command == Command::CANCEL {
+                if matches!(self.state, State::Relay(_)) {
+                    // Nobody compounds one; the node alone may answer what it has.
+                    return None;
+                }
                 self.cancel(&header, element.msg, incoming.sealed);
                 continue;
             }

@@ -298,7 +298,7 @@ impl Link {
     /// Keeps a frame back that a barrier may concern.
     fn park_in_relay(&mut self, now: Instant, attached: Attached, incoming: Incoming) {
         if let Some(Ok(element)) = elements(&incoming.messages).next()
-            && element.header.command == Command::CANCEL
+            && (element.header.command, element.header.next_command) == (Command::CANCEL, 0)
         {
             self.cancel_in_relay(attached, &element.header, element.msg, &incoming);
             return;

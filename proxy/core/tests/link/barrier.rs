@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use smb_parse::{
-    FileId, encode,
+    FileId,
+    compound::elements,
+    encode,
+    frame::PREFIX,
     header::{Command, Flags, Header, Status},
 };
 use understudy_core::{
     crypto::sealing::Cipher,
+    effect::CloseReason,
     event::FileEvent,
     files::FileKey,
     ids::{LinkId, OpenToken},
@@ -72,6 +76,37 @@ fn the_node_alone_answers_what_it_has_whoever_cancels_it_meanwhile() {
     rig.send_raw(&frame);
     assert!(rig.final_answer(asked).is_none(), "the node is still to answer it");
     assert_eq!(rig.sent.last(), Some(&frame), "and is to hear that it need not");
+}
+
+#[test]
+fn a_cancel_within_a_compound_is_answered_by_nobody() {
+    for first in [false, true] {
+        beside_a_create(first);
+    }
+}
+
+fn beside_a_create(first: bool) {
+    let (mut rig, file) = at_work(None);
+    rig.nodes[0].habits.mute = vec![Command::READ];
+    let asked = rig.send(&[rig.read(0, file, 0, 4)])[0];
+    raise(&mut rig);
+    let create = rig.create(0, "new", 2);
+    let mut header = rig.header(Command::CANCEL, 0);
+    header.credit_charge = 0;
+    let cancel = encode::cancel(&header);
+    let mut frame = rig.cover(&if first { [cancel, create] } else { [create, cancel] });
+    let places: Vec<_> =
+        elements(&frame[PREFIX..]).map(|e| e.unwrap()).map(|e| (e.range, e.header)).collect();
+    for (range, _) in places.into_iter().filter(|(_, header)| header.command == Command::CANCEL) {
+        let msg = &mut frame[PREFIX..][range];
+        smb_parse::patch::set_message_id(msg, asked);
+        rig.sessions[0].key.as_ref().unwrap().sign(msg);
+    }
+    let seen = rig.nodes[0].seen.len();
+    rig.send_raw(&frame);
+    assert_eq!(rig.nodes[0].seen.len(), seen, "it does not wait");
+    assert!(rig.final_answer(asked).is_none());
+    assert_eq!(rig.closed, Some(CloseReason::ProtocolError));
 }
 
 #[test]
