@@ -158,7 +158,8 @@ impl Link {
         }
         self.opens.forget_node_ids();
         self.out.file(FileEvent::Lost);
-        let opaque = self.sessions.iter().any(|s| s.opaque && !s.protection.is_protected());
+        let unread = !std::mem::take(&mut self.unread).is_empty();
+        let opaque = unread || self.sessions.iter().any(|s| s.opaque && !s.protection.is_protected());
         let ended = self.end_unprotected();
         let mut recovery = Recovery::begin(now, lost, cause);
         recovery.progress.sessions_lost = ended;

@@ -96,6 +96,8 @@ pub struct Link {
     handshake: Option<Vec<BytesMut>>,
     /// Frames that wait for a barrier or for credits, in order: the MessageIds of each.
     pub(crate) parked: VecDeque<Vec<MessageId>>,
+    /// Frames that nobody here can read, kept back by a barrier.
+    unread: relay::Unread,
     /// Some Open of some Link is unreclaimed, as far as this Link knows.
     pub(crate) barrier: bool,
     /// Since when the node is silent and may not be left.
@@ -173,6 +175,7 @@ impl Link {
             held_bytes: 0,
             handshake: Some(Vec::new()),
             parked: VecDeque::new(),
+            unread: relay::Unread::default(),
             barrier: false,
             silent_since: None,
             leaving: None,
@@ -303,6 +306,7 @@ impl Link {
     /// The owner shows which files are behind a barrier.
     pub fn handle_files(&mut self, now: Instant, files: &Files) {
         self.barrier = files.is_opening_blocked();
+        self.send_unread();
         self.dispatch_parked(now, files);
     }
 
@@ -310,7 +314,7 @@ impl Link {
     /// times it is enough to call it before the next client frame, if the version has changed since.
     pub fn wants_files(&self) -> bool {
         matches!(self.state, State::Relay(_) | State::Bridge(_))
-            && (!self.parked.is_empty() || self.replaying.is_some())
+            && (!self.parked.is_empty() || !self.unread.is_empty() || self.replaying.is_some())
     }
 
     /// The largest frame that is taken from the client, prefix included: little before it has logged in.
@@ -354,13 +358,13 @@ impl Link {
         match self.state {
             State::Opening(_) => self.held_bytes < OPENING_BYTES,
             State::Closed => false,
-            _ => self.stopping.is_none() && self.requests.bytes() < self.config.in_flight_bytes,
+            _ => self.stopping.is_none() && self.kept_bytes() < self.config.in_flight_bytes,
         }
     }
 
     /// How many bytes of the client's are kept.
     pub fn kept_bytes(&self) -> usize {
-        self.held_bytes + self.requests.bytes()
+        self.held_bytes + self.requests.bytes() + self.unread.bytes()
     }
 
     /// The node that serves now, if any.

@@ -28,7 +28,47 @@ use crate::{
 /// Sealed frames up to this size are opened whole.
 const OPENED: usize = 4096;
 
+/// Sealed frames that nobody here can read, while some Open of some Link is unreclaimed: they may be about any file.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    frames: Vec<Bytes>,
+    bytes: usize,
+    since: Option<Instant>,
+}
+
+impl Unread {
+    fn push(&mut self, now: Instant, frame: Bytes) {
+        self.since.get_or_insert(now);
+        self.bytes += frame.len();
+        self.frames.push(frame);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// How many bytes are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Since when the first of them waits.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.since
+    }
+}
+
 impl Link {
+    /// Frames that nobody can read go on once no Open is unreclaimed.
+    pub(super) fn send_unread(&mut self) {
+        let State::Relay(attached) = &self.state else { return };
+        if !self.barrier {
+            for frame in std::mem::take(&mut self.unread).frames {
+                self.out.send_node(attached.leg, frame);
+            }
+        }
+    }
+
     /// A frame of the client in Relay.
     pub(super) fn relay_client_frame(&mut self, now: Instant, attached: Attached, frame: BytesMut) {
         if let Some(handshake) = &mut self.handshake {
@@ -41,7 +81,11 @@ impl Link {
                 let frame = frame.freeze();
                 let Some(incoming) = self.read_sealed_request(&frame) else {
                     self.note_opaque(frame.get(PREFIX..).unwrap_or_default());
-                    self.out.send_node(attached.leg, frame);
+                    if self.barrier && self.handshake.is_none() {
+                        self.unread.push(now, frame);
+                    } else {
+                        self.out.send_node(attached.leg, frame);
+                    }
                     return;
                 };
                 incoming

@@ -58,6 +58,7 @@ impl Link {
             let first = self.requests.iter().filter_map(|r| r.parked).min();
             offer(first.map(|at| at + config.grace_park), "parked request");
         }
+        offer(self.unread.since().map(|at| at + config.grace_park), "frames that nobody can read");
         offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
         offer(self.leg_in_the_making().map(|(_, at)| at), "an answer of the node");
         offer(self.judging.due(config.handshake_timeout), "a login");
@@ -106,6 +107,11 @@ impl Link {
     /// Requests that waited too long for another Link's Open.
     fn give_up_parked(&mut self, now: Instant) {
         let limit = self.config.grace_park;
+        if Self::is_past(now, self.unread.since(), limit) {
+            // Nobody can answer them.
+            self.close(Close::Graceful, CloseReason::Unprotected);
+            return;
+        }
         let late: Vec<_> = self
             .requests
             .iter()

@@ -1,6 +1,6 @@
 //! A Link in Relay that waits for the Opens of another one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use smb_parse::{
     FileId,
@@ -15,9 +15,10 @@ use understudy_core::{
     event::FileEvent,
     files::FileKey,
     ids::{LinkId, OpenToken},
+    link::{Link, LinkConfig},
 };
 
-use crate::rig::Rig;
+use crate::rig::{Counting, Rig, Users};
 
 /// Longer than anything waits for another Link.
 const TOO_LONG: Duration = Duration::from_secs(11);
@@ -148,5 +149,40 @@ fn a_node_misses_no_message_id_of_what_has_waited_too_long() {
         lift(&mut rig);
         assert_eq!(rig.nodes[0].seen(Command::CREATE).len(), opened, "it was answered");
         rig.open(0, "a");
+    }
+}
+
+#[test]
+fn what_nobody_can_read_waits_too_and_is_let_go_if_it_waits_too_long() {
+    for waits in [Duration::from_secs(1), TOO_LONG] {
+        let mut rig = Rig::new();
+        rig.put("a", 11, b"of a");
+        let known = Users([("bob".to_owned(), 4)].into());
+        rig.link = Link::new(
+            LinkId(1),
+            Arc::new(LinkConfig::default()),
+            Arc::new(known),
+            Box::new(Counting::from(1)),
+            rig.now,
+        );
+        rig.assign(0);
+        (rig.cipher, rig.seals) = (Some(Cipher::Aes128Gcm), true);
+        rig.negotiate();
+        rig.log_in("alice");
+        let file = rig.open(0, "a");
+        raise(&mut rig);
+        let write = rig.write(0, file, 0, b"by a");
+        let id = rig.send(&[write])[0];
+        assert!(rig.link.kept_bytes() > 0);
+        rig.wait(waits);
+        assert_eq!(rig.get("a"), b"of a");
+        if waits == TOO_LONG {
+            assert_eq!(rig.closed, Some(CloseReason::Unprotected));
+        } else {
+            lift(&mut rig);
+            assert_eq!(status(&rig, id), Status::SUCCESS);
+            assert_eq!((rig.get("a"), rig.link.kept_bytes()), (b"by a".to_vec(), 0));
+            assert_eq!(rig.link.poll_timeout(), None);
+        }
     }
 }
