@@ -9,7 +9,7 @@ use smb_parse::{
     compound::elements,
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status},
-    patch,
+    patch, transform,
 };
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
-    event::Event,
+    event::{Event, LegLoss},
     ids::{MessageId, RELATED_FILE_ID, SessionId},
 };
 
@@ -173,7 +173,13 @@ impl Link {
 
     /// A frame of the node in Bridge.
     pub(super) fn bridge_node_frame(&mut self, now: Instant, frame: BytesMut) {
-        let Some((opened, mut frame, start)) = self.read_answer(frame) else { return };
+        let session = transform::Header::parse(body(&frame)).ok().map(|header| header.session_id);
+        let Some((opened, mut frame, start)) = self.read_answer(frame) else {
+            if session.is_some_and(|id| self.sessions.by_node_id(id).is_some()) {
+                self.leave_tampered_leg(now);
+            }
+            return;
+        };
         let mut out = Vec::new();
         let mut at = start;
         let mut whole = true;
@@ -194,6 +200,15 @@ impl Link {
         let whole = whole && at == frame.len();
         self.forward_answers(frame, start, out, whole);
         self.after_answers(now);
+    }
+
+    /// A sealed answer does not open: to which request it is can not be told, and whoever waits for it would wait for ever. A
+    /// client would end such a connection, and so is this one.
+    fn leave_tampered_leg(&mut self, now: Instant) {
+        let State::Bridge(leg) = &self.state else { return };
+        let leg = leg.id;
+        self.out.close_leg(leg, Close::Reset);
+        self.leg_lost(now, leg, LegLoss::Closed);
     }
 
     /// A frame of the present node in plain: whose keys opened it, if it came sealed, and where its messages begin.

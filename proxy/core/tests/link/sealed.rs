@@ -329,6 +329,26 @@ fn what_a_session_that_is_over_has_in_flight_does_not_end_the_others() {
 }
 
 #[test]
+fn a_node_leg_on_which_a_sealed_answer_does_not_open_is_left() {
+    let (mut rig, file) = gcm();
+    rig.fail_over();
+    rig.nodes[1].habits.mute = vec![Command::READ];
+    let read = rig.read(0, file, 0, 10);
+    let id = rig.send(&[read])[0];
+    let (leg, _) = rig.leg.unwrap();
+    let other = rig.sessions[0].clone().seals.unwrap();
+    for (session, known) in [(7, false), (rig.nodes[1].session_of("alice").unwrap(), true)] {
+        let frame = seal(&other.to_client, session, &mut Nonces::default(), &[0; 80]);
+        rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&frame[..]));
+        rig.pump();
+        assert_eq!(rig.given_up.contains(&leg), known);
+    }
+    assert_eq!(rig.refused, 2);
+    rig.assign(1);
+    assert_eq!(status(&rig, id), Status::SUCCESS, "nobody knows which request it was an answer to");
+}
+
+#[test]
 fn what_nobody_can_read_lets_go_of_its_client_at_once() {
     let mut rig = Rig::new();
     begin(&mut rig, Dialect::SMB311, Cipher::Aes128Gcm);
