@@ -173,9 +173,9 @@ impl Link {
 
     /// A frame of the node in Bridge.
     pub(super) fn bridge_node_frame(&mut self, now: Instant, frame: BytesMut) {
-        let session = transform::Header::parse(body(&frame)).ok().map(|header| header.session_id);
+        let known = self.names_session(&frame);
         let Some((opened, mut frame, start)) = self.read_answer(frame) else {
-            if session.is_some_and(|id| self.sessions.by_node_id(id).is_some()) {
+            if known {
                 self.leave_tampered_leg(now);
             }
             return;
@@ -202,6 +202,12 @@ impl Link {
         self.after_answers(now);
     }
 
+    /// Whether a frame of the present node is sealed in a session that stands.
+    fn names_session(&self, frame: &BytesMut) -> bool {
+        let header = transform::Header::parse(body(frame));
+        header.is_ok_and(|header| self.sessions.by_node_id(header.session_id).is_some())
+    }
+
     /// A sealed answer does not open: to which request it is can not be told, and whoever waits for it would wait for ever. A
     /// client would end such a connection, and so is this one.
     fn leave_tampered_leg(&mut self, now: Instant) {
@@ -220,7 +226,9 @@ impl Link {
                 self.counters.sealed();
                 let opened = self.open_answer(body(&frame));
                 if opened.is_none() {
-                    self.out.event(Event::SignatureRefused);
+                    // Of a session that is over, only the keys are missing.
+                    let known = self.names_session(&frame);
+                    self.out.event(if known { Event::SignatureRefused } else { Event::NotUnderstood });
                 }
                 let (session, frame) = opened?;
                 Some((Some(session), frame, HEADROOM))
