@@ -259,6 +259,10 @@ impl Link {
     /// SessionId, TreeId and FileIds become the node's. `first`: nothing stands before it in its frame.
     fn translate(&self, request: &Request, msg: &mut [u8], first: bool) -> Result<(), Status> {
         let header = &request.header;
+        if header.async_id().is_some() {
+            // It names no tree, whose policy it might evade. Only CANCEL may have one (MS-SMB2 2.2.1.1).
+            return Err(Status::INVALID_PARAMETER);
+        }
         if first && request.is_related() {
             self.stand_alone(request, msg)?;
         }

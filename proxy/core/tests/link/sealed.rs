@@ -190,6 +190,25 @@ fn what_must_be_sealed_is_refused_in_plain() {
 }
 
 #[test]
+fn whoever_hides_the_tree_is_refused() {
+    let mut rig = Rig::new();
+    for node in &mut rig.nodes {
+        node.habits.encrypts_share = true;
+    }
+    let file = begin(&mut rig, Dialect::SMB311, Cipher::Aes128Gcm);
+    rig.fail_over();
+    let seen = rig.nodes[1].seen.len();
+    for seals in [false, true] {
+        rig.seals = seals;
+        let mut read = rig.read(0, file, 0, 10);
+        smb_parse::patch::set_async_id(&mut read, 1);
+        assert_eq!(rig.ask(read).0, Status::INVALID_PARAMETER);
+    }
+    assert_eq!(rig.nodes[1].seen.len(), seen, "it went on");
+    assert_eq!(contents(&mut rig, file, 10), [1; 10]);
+}
+
+#[test]
 fn plain_and_sealed_go_side_by_side() {
     let (mut rig, file) = gcm();
     for seals in [false, true, false] {
