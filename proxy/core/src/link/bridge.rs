@@ -203,7 +203,7 @@ impl Link {
     }
 
     /// Whether a frame of the present node is sealed in a session that stands.
-    fn names_session(&self, frame: &BytesMut) -> bool {
+    pub(crate) fn names_session(&self, frame: &BytesMut) -> bool {
         let header = transform::Header::parse(body(frame));
         header.is_ok_and(|header| self.sessions.by_node_id(header.session_id).is_some())
     }

@@ -270,7 +270,14 @@ impl Link {
 
     /// Answers of the node in the making.
     pub(crate) fn recovery_node_frame(&mut self, now: Instant, leg: LegId, frame: BytesMut) {
-        let Some((opened, mut body, mut at)) = self.read_answer(frame) else { return };
+        let known = self.names_session(&frame);
+        let Some((opened, mut body, mut at)) = self.read_answer(frame) else {
+            if known {
+                // As with one that is signed wrongly.
+                self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
+            }
+            return;
+        };
         while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(Ok(element)) = elements(rest).next() else {
                 self.out.event(Event::NotUnderstood);

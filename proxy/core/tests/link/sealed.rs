@@ -368,6 +368,21 @@ fn a_node_leg_on_which_a_sealed_answer_does_not_open_is_left() {
 }
 
 #[test]
+fn a_takeover_in_which_a_sealed_answer_does_not_open_fails_at_once() {
+    let (mut rig, _) = gcm();
+    rig.nodes[1].habits.mute = vec![Command::TREE_CONNECT];
+    rig.fail_over();
+    assert_eq!(rig.closed, None);
+    let (leg, _) = rig.leg.unwrap();
+    let other = rig.sessions[0].clone().seals.unwrap();
+    let session = rig.nodes[1].session_of("alice").unwrap();
+    let frame = seal(&other.to_client, session, &mut Nonces::default(), &[0; 80]);
+    rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&frame[..]));
+    rig.pump();
+    assert_eq!(rig.closed, Some(CloseReason::TakeoverFailed), "others wait for its Opens");
+}
+
+#[test]
 fn what_nobody_can_read_lets_go_of_its_client_at_once() {
     let mut rig = Rig::new();
     begin(&mut rig, Dialect::SMB311, Cipher::Aes128Gcm);
