@@ -10,7 +10,7 @@ use understudy_core::crypto::{Dialect, sealing::Cipher};
 
 use super::{Case, Report, Scale};
 use crate::{
-    client::{At, Client, End, Exchange, FILE_OPEN_IF, File, Open, Setup, User, utf16},
+    client::{At, Client, Exchange, FILE_OPEN_IF, File, Open, Setup, User, utf16},
     rig::{
         Rig, Site,
         net::FLOATING,
@@ -20,6 +20,8 @@ use crate::{
 
 const DIALECTS: [Dialect; 5] =
     [Dialect::SMB202, Dialect::SMB210, Dialect::SMB300, Dialect::SMB302, Dialect::SMB311];
+
+const LOGINS_ASKED: &str = "messages_total{command=\"session_setup\",direction=\"request\"}";
 
 /// A client that seals all it sends, with the cipher of its dialect.
 fn sealing(dialect: Dialect) -> Setup {
@@ -338,11 +340,14 @@ fn dies_in_login(_: &Scale) -> Result<Report> {
     for (round, dialect) in DIALECTS.into_iter().enumerate() {
         let setup = Setup { dialect, ..Setup::default() };
         let mut client = Client::connect(&rig.net, FLOATING, &setup)?;
-        let mut stranger = Client::connect(&rig.net, FLOATING, &setup)?;
+        let theirs = Setup { dialect, ..Setup::default() };
+        let mut stranger = Client::connect(&rig.net, FLOATING, &theirs)?;
         frozen(&rig)?;
         let mut login = client.begin_login(User::KNOWN, 0)?;
         let mut theirs = stranger.begin_login(User::STRANGER, 0)?;
+        let asked = rig.metric(LOGINS_ASKED)?;
         let (id, their_id) = (client.send_login(&mut login)?, stranger.send_login(&mut theirs)?);
+        rig.await_metric(LOGINS_ASKED, asked + 2.0)?;
         fail_over(&mut rig, 2 * (round + 1))?;
         let status = client.take_login(&mut login, id)?;
         ensure!(status == Status::MORE_PROCESSING_REQUIRED, "{dialect:?}: {status:x?}");
@@ -350,10 +355,11 @@ fn dies_in_login(_: &Scale) -> Result<Report> {
         Work::begin(&mut client, session, "work.bin")?.goes_on(&mut client)?;
         client.log_off(session)?;
         // Whom the proxy does not know cannot be served like this: they are to connect again, and do.
-        stranger.take_login(&mut theirs, their_id)?;
-        stranger.send_login(&mut theirs)?;
-        let end = stranger.wait_for_end()?;
-        ensure!(end == End::Reset, "{dialect:?}: the connection was closed, not reset");
+        let status = stranger.take_login(&mut theirs, their_id)?;
+        ensure!(status == Status::MORE_PROCESSING_REQUIRED, "{dialect:?}: the stranger got {status:x?}");
+        let their_id = stranger.send_login(&mut theirs)?;
+        let answer = stranger.wait(their_id).ok().map(|answer| answer.status());
+        ensure!(answer.is_none(), "{dialect:?}: the stranger got {answer:x?}");
         Client::connect(&rig.net, FLOATING, &setup)?.enter(User::STRANGER, "share")?;
     }
     Ok(Report::default())

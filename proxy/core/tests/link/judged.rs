@@ -462,6 +462,19 @@ fn a_judge_that_breaks_or_is_silent_is_asked_once_more() {
             assert_eq!(rig.beside.len(), 2);
         }
     }
+    // Silence at the second one, too: that is as long as a client is kept waiting.
+    let (mut rig, file) = on_second_node();
+    rig.beside_habits.mute.push(Command::SESSION_SETUP);
+    let mut login = rig.exchange("bob");
+    let id = rig.send_login(&mut login);
+    for _ in 0..2 {
+        assert!(rig.final_answer(id).is_none());
+        rig.wait(Duration::from_secs(5));
+        rig.wait(Duration::from_millis(300));
+    }
+    assert_eq!(Status(rig.answer(id).0.status), Status::REQUEST_NOT_ACCEPTED);
+    rig.beside_habits.mute.clear();
+    nothing_has_changed(&mut rig, file);
     // What kills two judges kills no third.
     let (mut rig, file) = on_second_node();
     rig.beside_habits.mute.push(Command::SESSION_SETUP);
@@ -475,6 +488,25 @@ fn a_judge_that_breaks_or_is_silent_is_asked_once_more() {
     assert_eq!(rig.beside.len(), 2);
     rig.beside_habits.mute.clear();
     nothing_has_changed(&mut rig, file);
+}
+
+#[test]
+fn a_silent_judge_is_no_second_death() {
+    let mut rig = Rig::new();
+    rig.negotiate();
+    rig.log_in("alice");
+    for habits in [&mut rig.nodes[0].habits, &mut rig.beside_habits] {
+        habits.mute.push(Command::SESSION_SETUP);
+    }
+    let mut login = rig.exchange("bob");
+    let id = rig.send_login(&mut login);
+    rig.fail_over();
+    assert_eq!(rig.beside.len(), 1);
+    rig.beside_habits.mute.clear();
+    rig.wait(Duration::from_secs(5));
+    rig.wait(Duration::from_millis(300));
+    assert_eq!(rig.take_login(&mut login, id), Status::MORE_PROCESSING_REQUIRED);
+    assert_eq!(go_on(&mut rig, &mut login), Status::SUCCESS);
 }
 
 #[test]

@@ -372,7 +372,11 @@ impl Link {
             (None, _) => self.end_login(now, Status::REQUEST_NOT_ACCEPTED),
             // What the node makes of the session after that is not known.
             (Some(_), None) => self.judge_says_no(now, Status::REQUEST_NOT_ACCEPTED),
-            (Some(_), Some(leg)) => {
+            (Some(id), Some(leg)) => {
+                // Silence is no death: Samba may sit on a connection while another one of the same ClientGuid comes.
+                if let Some(request) = self.requests.get_mut(id) {
+                    request.sent = None;
+                }
                 self.out.close_leg(leg, Close::Reset);
                 self.judge_lost(now);
             }
