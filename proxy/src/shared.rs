@@ -40,9 +40,26 @@ pub(crate) enum Command {
     /// Barriers have changed.
     FilesChanged,
     /// A user has logged in in the place of an earlier session.
-    Succession(Arc<Succession>),
+    Succession(Arc<SuccessionNotice>),
+    /// Every Link has dealt with the succession that this one told of.
+    SuccessionDone,
     /// The proxy stops.
     Shutdown,
+}
+
+/// Says that a user has logged in in the place of an earlier session. Who has to do with it keeps it until it is done; when
+/// nobody has it any more, the successor is told.
+#[derive(Debug)]
+pub(crate) struct SuccessionNotice {
+    pub(crate) succession: Succession,
+    successor: UnboundedSender<Command>,
+}
+
+impl Drop for SuccessionNotice {
+    fn drop(&mut self) {
+        // A Link that is gone waits for nothing.
+        let _ = self.successor.send(Command::SuccessionDone);
+    }
 }
 
 /// What the Fleet is told.
@@ -186,6 +203,12 @@ impl Shared {
             // A Link that is just ending hears nothing any more.
             let _ = link.commands.send(command.clone());
         }
+    }
+
+    /// Tells all Links that a user of `successor`'s has logged in in the place of an earlier session.
+    pub(crate) fn tell_succession(&self, successor: LinkId, succession: Succession) {
+        let Some(successor) = self.links.get(&successor).map(|link| link.commands.clone()) else { return };
+        self.tell_all(&Command::Succession(Arc::new(SuccessionNotice { succession, successor })));
     }
 
     /// No further Link is served.

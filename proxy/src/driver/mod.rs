@@ -39,7 +39,7 @@ use self::{
 use crate::{
     net,
     random::SystemRandom,
-    shared::{Command, FleetInput, Shared},
+    shared::{Command, FleetInput, Shared, SuccessionNotice},
 };
 
 /// While this much waits to be written to one side, the other is not read.
@@ -103,6 +103,8 @@ struct Driver {
     timer: Pin<Box<Sleep>>,
     timer_at: Option<Instant>,
     file_events: Vec<FileEvent>,
+    /// Kept until the Link has ended the sessions that they are about.
+    notices: Vec<Arc<SuccessionNotice>>,
     over: Option<(Close, CloseReason)>,
     /// What [`Shared::keep`] was last told.
     kept: usize,
@@ -139,6 +141,7 @@ impl Driver {
             timer: Box::pin(sleep_until(now.into())),
             timer_at: None,
             file_events: Vec::new(),
+            notices: Vec::new(),
             over: None,
             kept: 0,
         }
@@ -187,7 +190,11 @@ impl Driver {
                 Command::Assignment(assignment, cause) => self.link.handle_assignment(now, assignment, cause),
                 Command::NodeSilent => self.link.handle_node_silent(now),
                 Command::NodeAnswers => self.link.handle_node_answers(now),
-                Command::Succession(succession) => self.link.handle_succession(now, &succession),
+                Command::Succession(notice) => {
+                    self.link.handle_succession(now, &notice.succession);
+                    self.notices.push(notice);
+                }
+                Command::SuccessionDone => self.link.handle_succession_done(now),
                 Command::FilesChanged => self.show_files(now),
                 Command::Shutdown => self.link.handle_shutdown(now),
             }
@@ -370,6 +377,9 @@ impl Driver {
 
     /// Does what the Link wants, until it wants nothing.
     fn drain(&mut self, now: Instant) {
+        if !self.notices.is_empty() && !self.link.is_ending_session() {
+            self.notices.clear();
+        }
         loop {
             let mut quiet = true;
             while let Some(transmit) = self.link.poll_transmit() {
@@ -416,9 +426,7 @@ impl Driver {
                 log::leg_lost(&self.shared, self.id, node, loss);
                 let _ = self.shared.fleet.send(FleetInput::LegLost { node, generation, loss });
             }
-            Event::Succession(succession) => {
-                self.shared.tell_all(&Command::Succession(Arc::new(succession)));
-            }
+            Event::Succession(succession) => self.shared.tell_succession(self.id, succession),
             other => log::event(&self.shared, self.id, self.peer, other),
         }
     }

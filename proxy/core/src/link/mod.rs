@@ -98,6 +98,8 @@ pub struct Link {
     pub(crate) parked: VecDeque<Vec<MessageId>>,
     /// Frames that nobody here can read, kept back by a barrier.
     unread: relay::Unread,
+    /// How long at most the client waits for the end of its earlier session.
+    succeeds_until: Option<Instant>,
     /// Some Open of some Link is unreclaimed, as far as this Link knows.
     pub(crate) barrier: bool,
     /// Since when the node is silent and may not be left.
@@ -176,6 +178,7 @@ impl Link {
             handshake: Some(Vec::new()),
             parked: VecDeque::new(),
             unread: relay::Unread::default(),
+            succeeds_until: None,
             barrier: false,
             silent_since: None,
             leaving: None,
@@ -424,6 +427,7 @@ impl Link {
         if matches!(self.state, State::Closed) {
             return;
         }
+        self.end_succession();
         self.forget_judging();
         self.end_side_channel();
         let leg = match std::mem::replace(&mut self.state, State::Closed) {

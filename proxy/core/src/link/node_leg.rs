@@ -40,6 +40,8 @@ pub(crate) enum Op {
     Disposition(OpenToken),
     /// What a client's login is judged by.
     Judge,
+    /// LOGOFF of a session that its user has succeeded on another connection.
+    Ending,
     /// On a side channel: a SESSION_SETUP that binds it.
     Bind,
     /// On a side channel: which file on the disk an Open is.
@@ -137,6 +139,11 @@ impl NodeLeg {
     /// The final answer has come.
     pub(crate) fn answered(&mut self, id: MessageId) {
         self.pending.remove(&Node(id));
+    }
+
+    /// Whether an answer to this is still to come.
+    pub(crate) fn waits_for(&self, op: &Op) -> bool {
+        self.pending.values().any(|pending| matches!(pending, Pending::Ours(asked) if asked == op))
     }
 
     /// Whether every question of the proxy's own is asked and answered.

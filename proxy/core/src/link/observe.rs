@@ -66,7 +66,7 @@ impl Link {
             LoginStep::Nothing => {}
             LoginStep::Established(id, previous) => {
                 self.tell_session(id.0, None);
-                self.tell_succession(id.0, previous);
+                self.tell_succession(request.at, id.0, previous);
                 self.side_session_established(request.at, id.0);
             }
             LoginStep::Renewed(id, was) => self.tell_session(id.0, Some(was)),

@@ -16,11 +16,28 @@ pub(crate) struct Outbox {
     transmits: VecDeque<Transmit>,
     effects: VecDeque<Effect>,
     events: VecDeque<Event>,
+    /// What is for the client and has to wait, while it has.
+    held: Option<Vec<Bytes>>,
 }
 
 impl Outbox {
     pub(crate) fn send_client(&mut self, frame: Bytes) {
-        self.transmits.push_back(Transmit { to: Leg::Client, frame });
+        match &mut self.held {
+            Some(held) => held.push(frame),
+            None => self.transmits.push_back(Transmit { to: Leg::Client, frame }),
+        }
+    }
+
+    /// From now on what is for the client waits, in order.
+    pub(crate) fn hold_client(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// What was held goes out.
+    pub(crate) fn release_client(&mut self) {
+        for frame in self.held.take().unwrap_or_default() {
+            self.send_client(frame);
+        }
     }
 
     pub(crate) fn send_node(&mut self, leg: LegId, frame: Bytes) {

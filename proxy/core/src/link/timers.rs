@@ -59,6 +59,7 @@ impl Link {
             offer(first.map(|at| at + config.grace_park), "parked request");
         }
         offer(self.unread.since().map(|at| at + config.grace_park), "frames that nobody can read");
+        offer(self.succeeds_until, "an earlier session's end");
         offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
         offer(self.leg_in_the_making().map(|(_, at)| at), "an answer of the node");
         offer(self.judging.due(config.handshake_timeout), "a login");
@@ -99,6 +100,9 @@ impl Link {
             self.abandon_node(now, Cause::Crash);
         }
         self.run_side_timers(now);
+        if self.succeeds_until.is_some_and(|at| now >= at) {
+            self.end_succession();
+        }
         self.give_up_parked(now);
         self.send_due_pendings(now);
         self.finish_shutdown(now);

@@ -327,7 +327,7 @@ impl Link {
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
             Op::Reclaim(open) => self.reclaim_answer(open, header, msg),
             Op::Locks(open) => self.locks_answer(open, header),
-            Op::Disposition(_) | Op::Judge => {}
+            Op::Disposition(_) | Op::Judge | Op::Ending => {}
             // Not on a leg that is to serve the client.
             Op::Bind | Op::Identity(_) | Op::Access(_) => {}
         }
@@ -415,7 +415,13 @@ impl Link {
                 Op::Reclaim(open) => self.send_reclaim(open),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Disposition(open) => self.send_disposition(open),
-                Op::Negotiate | Op::Judge | Op::Discard | Op::Bind | Op::Identity(_) | Op::Access(_) => {}
+                Op::Negotiate
+                | Op::Judge
+                | Op::Ending
+                | Op::Discard
+                | Op::Bind
+                | Op::Identity(_)
+                | Op::Access(_) => {}
             }
         }
     }

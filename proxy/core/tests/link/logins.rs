@@ -1,5 +1,7 @@
 //! What is said of NEGOTIATE and of sessions once they stand.
 
+use std::time::Duration;
+
 use smb_parse::{
     FileId,
     cmd::ioctl,
@@ -234,7 +236,7 @@ fn a_logoff_in_flight_at_the_crash_succeeds_once() {
 
 #[test]
 fn who_logs_in_again_names_the_earlier_session() {
-    for after_takeover in [false, true] {
+    for (after_takeover, for_ever) in [(false, false), (true, false), (false, true), (true, true)] {
         let (mut rig, session, _) = at_work("alice");
         if after_takeover {
             rig.fail_over();
@@ -244,9 +246,17 @@ fn who_logs_in_again_names_the_earlier_session() {
         let first = rig.send_login(&mut login);
         assert_eq!(rig.take_login(&mut login, first), Status::MORE_PROCESSING_REQUIRED);
         assert!(rig.successions.is_empty(), "nothing is proved yet");
-        assert_eq!(rig.finish_login(&mut login), Status::SUCCESS);
+        let last = rig.send_login(&mut login);
         let expected = Succession { session: 0x77, user: "WG\\bob".into() };
         assert_eq!(rig.successions, [expected]);
+        assert!(rig.final_answer(last).is_none(), "the earlier session may still have files open");
+        if for_ever {
+            rig.wait(Duration::from_secs(2));
+        } else {
+            rig.link.handle_succession_done(rig.now);
+            rig.pump();
+        }
+        assert_eq!(rig.take_login(&mut login, last), Status::SUCCESS);
         // A guest has proved nothing, nor does a re-authentication end another session.
         let mut login = rig.exchange("nobody");
         login.previous = 0x77;
@@ -290,6 +300,22 @@ fn a_session_ends_when_its_user_has_logged_in_elsewhere() {
         }
         assert_eq!(rig.ask(rig.read(other, theirs, 0, 4)).0, Status::SUCCESS);
     }
+}
+
+#[test]
+fn an_end_is_under_way_until_the_node_has_said_so_or_is_gone() {
+    let (mut rig, session, _) = at_work("alice");
+    rig.log_in("bob");
+    rig.fail_over();
+    rig.nodes[1].habits.mute.push(Command::LOGOFF);
+    rig.succeed(rig.sessions[session].id, "WG\\alice");
+    assert!(rig.link.is_ending_session());
+    rig.crash();
+    assert!(!rig.link.is_ending_session());
+    rig.up[0] = true;
+    rig.assign(0);
+    rig.succeed(rig.sessions[1].id, "WG\\bob");
+    assert!(!rig.link.is_ending_session(), "this node has answered");
 }
 
 #[test]

@@ -186,7 +186,7 @@ impl Link {
         session.signing_required &= session.client_keys.is_some();
         self.sessions.insert(session);
         self.tell_session(client_id, None);
-        self.tell_succession(client_id, login.previous);
+        self.tell_succession(now, client_id, login.previous);
         let mut header = self.response_header(&request, Status::SUCCESS);
         header.session_id = client_id;
         let answer = encode::session_setup_response(&header, admission.flags, &admission.token);
@@ -214,12 +214,13 @@ impl Link {
     }
 
     /// Ends a session on the node, and for the client, with all that it has open.
-    pub(in crate::link) fn end_node_session(&mut self, id: SessionId) {
+    /// `op` says who waits for the node's answer.
+    pub(in crate::link) fn end_node_session(&mut self, id: SessionId, op: Op) {
         let session = self.sessions.get(id).filter(|s| !s.ended);
         if let (Some(Node(node_id)), State::Bridge(leg)) = (session.map(|s| s.node_id), &self.state)
             && leg.can_send(1)
         {
-            self.send_in_session(id, &logoff(leg, node_id), Op::Discard);
+            self.send_in_session(id, &logoff(leg, node_id), op);
         }
         self.forget_session(id);
     }

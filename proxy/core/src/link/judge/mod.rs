@@ -316,7 +316,7 @@ impl Link {
         let renewed = self.judging.now.as_ref().filter(|judge| judge.renews).map(|judge| judge.client_id);
         self.end_login(now, status);
         if let Some(session) = renewed {
-            self.end_node_session(session);
+            self.end_node_session(session, Op::Discard);
         }
     }
 
