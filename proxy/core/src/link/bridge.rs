@@ -14,7 +14,7 @@ use smb_parse::{
 
 use super::{
     Link, State,
-    answer::{Check, body, changes_state},
+    answer::{Check, body, body_mut, changes_state},
     cover::{Cover, Incoming, Outgoing, cover_for_node},
     node_leg::{Op, Pending},
     open::minted_file_id,
@@ -37,9 +37,12 @@ enum Passage {
 
 impl Link {
     /// A frame of the client in Bridge, or while a new node is sought.
-    pub(super) fn bridge_client_frame(&mut self, now: Instant, frame: BytesMut) {
+    pub(super) fn bridge_client_frame(&mut self, now: Instant, mut frame: BytesMut) {
         let incoming = match protocol(body(&frame)) {
-            Protocol::Smb2 => Incoming::plain(frame.freeze()),
+            Protocol::Smb2 => {
+                let opened = self.verify_in_place(body_mut(&mut frame));
+                Incoming { opened, ..Incoming::plain(frame.freeze()) }
+            }
             Protocol::Transform => {
                 self.counters.sealed();
                 let Some(incoming) = self.open_request(&frame.freeze()) else {
@@ -133,6 +136,14 @@ impl Link {
         if self.verify_kept(id) == Check::Passed {
             self.answer_echo(id);
         }
+    }
+
+    /// Verifies a message that is alone in its frame where it lies, so that bulk data is not copied for it. What does not
+    /// pass is judged again, and answered, when its turn comes.
+    fn verify_in_place(&self, msg: &mut [u8]) -> bool {
+        let Ok(header) = Header::parse(msg) else { return false };
+        let alone = header.next_command == 0 && !header.flags.contains(Flags::RELATED);
+        alone && self.check_signature(&header, msg) == Check::Passed
     }
 
     /// Verifies a kept request; one that is refused is answered here, unsigned.

@@ -115,11 +115,11 @@ pub(crate) fn proved_key<'a>(
 pub(crate) struct Incoming {
     /// As it came.
     pub(crate) frame: Bytes,
-    /// Its messages in plain, from the first header on. If it is not `opened`, only the first header.
+    /// Its messages in plain, from the first header on. If it is sealed and not `opened`, only the first header.
     pub(crate) messages: Bytes,
     /// Whose keys sealed it.
     pub(crate) sealed: Option<SessionId>,
-    /// Its tag holds.
+    /// Its tag holds, or the signature of the only message in it.
     pub(crate) opened: bool,
 }
 
