@@ -1,0 +1,357 @@
+//! A client, and what it may believe: it checks what it hears as a real one would, and more strictly.
+
+mod acts;
+mod hear;
+mod login;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    rc::Rc,
+};
+
+use smb_parse::{
+    FileId,
+    compound::elements,
+    encode,
+    frame::PREFIX,
+    header::{Command, Header, Status, Target},
+};
+use understudy_core::crypto::{
+    Dialect,
+    preauth::Preauth,
+    sealing::{Cipher, Nonces},
+    signing::SigningKey,
+};
+
+use self::login::Exchange;
+use crate::{
+    cover::{Seals, seal},
+    setup::{Protection, Setup},
+    users::User,
+};
+
+/// A session as the client has it.
+pub(crate) struct Session {
+    id: u64,
+    tree: u32,
+    key: Option<Rc<SigningKey>>,
+    seals: Option<Rc<Seals>>,
+    /// It has ended.
+    over: bool,
+}
+
+/// A file that the client has open.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    id: FileId,
+    session: usize,
+    /// The file's number.
+    pub(crate) number: u64,
+    oplock: u8,
+    lease: Option<[u8; 16]>,
+    /// Blocks that are locked, as far as the client knows; whether exclusively.
+    locks: BTreeMap<u64, bool>,
+    /// It may have been lost with a node: nothing is believed of it any more.
+    gone: bool,
+    directory: bool,
+    /// The names of the enumeration under way.
+    seen: Option<BTreeSet<String>>,
+}
+
+/// A lease as the client believes to have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Belief {
+    state: u32,
+    epoch: u16,
+    v2: bool,
+}
+
+/// What a request is about.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    Negotiate,
+    Login,
+    Tree(usize),
+    Create {
+        slot: Option<u8>,
+        name: String,
+        once: bool,
+        wanted: (u8, u32),
+        key: Option<[u8; 16]>,
+        session: usize,
+    },
+    Read {
+        number: Option<u64>,
+        chain: u64,
+        block: usize,
+    },
+    Write {
+        tag: u64,
+    },
+    Append {
+        tag: u64,
+    },
+    Close,
+    Lock {
+        slot: u8,
+        id: FileId,
+        block: u64,
+        exclusive: bool,
+    },
+    Rename {
+        name: String,
+    },
+    List {
+        slot: u8,
+        id: FileId,
+    },
+    LogOff(usize),
+    Ack,
+    Other,
+}
+
+/// A request that is not answered yet.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub(crate) kind: Kind,
+    /// The command.
+    pub command: Command,
+    start: u64,
+    interim: Option<u64>,
+    signed: bool,
+    pub(crate) sealed: bool,
+    pub(crate) evil: bool,
+    slot: Option<u8>,
+    session: usize,
+}
+
+/// One client and its connection to the proxy.
+pub struct Client {
+    pub(crate) at: usize,
+    pub(crate) guid: [u8; 16],
+    setup: Setup,
+    /// Whether the connection stands.
+    pub alive: bool,
+    dialect: Dialect,
+    cipher: Option<Cipher>,
+    preauth: Preauth,
+    next: u64,
+    credits: u32,
+    nonces: Nonces,
+    heard: BTreeSet<(u64, [u8; 16])>,
+    pub(crate) sessions: Vec<Session>,
+    login: Option<Exchange>,
+    /// What is not answered yet.
+    pub asked: BTreeMap<u64, Asked>,
+    finals: BTreeSet<u64>,
+    pub(crate) slots: BTreeMap<u8, Held>,
+    leases: BTreeMap<[u8; 16], Belief>,
+    /// How often it has asked for each lease.
+    keys: BTreeMap<[u8; 16], u32>,
+    acks: VecDeque<login::Ack>,
+    users: Vec<User>,
+    /// Files of which an Open was lost while its CREATE was perhaps not answered yet.
+    suspect: BTreeSet<u64>,
+    /// It is not known of which.
+    suspects_all: bool,
+    /// Files of which several Opens had one lease.
+    shared: BTreeSet<u64>,
+    names: u32,
+    /// The numbers of what compounds have opened.
+    chains: BTreeMap<u64, u64>,
+    /// What each command was last answered.
+    pub last: BTreeMap<&'static str, u32>,
+    /// What was answered, for coverage: command, status.
+    pub answers: Vec<(Command, u64, Status)>,
+}
+
+impl Client {
+    /// One that has not said anything yet.
+    pub fn new(at: usize, setup: &Setup) -> Self {
+        Self {
+            at,
+            guid: [u8::try_from(at).unwrap_or(0) + 0x51; 16],
+            setup: setup.clone(),
+            alive: true,
+            dialect: setup.dialect,
+            cipher: None,
+            preauth: Preauth::new(),
+            next: 0,
+            credits: 1,
+            nonces: Nonces::default(),
+            heard: BTreeSet::new(),
+            sessions: Vec::new(),
+            login: None,
+            asked: BTreeMap::new(),
+            finals: BTreeSet::new(),
+            slots: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            acks: VecDeque::new(),
+            users: Vec::new(),
+            suspect: BTreeSet::new(),
+            suspects_all: false,
+            shared: BTreeSet::new(),
+            names: 0,
+            chains: BTreeMap::new(),
+            last: BTreeMap::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    /// Whether it has logged in and connected to the share.
+    pub fn is_ready(&self) -> bool {
+        self.alive && self.sessions.first().is_some_and(|s| s.tree != 0)
+    }
+
+    /// Whether nothing is awaited but what may wait for ever.
+    pub fn waits_for_ever(&self) -> bool {
+        self.asked.values().all(|a| matches!(a.command, Command::CHANGE_NOTIFY | Command::LOCK))
+    }
+
+    /// Whether such a user has logged in, or tried.
+    pub fn has(&self, user: User) -> bool {
+        self.users.contains(&user)
+    }
+
+    /// Whether it can ask for anything.
+    pub fn has_credits(&self) -> bool {
+        self.credits > 0
+    }
+
+    /// Whether it has a break to acknowledge.
+    pub fn has_acks(&self) -> bool {
+        !self.acks.is_empty()
+    }
+
+    /// Whether it may have data of the file in its cache that nobody else has seen.
+    pub fn believes_write(&self, number: u64) -> bool {
+        self.alive
+            && self.slots.values().any(|h| {
+                h.number == number
+                    && !h.gone
+                    && (h.oplock == 8
+                        || h.oplock == 9
+                        || h.lease.and_then(|k| self.leases.get(&k)).is_some_and(|l| l.state & 4 != 0))
+            })
+    }
+
+    /// Whether it believes that nobody else can touch the block.
+    pub fn believes_lock(&self, number: u64, block: usize) -> bool {
+        self.alive
+            && self
+                .slots
+                .values()
+                .any(|h| h.number == number && !h.gone && h.locks.get(&(block as u64)) == Some(&true))
+    }
+
+    /// The files of which it believes to hold something, with oplock level and lease state.
+    pub(crate) fn beliefs(&self) -> impl Iterator<Item = (&Held, u8, u32)> {
+        self.slots.values().filter(|h| !h.gone && !h.directory).map(|h| {
+            let state = h.lease.and_then(|k| self.leases.get(&k)).map_or(0, |l| l.state);
+            (h, h.oplock, state)
+        })
+    }
+
+    /// An Open of that file did not come back: which of several nobody tells it.
+    pub fn give_up(&mut self, number: u64) {
+        self.suspect.insert(number);
+        for held in self.slots.values_mut().filter(|h| h.number == number) {
+            held.gone = true;
+        }
+    }
+
+    /// Whether it has had several Opens of the file with one LeaseKey.
+    pub fn shares_lease(&self, number: u64) -> bool {
+        self.shared.contains(&number)
+    }
+
+    /// The same, where not even the file is known.
+    pub fn give_up_all(&mut self) {
+        self.suspects_all = true;
+        for held in self.slots.values_mut() {
+            held.gone = true;
+        }
+    }
+
+    /// The connection is closed: nothing is believed any more.
+    pub fn close(&mut self) {
+        self.alive = false;
+        self.slots.clear();
+        self.leases.clear();
+        self.acks.clear();
+        self.asked.clear();
+    }
+
+    /// A request header on a session.
+    fn header(&self, command: Command, session: usize) -> Header {
+        let mut header = Header::request(command, 0);
+        header.credits = 8;
+        header.credit_charge = u16::from(self.dialect > Dialect::SMB202);
+        if let Some(session) = self.sessions.get(session) {
+            header.session_id = session.id;
+            header.target = Target::Sync { reserved: 0, tree_id: session.tree };
+        }
+        header
+    }
+
+    /// Numbers messages, and signs or seals them as one frame.
+    fn cover(&mut self, msgs: Vec<(Vec<u8>, Asked)>, evil: bool) -> Option<Vec<u8>> {
+        let count = u32::try_from(msgs.len()).ok()?;
+        if self.credits < count {
+            return None;
+        }
+        let bodies: Vec<_> = msgs.iter().map(|(msg, _)| msg).collect();
+        let mut chain = encode::compound(&bodies);
+        let places: Vec<_> = elements(&chain).filter_map(Result::ok).map(|e| (e.range, e.header)).collect();
+        let session = msgs.first().map_or(0, |(_, asked)| asked.session);
+        let first = self.next;
+        let known = self.sessions.get(session);
+        let plain = places.first().is_some_and(|(_, h)| h.session_id == 0);
+        let seals = known.and_then(|s| s.seals.clone()).filter(|_| self.setup.protection.seals() && !plain);
+        let key = known.and_then(|s| s.key.clone()).filter(|_| !plain && seals.is_none());
+        let id = known.map_or(0, |s| s.id);
+        for ((range, mut header), (_, mut asked)) in places.into_iter().zip(msgs) {
+            header.message_id = self.next;
+            self.next += 1;
+            self.credits -= 1;
+            let msg = &mut chain[range];
+            header.write(msg);
+            let must = self.setup.protection != Protection::Unsigned
+                || header.command == Command::TREE_CONNECT && self.dialect == Dialect::SMB311;
+            if let Some(key) = key.as_ref().filter(|_| must || evil) {
+                key.sign(msg);
+                asked.signed = true;
+            }
+            asked.sealed = seals.is_some();
+            asked.evil = evil;
+            self.asked.insert(header.message_id, asked);
+        }
+        let mut frame = match seals {
+            Some(seals) => seal(&seals.to_server, id, &mut self.nonces, &chain),
+            None => encode::frame(chain),
+        };
+        if evil {
+            self.spoil(&mut frame, first, key.is_some());
+        }
+        Some(frame)
+    }
+
+    /// Somebody on the wire changes a frame: its signature, whether it has one, or what is sealed.
+    fn spoil(&self, frame: &mut [u8], first: u64, keyed: bool) {
+        const FLAGS: usize = PREFIX + 16;
+        const SIGNATURE: usize = PREFIX + 48;
+        let strip = self.setup.protection == Protection::Signed && keyed && first.is_multiple_of(2);
+        if frame.get(PREFIX) == Some(&0xfd) {
+            if let Some(last) = frame.last_mut() {
+                *last ^= 1;
+            }
+        } else if strip {
+            frame[FLAGS] &= !8;
+            frame[SIGNATURE..SIGNATURE + 16].fill(0);
+        } else {
+            frame[FLAGS] |= 8;
+            frame[SIGNATURE + 3] ^= 1;
+        }
+    }
+}

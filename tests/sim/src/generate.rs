@@ -1,0 +1,137 @@
+//! Which step comes next, by a seed.
+
+use crate::{
+    chance::Chance,
+    plan::{Act, CACHES, Hop, Step},
+    users::User,
+    world::{SHARED_NAMES, World},
+};
+
+const HOPS: [Hop; 6] =
+    [Hop::ToProxy, Hop::ToNode, Hop::FromNode, Hop::ToClient, Hop::ToNodeBeside, Hop::FromNodeBeside];
+/// How many Opens a client has at most.
+const SLOTS: usize = 4;
+
+/// How likely what is, which differs from run to run.
+#[derive(Debug, Clone)]
+pub struct Mood {
+    acts: usize,
+    faults: usize,
+    waits: usize,
+    evil: usize,
+}
+
+impl Mood {
+    /// The mood of a run.
+    pub fn drawn(chance: &mut Chance) -> Self {
+        Self {
+            acts: chance.pick(&[15, 25, 40]),
+            faults: chance.pick(&[5, 15, 30, 60]),
+            waits: chance.pick(&[3, 10, 25]),
+            evil: chance.pick(&[0, 0, 0, 3]),
+        }
+    }
+
+    /// The next step.
+    pub fn next(&self, world: &World, chance: &mut Chance) -> Step {
+        let draw = chance.below(1000);
+        if draw < self.faults {
+            return fault(world, chance);
+        }
+        if draw < self.faults + self.waits {
+            return match chance.below(4) {
+                0 => Step::Tick,
+                1 => Step::Storage,
+                _ => Step::Wait(chance.pick(&[1, 50, 300, 1100, 5200, 11_000])),
+            };
+        }
+        if chance.below(100) < self.acts {
+            let client = chance.below(world.pairs.len());
+            return Step::Client(client, self.act(chance));
+        }
+        let mut steps: Vec<Step> = Vec::with_capacity(16);
+        for at in 0..world.pairs.len() {
+            steps.extend(HOPS.into_iter().filter(|hop| world.has(at, *hop)).map(|hop| Step::Hop(at, hop)));
+            if world.has_news(at) {
+                steps.push(Step::Tell(at));
+            }
+            if world.pairs[at].client.has_acks() && chance.one_in(3) {
+                steps.push(Step::Client(at, Act::Ack));
+            }
+        }
+        if world.has_decision() {
+            steps.push(Step::Decide);
+        }
+        if steps.is_empty() {
+            return Step::Client(chance.below(world.pairs.len()), self.act(chance));
+        }
+        let at = chance.below(steps.len());
+        steps.swap_remove(at)
+    }
+
+    fn act(&self, chance: &mut Chance) -> Act {
+        let slot = u8::try_from(chance.below(SLOTS)).unwrap_or(0);
+        let block = chance.below(2) as u64;
+        if chance.below(100) < self.evil {
+            return if chance.one_in(2) { Act::EvilWrite { slot } } else { Act::EvilCreate };
+        }
+        let shared = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
+        match chance.below(64) {
+            0..14 => create(slot, shared, chance),
+            14..22 => Act::Read { slot, block },
+            22..32 => Act::Write { slot, block },
+            32..35 => Act::Append { slot },
+            35 => Act::Flush { slot },
+            36..40 => Act::Close { slot },
+            40..44 => Act::Lock { slot, block, exclusive: !chance.one_in(3), wait: chance.one_in(4) },
+            44..46 => Act::Unlock { slot, block },
+            46..49 => Act::Rename { slot },
+            49 => Act::Delete { slot },
+            50..54 => Act::List { slot },
+            54 => Act::Query { slot },
+            55 => Act::Notify { slot },
+            56 => Act::Cancel,
+            57 | 58 => Act::Echo,
+            59..62 => Act::Compound { name: shared, block, writes: chance.one_in(2) },
+            62 if chance.one_in(4) => Act::Leave,
+            62 if chance.one_in(4) => Act::LogOff,
+            _ if chance.one_in(4) => {
+                Act::Login(chance.pick(&[User::Alice, User::Bob, User::Nobody, User::Mallory]))
+            }
+            _ => Act::Read { slot, block },
+        }
+    }
+}
+
+fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
+    let (name, disposition) = match chance.below(10) {
+        0..3 => ("*".to_owned(), 2),
+        3 => (".".to_owned(), 1),
+        4 => (shared, 1),
+        _ => (shared, 3),
+    };
+    Act::Create {
+        name,
+        disposition,
+        cache: chance.below(CACHES.len()),
+        share: if chance.one_in(5) { chance.below(8) as u32 } else { 7 },
+        slot,
+        delete: chance.one_in(16),
+    }
+}
+
+fn fault(world: &World, chance: &mut Chance) -> Step {
+    let node = chance.below(world.nodes.len());
+    let client = chance.below(world.pairs.len());
+    let kept = chance.below(4);
+    match chance.below(20) {
+        0..7 => Step::Crash { node: world.serving_node().unwrap_or(node), kept },
+        7 => Step::Crash { node, kept },
+        8..12 => Step::Start(node),
+        12 => Step::Stop(world.serving_node().unwrap_or(node)),
+        13 => Step::GoOn(node),
+        14 | 15 => Step::Fence(node),
+        16..19 => Step::Cut { client, beside: false, kept },
+        _ => Step::Cut { client, beside: true, kept },
+    }
+}

@@ -1,0 +1,369 @@
+//! What a server does with files.
+
+use smb_parse::{
+    FileId,
+    cmd::{create, lock, query_directory, read, set_info, write},
+    create_context::{self, RequestContext},
+    encode,
+    header::{Command, Header, Status},
+};
+
+use super::{Caching, Chain, Deed, Open, Out, Server, chain::Step, login::u16s};
+use crate::disk::{BLOCKS, Disk, POISON};
+
+/// CreateDisposition (MS-SMB2 2.2.13).
+const OPEN: u32 = 1;
+const CREATE: u32 = 2;
+const OVERWRITE: u32 = 4;
+/// FILE_DIRECTORY_FILE, FILE_DELETE_ON_CLOSE.
+const DIRECTORY: u32 = 1;
+const DELETE_ON_CLOSE: u32 = 0x1000;
+/// How many names one answer holds.
+const NAMES: usize = 3;
+
+fn fail(status: Status) -> Step {
+    Step::Done(status, u16s(&[9, 0, 0, 0]))
+}
+
+/// Read 1, write 2, delete 4.
+fn access(mask: u32) -> u32 {
+    const MAXIMUM_ALLOWED: u32 = 0x0200_0000;
+    if mask & MAXIMUM_ALLOWED != 0 {
+        return 7;
+    }
+    u32::from(mask & 1 != 0) | if mask & 6 != 0 { 2 } else { 0 } | if mask & 0x1_0000 != 0 { 4 } else { 0 }
+}
+
+impl Server {
+    fn deed(&mut self, chain: &Chain, deed: Deed) {
+        self.out.push(Out::Deed(chain.conn, chain.mark.clone(), deed));
+    }
+
+    pub(super) fn create(&mut self, chain: &mut Chain, header: &Header, msg: &[u8], disk: &mut Disk) -> Step {
+        let Ok(asked) = create::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
+        let name = asked.name.to_string_lossy();
+        if name.starts_with("poison") {
+            self.offend("unverified", format!("a CREATE of {name} was executed"));
+        }
+        let directory = asked.create_options & DIRECTORY != 0;
+        let found = if directory { Some(0) } else { disk.find(&name) };
+        match (asked.create_disposition, found) {
+            (OPEN | OVERWRITE, None) => return fail(Status::OBJECT_NAME_NOT_FOUND),
+            (CREATE, Some(_)) => return fail(Status::OBJECT_NAME_COLLISION),
+            (_, Some(number)) if self.doomed.contains(&number) => return fail(Status::DELETE_PENDING),
+            _ => {}
+        }
+        let guid = self.conns.get(&chain.conn).map(|c| c.guid).unwrap_or_default();
+        let own = lease_of(&asked).map(|l| (guid, l.key));
+        let other = |l: &super::Lease| Some(l.number) != found;
+        if own.is_some_and(|key| self.leases.get(&key).is_some_and(other)) {
+            return fail(Status::INVALID_PARAMETER);
+        }
+        let (wants, share) = (access(asked.desired_access), asked.share_access & 7);
+        if let Some(number) = found.filter(|_| !directory) {
+            let clash = |o: &Open| o.number == number && (wants & !o.share != 0 || o.access & !share != 0);
+            if self.opens.values().any(clash) {
+                return fail(Status::SHARING_VIOLATION);
+            }
+            if self.break_for_open(number, own) {
+                return Step::Wait;
+            }
+        }
+        let number = found.unwrap_or_else(|| disk.create(&name));
+        let id = self.fresh();
+        let guid = self.conns.get(&chain.conn).map(|c| c.guid).unwrap_or_default();
+        let (caching, context) = if directory {
+            (Caching::Oplock(0), None)
+        } else {
+            self.grant_caching(chain.conn, guid, number, &asked)
+        };
+        let open = Open {
+            number,
+            name: name.clone(),
+            session: header.session_id,
+            conn: chain.conn,
+            guid,
+            access: wants,
+            share,
+            caching,
+            breaking: None,
+            locks: Vec::new(),
+            delete_on_close: asked.create_options & DELETE_ON_CLOSE != 0,
+            cursor: None,
+            listed: false,
+            directory,
+        };
+        self.opens.insert(id, open);
+        let reclaims = chain.mark.reclaims && asked.create_disposition == OPEN;
+        if !reclaims && !directory {
+            let exclusive = asked.create_disposition == CREATE;
+            self.deed(chain, Deed::Opened { number, exclusive, name });
+        }
+        chain.file = FileId { persistent: id, volatile: id };
+        let mut contexts: Vec<(&[u8], Vec<u8>)> = context.into_iter().collect();
+        if asked.contexts().flatten().any(|c| c.tag == create_context::tag::QFID) {
+            contexts.push((create_context::tag::QFID, [&number.to_le_bytes()[..], &[0; 24]].concat()));
+        }
+        let oplock_level = match caching {
+            Caching::Oplock(level) => level,
+            Caching::Lease(_) => 0xff,
+        };
+        let later = 1_000_000 + number;
+        let action = if found.is_some() { 1 } else { 2 };
+        self.create_answer(chain, header, (oplock_level, action, number, later), &contexts)
+    }
+
+    fn create_answer(
+        &mut self,
+        chain: &Chain,
+        header: &Header,
+        (oplock_level, action, birth, later): (u8, u32, u64, u64),
+        contexts: &[(&[u8], Vec<u8>)],
+    ) -> Step {
+        let ok = self.response(chain.conn, header, Status::SUCCESS);
+        let mut plain = vec![0; Header::LEN];
+        ok.write(&mut plain);
+        plain.extend(u16s(&[89]));
+        plain.extend([oplock_level, 0]);
+        plain.extend(action.to_le_bytes());
+        for time in [birth, later, later, later, 0, (BLOCKS * 8) as u64] {
+            plain.extend(time.to_le_bytes());
+        }
+        plain.extend([0; 8]);
+        plain.extend(chain.file.to_bytes());
+        plain.extend([0; 8]);
+        let answer = match create::Response::parse(&plain) {
+            Ok(response) => encode::create_response(&ok, &response, contexts),
+            Err(_) => plain,
+        };
+        Step::Answer(answer)
+    }
+
+    pub(super) fn on_open(
+        &mut self,
+        chain: &Chain,
+        header: &Header,
+        msg: &[u8],
+        id: FileId,
+        disk: &mut Disk,
+    ) -> Step {
+        match header.command {
+            Command::READ => self.read(chain, header, msg, id, disk),
+            Command::WRITE => self.write(chain, msg, id, disk),
+            Command::FLUSH => Step::Done(Status::SUCCESS, u16s(&[4, 0])),
+            Command::CLOSE => {
+                self.close_open(id.volatile, disk);
+                Step::Done(Status::SUCCESS, [&u16s(&[60])[..], &[0; 58]].concat())
+            }
+            Command::LOCK => self.lock(chain, msg, id),
+            Command::SET_INFO => self.set_info(chain, msg, id, disk),
+            Command::QUERY_DIRECTORY => self.query_directory(chain, header, msg, id, disk),
+            Command::CHANGE_NOTIFY => Step::Wait,
+            Command::QUERY_INFO => {
+                let number = self.opens.get(&id.volatile).map_or(0, |o| o.number);
+                let info = number.to_le_bytes();
+                Step::Done(Status::SUCCESS, [&u16s(&[9, 72])[..], &8_u32.to_le_bytes(), &info].concat())
+            }
+            _ => fail(Status::NOT_SUPPORTED),
+        }
+    }
+
+    fn read(&mut self, chain: &Chain, header: &Header, msg: &[u8], id: FileId, disk: &Disk) -> Step {
+        let Ok(asked) = read::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
+        let Some(open) = self.opens.get(&id.volatile) else { return fail(Status::FILE_CLOSED) };
+        let (number, block) = (open.number, (asked.offset / 8) as usize);
+        if open.access & 1 == 0 {
+            return fail(Status::ACCESS_DENIED);
+        }
+        if self.is_locked(id.volatile, number, block, false) {
+            return fail(Status::FILE_LOCK_CONFLICT);
+        }
+        let Some(tag) = disk.files.get(&number).and_then(|f| f.blocks.get(block)).copied() else {
+            return fail(Status::END_OF_FILE);
+        };
+        self.deed(chain, Deed::Read { number, block });
+        let ok = self.response(chain.conn, header, Status::SUCCESS);
+        Step::Answer(encode::read_response(&ok, &tag.to_le_bytes()))
+    }
+
+    fn write(&mut self, chain: &Chain, msg: &[u8], id: FileId, disk: &mut Disk) -> Step {
+        let Ok(asked) = write::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
+        let Some(open) = self.opens.get(&id.volatile) else { return fail(Status::FILE_CLOSED) };
+        let (number, access) = (open.number, open.access);
+        let Ok(tag) = asked.data.try_into().map(u64::from_le_bytes) else {
+            return fail(Status::INVALID_PARAMETER);
+        };
+        if tag & POISON != 0 {
+            self.offend("unverified", "a WRITE that was tampered with was executed".into());
+        }
+        if access & 2 == 0 {
+            return fail(Status::ACCESS_DENIED);
+        }
+        let done = Step::Done(Status::SUCCESS, [&u16s(&[17, 0])[..], &8_u32.to_le_bytes(), &[0; 9]].concat());
+        if asked.offset == u64::MAX {
+            if let Some(file) = disk.files.get_mut(&number) {
+                file.appended.push(tag);
+            }
+            self.break_for_write(id.volatile, number);
+            self.deed(chain, Deed::Appended { number, tag });
+            return done;
+        }
+        let block = (asked.offset / 8) as usize;
+        if self.is_locked(id.volatile, number, block, true) {
+            return fail(Status::FILE_LOCK_CONFLICT);
+        }
+        if let Some(slot) = disk.files.get_mut(&number).and_then(|f| f.blocks.get_mut(block)) {
+            *slot = tag;
+        }
+        self.break_for_write(id.volatile, number);
+        self.deed(chain, Deed::Wrote { number, block, tag });
+        done
+    }
+
+    /// Whether another Open's lock forbids it.
+    fn is_locked(&self, me: u64, number: u64, block: usize, writes: bool) -> bool {
+        self.opens.iter().filter(|(id, o)| **id != me && o.number == number).any(|(_, o)| {
+            o.locks.iter().any(|l| l.offset == block as u64 * 8 && (writes || l.flags & lock::EXCLUSIVE != 0))
+        })
+    }
+
+    fn lock(&mut self, chain: &Chain, msg: &[u8], id: FileId) -> Step {
+        let Ok(asked) = lock::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
+        let Some(number) = self.opens.get(&id.volatile).map(|o| o.number) else {
+            return fail(Status::FILE_CLOSED);
+        };
+        let locks: Vec<_> = asked.locks().filter_map(Result::ok).collect();
+        for wanted in &locks {
+            let block = (wanted.offset / 8) as usize;
+            let exclusive = wanted.flags & lock::EXCLUSIVE != 0;
+            let Some(open) = self.opens.get_mut(&id.volatile) else { break };
+            if wanted.flags & lock::UNLOCK != 0 {
+                let Some(at) = open.locks.iter().position(|l| l.offset == wanted.offset) else {
+                    return fail(Status(0xc000_007e));
+                };
+                open.locks.remove(at);
+                continue;
+            }
+            let own = open.locks.iter().any(|l| l.offset == wanted.offset);
+            if own || self.is_locked(id.volatile, number, block, exclusive) {
+                let now = own || wanted.flags & lock::FAIL_IMMEDIATELY != 0;
+                return if now { fail(Status::LOCK_NOT_GRANTED) } else { Step::Wait };
+            }
+            if let Some(open) = self.opens.get_mut(&id.volatile) {
+                open.locks.push(*wanted);
+            }
+            if !chain.mark.reclaims {
+                self.deed(chain, Deed::Locked { number, block });
+            }
+        }
+        Step::Done(Status::SUCCESS, u16s(&[4, 0]))
+    }
+
+    fn set_info(&mut self, chain: &Chain, msg: &[u8], id: FileId, disk: &mut Disk) -> Step {
+        const RENAME: u8 = 10;
+        const DISPOSITION: u8 = 13;
+        let Ok(asked) = set_info::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
+        let Some(open) = self.opens.get(&id.volatile) else { return fail(Status::FILE_CLOSED) };
+        let number = open.number;
+        let done = Step::Done(Status::SUCCESS, u16s(&[2]));
+        if open.access & 4 == 0 {
+            return fail(Status::ACCESS_DENIED);
+        }
+        match asked.file_info_class {
+            DISPOSITION => {
+                if asked.buffer.first() == Some(&1) {
+                    self.doomed.insert(number);
+                } else {
+                    self.doomed.remove(&number);
+                }
+                done
+            }
+            RENAME => {
+                let units = asked.buffer.get(20..).unwrap_or_default().chunks_exact(2);
+                let name: String = units
+                    .map(|u| char::from(u8::try_from(u16::from_le_bytes([u[0], u[1]])).unwrap_or(b'?')))
+                    .collect();
+                if name.starts_with("poison") {
+                    self.offend("unverified", format!("a rename to {name} was executed"));
+                }
+                if disk.find(&name).is_some() {
+                    return fail(Status::OBJECT_NAME_COLLISION);
+                }
+                disk.names.retain(|_, n| *n != number);
+                disk.names.insert(name.clone(), number);
+                self.deed(chain, Deed::Renamed { number, name });
+                done
+            }
+            _ => fail(Status::NOT_SUPPORTED),
+        }
+    }
+
+    fn query_directory(
+        &mut self,
+        chain: &Chain,
+        header: &Header,
+        msg: &[u8],
+        id: FileId,
+        disk: &Disk,
+    ) -> Step {
+        let Ok(asked) = query_directory::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
+        let Some(open) = self.opens.get_mut(&id.volatile) else { return fail(Status::FILE_CLOSED) };
+        if !open.directory {
+            return fail(Status::INVALID_PARAMETER);
+        }
+        if asked.flags & (query_directory::RESTART_SCANS | query_directory::REOPEN) != 0 {
+            (open.cursor, open.listed) = (None, false);
+        }
+        let after = open.cursor.clone();
+        let names: Vec<&String> = disk
+            .names
+            .keys()
+            .filter(|name| after.as_ref().is_none_or(|after| *name > after))
+            .take(NAMES)
+            .collect();
+        if names.is_empty() {
+            return fail(Status::NO_MORE_FILES);
+        }
+        open.cursor = names.last().map(|name| (*name).clone());
+        open.listed = true;
+        let mut buffer = Vec::new();
+        for (at, name) in names.iter().enumerate() {
+            let utf16: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            let len = (12 + utf16.len()).next_multiple_of(8);
+            let last = at + 1 == names.len();
+            buffer.extend(if last { 0 } else { u32::try_from(len).unwrap_or(0) }.to_le_bytes());
+            buffer.extend([0; 4]);
+            buffer.extend(u32::try_from(utf16.len()).unwrap_or(0).to_le_bytes());
+            buffer.extend(utf16);
+            if !last {
+                buffer.resize(buffer.len().next_multiple_of(8), 0);
+            }
+        }
+        let ok = self.response(chain.conn, header, Status::SUCCESS);
+        Step::Answer(encode::query_directory_response(&ok, &buffer))
+    }
+
+    /// An Open is over: locks, leases and, with the last one, a doomed file go.
+    pub(super) fn close_open(&mut self, id: u64, disk: &mut Disk) {
+        let Some(open) = self.opens.remove(&id) else { return };
+        if open.delete_on_close {
+            self.doomed.insert(open.number);
+        }
+        if let Caching::Lease(key) = open.caching
+            && !self.opens.values().any(|o| o.guid == open.guid && o.caching == open.caching)
+        {
+            self.leases.remove(&(open.guid, key));
+        }
+        if !self.opens.values().any(|o| o.number == open.number) && self.doomed.remove(&open.number) {
+            disk.names.retain(|_, n| *n != open.number);
+        }
+    }
+}
+
+/// The lease that a CREATE asks for.
+pub(super) fn lease_of(asked: &create::Request<'_>) -> Option<create_context::Lease> {
+    asked.contexts().flatten().find_map(|context| match RequestContext::parse(&context) {
+        RequestContext::Lease(lease) => Some(lease),
+        _ => None,
+    })
+}

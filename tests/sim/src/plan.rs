@@ -1,0 +1,305 @@
+//! What happens in a run, step by step, and how that is written in a scenario file.
+//!
+//! A step that is not possible when its turn comes does nothing: so steps can be left out of a failing run, to see
+//! which of them it takes.
+
+use crate::users::User;
+
+/// What a client may do with an Open's data while nobody is told.
+pub const CACHES: [(&str, u8, u32); 9] = [
+    ("none", 0, 0),
+    ("ii", 1, 0),
+    ("exclusive", 8, 0),
+    ("batch", 9, 0),
+    ("r", 0xff, 1),
+    ("rh", 0xff, 3),
+    ("rw", 0xff, 5),
+    ("rwh", 0xff, 7),
+    ("h", 0xff, 2),
+];
+/// The dispositions that are used.
+pub const DISPOSITIONS: [(&str, u32); 3] = [("open", 1), ("create", 2), ("open-if", 3)];
+
+/// An act of a client. `slot` is the letter of an Open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// A further user logs in.
+    Login(User),
+    /// `name` is `*` for a name that nobody has used: by disposition `create` only. `.` is the directory.
+    Create {
+        name: String,
+        disposition: u32,
+        cache: usize,
+        share: u32,
+        slot: u8,
+        delete: bool,
+    },
+    Read {
+        slot: u8,
+        block: u64,
+    },
+    Write {
+        slot: u8,
+        block: u64,
+    },
+    Append {
+        slot: u8,
+    },
+    Flush {
+        slot: u8,
+    },
+    Close {
+        slot: u8,
+    },
+    Lock {
+        slot: u8,
+        block: u64,
+        exclusive: bool,
+        wait: bool,
+    },
+    Unlock {
+        slot: u8,
+        block: u64,
+    },
+    Rename {
+        slot: u8,
+    },
+    Delete {
+        slot: u8,
+    },
+    List {
+        slot: u8,
+    },
+    Query {
+        slot: u8,
+    },
+    Notify {
+        slot: u8,
+    },
+    /// Of the oldest request that is not answered.
+    Cancel,
+    Echo,
+    /// The oldest break that wants an acknowledgement.
+    Ack,
+    /// CREATE, READ or WRITE, CLOSE in one frame.
+    Compound {
+        name: String,
+        block: u64,
+        writes: bool,
+    },
+    /// A WRITE that somebody on the wire has changed.
+    EvilWrite {
+        slot: u8,
+    },
+    /// The same as a CREATE.
+    EvilCreate,
+    LogOff,
+    /// The client closes its connection.
+    Leave,
+}
+
+/// One frame's way over one of the four stretches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hop {
+    ToProxy,
+    ToNode,
+    FromNode,
+    ToClient,
+    /// On a connection beside the main one.
+    ToNodeBeside,
+    FromNodeBeside,
+}
+
+const HOPS: [(Hop, &str); 6] = [
+    (Hop::ToProxy, "to-proxy"),
+    (Hop::ToNode, "to-node"),
+    (Hop::FromNode, "from-node"),
+    (Hop::ToClient, "to-client"),
+    (Hop::ToNodeBeside, "to-node-beside"),
+    (Hop::FromNodeBeside, "from-node-beside"),
+];
+
+/// One step. Clients and nodes count from 0 here and from 1 in scenario files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    Client(usize, Act),
+    Hop(usize, Hop),
+    /// The Fleet acts on what it has heard.
+    Decide,
+    /// A Link hears which node serves.
+    Tell(usize),
+    /// So many answers that were under way still get out.
+    Crash {
+        node: usize,
+        kept: usize,
+    },
+    Start(usize),
+    /// It does nothing any more, and nobody knows.
+    Stop(usize),
+    GoOn(usize),
+    /// A node that is silent is killed, and another one named.
+    Fence(usize),
+    /// One connection to a node that lives breaks.
+    Cut {
+        client: usize,
+        beside: bool,
+        kept: usize,
+    },
+    /// Slow storage answers.
+    Storage,
+    Wait(u64),
+    /// Time passes until somebody's timer is due.
+    Tick,
+    /// Everything under way arrives.
+    Settle,
+    /// The last final answer of a client to such a request had this status.
+    Expect(usize, String, u32),
+}
+
+fn letter(slot: u8) -> char {
+    char::from(b'A' + slot)
+}
+
+fn slot(word: &str) -> Option<u8> {
+    word.bytes().next().filter(|b| word.len() == 1 && b.is_ascii_uppercase()).map(|b| b - b'A')
+}
+
+impl Act {
+    /// As it is written.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Login(user) => format!("login {}", user.name()),
+            Self::Create { name, disposition, cache, share, slot, delete } => {
+                let how = DISPOSITIONS.iter().find(|(_, d)| d == disposition).map_or("?", |(w, _)| w);
+                let delete = if *delete { " delete-on-close" } else { "" };
+                let to = letter(*slot);
+                format!("create {name} {how} as {to} caching {} sharing {share}{delete}", CACHES[*cache].0)
+            }
+            Self::Read { slot, block } => format!("read {} {block}", letter(*slot)),
+            Self::Write { slot, block } => format!("write {} {block}", letter(*slot)),
+            Self::Append { slot } => format!("append {}", letter(*slot)),
+            Self::Flush { slot } => format!("flush {}", letter(*slot)),
+            Self::Close { slot } => format!("close {}", letter(*slot)),
+            Self::Lock { slot, block, exclusive, wait } => {
+                let how = if *exclusive { "exclusive" } else { "shared" };
+                format!("lock {} {block} {how} {}", letter(*slot), if *wait { "wait" } else { "now" })
+            }
+            Self::Unlock { slot, block } => format!("unlock {} {block}", letter(*slot)),
+            Self::Rename { slot } => format!("rename {}", letter(*slot)),
+            Self::Delete { slot } => format!("delete {}", letter(*slot)),
+            Self::List { slot } => format!("list {}", letter(*slot)),
+            Self::Query { slot } => format!("query {}", letter(*slot)),
+            Self::Notify { slot } => format!("notify {}", letter(*slot)),
+            Self::Cancel => "cancel".into(),
+            Self::Echo => "echo".into(),
+            Self::Ack => "acknowledge".into(),
+            Self::Compound { name, block, writes } => {
+                format!("compound create {name} {} {block} close", if *writes { "write" } else { "read" })
+            }
+            Self::EvilWrite { slot } => format!("tampered-write {}", letter(*slot)),
+            Self::EvilCreate => "tampered-create".into(),
+            Self::LogOff => "logoff".into(),
+            Self::Leave => "leave".into(),
+        }
+    }
+
+    fn parse(words: &[&str]) -> Option<Self> {
+        Some(match words {
+            ["login", user] => Self::Login(User::ALL.into_iter().find(|u| u.name() == *user)?),
+            ["create", name, how, "as", to, "caching", cache, "sharing", share, rest @ ..] => Self::Create {
+                name: (*name).into(),
+                disposition: DISPOSITIONS.iter().find(|(w, _)| w == how)?.1,
+                cache: CACHES.iter().position(|(w, ..)| w == cache)?,
+                share: share.parse().ok()?,
+                slot: slot(to)?,
+                delete: rest.first() == Some(&"delete-on-close"),
+            },
+            ["read", s, block] => Self::Read { slot: slot(s)?, block: block.parse().ok()? },
+            ["write", s, block] => Self::Write { slot: slot(s)?, block: block.parse().ok()? },
+            ["append", s] => Self::Append { slot: slot(s)? },
+            ["flush", s] => Self::Flush { slot: slot(s)? },
+            ["close", s] => Self::Close { slot: slot(s)? },
+            ["lock", s, block, how, wait] => Self::Lock {
+                slot: slot(s)?,
+                block: block.parse().ok()?,
+                exclusive: *how == "exclusive",
+                wait: *wait == "wait",
+            },
+            ["unlock", s, block] => Self::Unlock { slot: slot(s)?, block: block.parse().ok()? },
+            ["rename", s] => Self::Rename { slot: slot(s)? },
+            ["delete", s] => Self::Delete { slot: slot(s)? },
+            ["list", s] => Self::List { slot: slot(s)? },
+            ["query", s] => Self::Query { slot: slot(s)? },
+            ["notify", s] => Self::Notify { slot: slot(s)? },
+            ["cancel"] => Self::Cancel,
+            ["echo"] => Self::Echo,
+            ["acknowledge"] => Self::Ack,
+            ["compound", "create", name, what, block, "close"] => {
+                Self::Compound { name: (*name).into(), block: block.parse().ok()?, writes: *what == "write" }
+            }
+            ["tampered-write", s] => Self::EvilWrite { slot: slot(s)? },
+            ["tampered-create"] => Self::EvilCreate,
+            ["logoff"] => Self::LogOff,
+            ["leave"] => Self::Leave,
+            _ => return None,
+        })
+    }
+}
+
+impl Step {
+    /// As it is written.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Client(at, act) => format!("client {}: {}", at + 1, act.text()),
+            Self::Hop(at, hop) => {
+                let word = HOPS.iter().find(|(h, _)| h == hop).map_or("?", |(_, w)| w);
+                format!("client {} frame {word}", at + 1)
+            }
+            Self::Decide => "fleet decides".into(),
+            Self::Tell(at) => format!("client {} link is told", at + 1),
+            Self::Crash { node, kept } => format!("node {} crashes after {kept} answers", node + 1),
+            Self::Start(node) => format!("node {} starts", node + 1),
+            Self::Stop(node) => format!("node {} stops", node + 1),
+            Self::GoOn(node) => format!("node {} goes on", node + 1),
+            Self::Fence(node) => format!("node {} is fenced", node + 1),
+            Self::Cut { client, beside, kept } => {
+                let which = if *beside { "beside" } else { "main" };
+                format!("client {} leg {which} breaks after {kept} answers", client + 1)
+            }
+            Self::Storage => "storage answers".into(),
+            Self::Wait(ms) => format!("{ms} ms pass"),
+            Self::Tick => "timer".into(),
+            Self::Settle => "settle".into(),
+            Self::Expect(at, command, status) => format!("client {} expects {command} {status:08x}", at + 1),
+        }
+    }
+
+    /// Reads one.
+    pub fn parse(words: &[&str]) -> Option<Self> {
+        let number = |word: &str| word.trim_end_matches(':').parse::<usize>().ok()?.checked_sub(1);
+        Some(match words {
+            ["client", at, "frame", hop] => Self::Hop(number(at)?, HOPS.iter().find(|(_, w)| w == hop)?.0),
+            ["client", at, "link", "is", "told"] => Self::Tell(number(at)?),
+            ["client", at, "leg", which, "breaks", "after", kept, "answers"] => {
+                Self::Cut { client: number(at)?, beside: *which == "beside", kept: kept.parse().ok()? }
+            }
+            ["client", at, "expects", command, status] => {
+                Self::Expect(number(at)?, (*command).into(), u32::from_str_radix(status, 16).ok()?)
+            }
+            ["client", at, act @ ..] => Self::Client(number(at)?, Act::parse(act)?),
+            ["fleet", "decides"] => Self::Decide,
+            ["node", at, "crashes", "after", kept, "answers"] => {
+                Self::Crash { node: number(at)?, kept: kept.parse().ok()? }
+            }
+            ["node", at, "starts"] => Self::Start(number(at)?),
+            ["node", at, "stops"] => Self::Stop(number(at)?),
+            ["node", at, "goes", "on"] => Self::GoOn(number(at)?),
+            ["node", at, "is", "fenced"] => Self::Fence(number(at)?),
+            ["storage", "answers"] => Self::Storage,
+            [ms, "ms", "pass"] => Self::Wait(ms.parse().ok()?),
+            ["timer"] => Self::Tick,
+            ["settle"] => Self::Settle,
+            _ => return None,
+        })
+    }
+}

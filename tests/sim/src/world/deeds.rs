@@ -1,0 +1,124 @@
+//! What a node has executed, held against what every client believes and what the barrier promises.
+
+use super::World;
+use crate::{
+    known::Known,
+    node::{ConnId, Deed, Mark},
+    oracle::Violation,
+};
+
+impl World {
+    pub(super) fn deed(&mut self, conn: ConnId, mark: &Mark, deed: Deed) {
+        let Some(actor) = self.pairs.iter().position(|p| p.wires.values().any(|w| w.conn == conn)) else {
+            return;
+        };
+        let result = self.judge(actor, mark, &deed);
+        if let Err(violation) = result {
+            self.fail(violation);
+        }
+    }
+
+    fn judge(&mut self, actor: usize, mark: &Mark, deed: &Deed) -> Result<(), Violation> {
+        match deed {
+            Deed::Opened { number, exclusive, name } => {
+                if *exclusive {
+                    self.oracle.done_once(format!("create {name}"))?;
+                }
+                self.touch(actor, mark, *number, None, false)
+            }
+            Deed::Read { number, block } => self.touch(actor, mark, *number, Some(*block), true),
+            Deed::Wrote { number, block, tag } => {
+                self.oracle.written(*tag, *number, *block);
+                self.touch(actor, mark, *number, Some(*block), true)
+            }
+            Deed::Appended { number, tag } => {
+                self.oracle.done_once(format!("append {tag}"))?;
+                self.touch(actor, mark, *number, None, true)
+            }
+            Deed::Locked { number, block } => self.touch(actor, mark, *number, Some(*block), true),
+            Deed::Renamed { number, name } => {
+                self.oracle.done_once(format!("rename {name}"))?;
+                self.renamed.insert(*number);
+                self.touch(actor, mark, *number, None, true)
+            }
+        }
+    }
+
+    /// A request of one client has worked on a file.
+    fn touch(
+        &self,
+        actor: usize,
+        mark: &Mark,
+        number: u64,
+        block: Option<usize>,
+        held: bool,
+    ) -> Result<(), Violation> {
+        if mark.blocked.contains(&number) {
+            let text =
+                format!("client {} works on file {number}, of which not all Opens are back", actor + 1);
+            let known = self.renamed.contains(&number).then_some(Known::RenamedElsewhere);
+            return Err(Violation { known, ..Violation::new("barrier", text) });
+        }
+        for (at, other) in self.pairs.iter().enumerate().filter(|(at, _)| *at != actor) {
+            if !self.is_attached(at) {
+                continue;
+            }
+            // An Open that shares the lease or came first is never the other client's.
+            if other.client.believes_write(number) {
+                let text = format!(
+                    "client {} works on file {number}, which client {} may have changed in its cache",
+                    actor + 1,
+                    at + 1
+                );
+                let known = other.client.shares_lease(number).then_some(Known::LeaseOfSeveralOpens);
+                return Err(Violation { known, ..Violation::new("lease", text) });
+            }
+            if let Some(block) = block.filter(|b| held && other.client.believes_lock(number, *b)) {
+                let text = format!(
+                    "client {} works on block {block} of file {number}, locked by client {}",
+                    actor + 1,
+                    at + 1
+                );
+                return Err(Violation::new("lock", text));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a client has all that it believes on the node that serves now, and has heard all that was said.
+    fn is_attached(&self, at: usize) -> bool {
+        let pair = &self.pairs[at];
+        let leg = pair.main.and_then(|leg| pair.wires.get(&leg));
+        pair.client.alive
+            && pair.closed.is_none()
+            && matches!(pair.link.mode(), "relay" | "bridge")
+            && pair.to_client.is_empty()
+            && !pair.client.has_acks()
+            && leg.is_some_and(|wire| !wire.over && self.nodes[wire.node].knows(wire.conn))
+    }
+
+    /// When nothing is under way: no client believes more than its node has granted.
+    pub(super) fn compare_beliefs(&self) -> Result<(), Violation> {
+        for (at, pair) in self.pairs.iter().enumerate() {
+            if !self.is_attached(at) {
+                continue;
+            }
+            let Some(wire) = pair.main.and_then(|leg| pair.wires.get(&leg)) else { continue };
+            for (held, oplock, state) in pair.client.beliefs() {
+                let granted = self.nodes[wire.node].granted(wire.conn, held.number);
+                if oplock > granted.0 || state & !granted.1 != 0 {
+                    let text = format!(
+                        "client {} believes oplock {oplock}, lease {state:x} on file {}; granted: {granted:x?}",
+                        at + 1,
+                        held.number
+                    );
+                    let known = pair.client.shares_lease(held.number).then_some(Known::LeaseOfSeveralOpens);
+                    if known.is_none() || self.is_strict() {
+                        return Err(Violation { known, ..Violation::new("more than granted", text) });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

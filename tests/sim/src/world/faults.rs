@@ -1,0 +1,237 @@
+//! What goes wrong, and what the Fleet makes of it.
+
+use std::time::Duration;
+
+use understudy_core::{
+    event::{Cause, LegLoss},
+    fleet::Assignment,
+    ids::NodeId,
+};
+
+use super::{
+    World,
+    legs::{ToLink, Wire},
+};
+
+impl World {
+    /// The node that the Fleet has named.
+    pub fn serving_node(&self) -> Option<usize> {
+        self.serving()
+    }
+
+    fn serving(&self) -> Option<usize> {
+        self.assignment.map(|(a, _)| usize::from(a.node.0))
+    }
+
+    /// The end of a connection whose node has gone: what was under way to the node is lost, and so are all but the first
+    /// answers.
+    fn break_wire(wire: &mut Wire, kept: usize, said: bool) {
+        wire.to_node.clear();
+        wire.dead = true;
+        if wire.over {
+            return;
+        }
+        wire.to_link.truncate(kept);
+        if said && !wire.given_up {
+            wire.to_link.push_back(ToLink::Lost(LegLoss::Closed));
+        } else {
+            wire.over = wire.given_up;
+        }
+    }
+
+    fn kill(&mut self, node: usize, kept: usize, said: bool) {
+        self.up[node] = false;
+        self.stopped[node] = false;
+        for pair in &mut self.pairs {
+            for wire in pair.wires.values_mut().filter(|w| w.node == node) {
+                let lost = matches!(wire.to_link.back(), Some(ToLink::Lost(_)));
+                Self::break_wire(wire, if lost { usize::MAX } else { kept }, said && !lost);
+            }
+        }
+        // What is deleted with the last close is not, if nobody closes.
+        self.nodes[node].crash();
+    }
+
+    pub(super) fn crash(&mut self, node: usize, kept: usize) -> bool {
+        if !self.up.get(node).copied().unwrap_or(false) {
+            return false;
+        }
+        self.kill(node, kept, true);
+        true
+    }
+
+    pub(super) fn start_node(&mut self, node: usize) -> bool {
+        // The end of a process is heard of before another one can be started in its place.
+        let unheard = |w: &Wire| w.node == node && w.dead && !w.over && !w.given_up;
+        let early = self.pairs.iter().any(|p| p.wires.values().any(unheard));
+        if early || self.up.get(node).copied().unwrap_or(true) {
+            return false;
+        }
+        self.up[node] = true;
+        true
+    }
+
+    pub(super) fn stop_node(&mut self, node: usize, stop: bool) -> bool {
+        let can = self.up.get(node).copied().unwrap_or(false) && self.stopped[node] != stop;
+        if can {
+            self.stopped[node] = stop;
+        }
+        can
+    }
+
+    /// A node that is silent is killed; nobody hears of that from its legs. Another one is named at once.
+    pub(super) fn fence(&mut self, node: usize) -> bool {
+        if !self.stopped.get(node).copied().unwrap_or(false) {
+            return false;
+        }
+        self.kill(node, 0, false);
+        if self.serving() == Some(node) {
+            self.lost = false;
+            self.name_another(Cause::Silence);
+        }
+        true
+    }
+
+    pub(super) fn cut(&mut self, client: usize, beside: bool, kept: usize) -> bool {
+        let Some(pair) = self.pairs.get_mut(client) else { return false };
+        let stands = |w: &&mut Wire| {
+            w.beside == beside && !w.over && !w.given_up && !matches!(w.to_link.back(), Some(ToLink::Lost(_)))
+        };
+        let Some(wire) = pair.wires.values_mut().find(stands) else { return false };
+        let (node, conn) = (wire.node, wire.conn);
+        if self.stopped[node] {
+            return false;
+        }
+        Self::break_wire(wire, kept, true);
+        let outs = self.nodes[node].disconnect(conn, &mut self.disk);
+        self.take_outs(outs);
+        true
+    }
+
+    /// The Fleet has verified the node of which it heard that a leg was lost.
+    pub(super) fn decide(&mut self) -> bool {
+        if !self.lost {
+            // A search goes on while there is nobody.
+            if self.assignment.is_some() {
+                return false;
+            }
+        }
+        let Some(node) = self.serving() else { return self.name_another(Cause::Crash) };
+        if self.up[node] && !self.stopped[node] {
+            let same_life = self.served_life == self.nodes[node].life;
+            self.lost = false;
+            self.generation += 1;
+            let Some((assignment, _)) = &mut self.assignment else { return false };
+            assignment.generation = self.generation;
+            self.coverage
+                .count(if same_life { "named again: same" } else { "named again: restarted" }.into());
+            return true;
+        }
+        if self.up[node] {
+            return false;
+        }
+        self.lost = false;
+        self.name_another(Cause::Crash)
+    }
+
+    fn name_another(&mut self, cause: Cause) -> bool {
+        let from = self.last_node;
+        let order = (1..=self.nodes.len()).map(|n| (from + n) % self.nodes.len());
+        let Some(node) = order.into_iter().find(|n| self.up[*n] && !self.stopped[*n]) else {
+            self.assignment = None;
+            return false;
+        };
+        self.generation += 1;
+        self.epoch += 1;
+        self.files.all_lost();
+        let id = NodeId(u16::try_from(node).unwrap_or(0));
+        let assignment = Assignment { generation: self.generation, epoch: self.epoch, node: id };
+        self.assignment = Some((assignment, cause));
+        self.last_node = node;
+        self.served_life = self.nodes[node].life;
+        true
+    }
+
+    /// Whether a Link has not heard of the last decision.
+    pub fn has_news(&self, at: usize) -> bool {
+        let generation = self.assignment.map_or(0, |(a, _)| a.generation);
+        self.pairs.get(at).is_some_and(|p| p.closed.is_none() && p.told < generation)
+    }
+
+    /// Whether the Fleet has something to decide and can.
+    pub fn has_decision(&self) -> bool {
+        self.lost && self.serving().is_none_or(|n| !self.stopped[n])
+            || self.assignment.is_none()
+                && self.up.iter().zip(&self.stopped).any(|(up, stopped)| *up && !*stopped)
+    }
+
+    pub(super) fn tell_link(&mut self, at: usize) -> bool {
+        if !self.has_news(at) {
+            return false;
+        }
+        let Some((assignment, cause)) = self.assignment else { return false };
+        let pair = &mut self.pairs[at];
+        pair.told = assignment.generation;
+        let before = pair.link.mode();
+        let node = pair.main.and_then(|leg| pair.wires.get(&leg)).map(|w| w.node);
+        pair.link.handle_assignment(self.now, assignment, cause);
+        if before != "takeover" && self.pairs[at].link.mode() == "takeover" {
+            self.lose_in_flight(at);
+        }
+        if let Some(node) = node {
+            self.note_relay(at, before, node);
+        }
+        self.drain(at);
+        true
+    }
+
+    pub(super) fn storage_answers(&mut self) -> bool {
+        let mut any = false;
+        for node in 0..self.nodes.len() {
+            if self.up[node] && !self.stopped[node] && self.nodes[node].is_slow() {
+                any = true;
+                let outs = self.nodes[node].poke(&mut self.disk);
+                self.take_outs(outs);
+            }
+        }
+        any
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) -> bool {
+        self.now += time;
+        for at in 0..self.pairs.len() {
+            let mut turns = 0;
+            while self.pairs[at].closed.is_none()
+                && self.pairs[at].link.poll_timeout().is_some_and(|(due, _)| due <= self.now)
+                && turns < 50
+            {
+                turns += 1;
+                let pair = &mut self.pairs[at];
+                let before = pair.link.mode();
+                let node = pair.main.and_then(|leg| pair.wires.get(&leg)).map(|w| w.node);
+                pair.link.handle_timeout(self.now);
+                if let Some(node) = node {
+                    self.note_relay(at, before, node);
+                }
+                self.drain(at);
+            }
+            if turns == 50 {
+                let what = self.pairs[at].link.poll_timeout().map_or("", |(_, why)| why);
+                self.fail(crate::oracle::Violation::new("busy timer", what));
+            }
+        }
+        true
+    }
+
+    /// The next timer of any Link.
+    pub(super) fn next_due(&self) -> Option<std::time::Instant> {
+        let open = self.pairs.iter().filter(|p| p.closed.is_none());
+        open.filter_map(|p| p.link.poll_timeout().map(|(at, _)| at)).min()
+    }
+
+    pub(super) fn tick(&mut self) -> bool {
+        let Some(due) = self.next_due() else { return false };
+        let time = due.saturating_duration_since(self.now);
+        self.wait(time)
+    }
+}

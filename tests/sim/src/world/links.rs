@@ -1,0 +1,183 @@
+//! What a Link wants, and what it says of files and takeovers.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use understudy_core::{
+    effect::{Effect, Leg},
+    event::{Event, FileEvent},
+    ids::LinkId,
+};
+
+use super::{World, legs::Wire};
+use crate::{node::Mark, users::User};
+
+impl World {
+    /// Does what a Link wants until it wants nothing.
+    pub(super) fn drain(&mut self, at: usize) {
+        loop {
+            let mut quiet = true;
+            while let Some(transmit) = self.pairs[at].link.poll_transmit() {
+                quiet = false;
+                match transmit.to {
+                    Leg::Client => self.pairs[at].to_client.push_back(transmit.frame),
+                    Leg::Node(leg) => self.send_to_node(at, leg, transmit.frame),
+                }
+            }
+            while let Some(event) = self.pairs[at].link.poll_event() {
+                quiet = false;
+                self.event(at, event);
+            }
+            while let Some(effect) = self.pairs[at].link.poll_effect() {
+                quiet = false;
+                self.effect(at, effect);
+            }
+            if !quiet {
+                continue;
+            }
+            let version = self.files.version();
+            let pair = &mut self.pairs[at];
+            let wants = pair.link.wants_files();
+            if !wants || pair.files_seen == version && pair.waits {
+                pair.waits = wants;
+                return;
+            }
+            (pair.files_seen, pair.waits) = (version, true);
+            pair.link.handle_files(self.now, &self.files);
+        }
+    }
+
+    /// Links that wait for files hear of every change.
+    pub(super) fn look_at_links(&mut self) {
+        for at in 0..self.pairs.len() {
+            let version = self.files.version();
+            if self.pairs[at].closed.is_none()
+                && self.pairs[at].link.wants_files()
+                && self.pairs[at].files_seen != version
+            {
+                self.drain(at);
+            }
+        }
+    }
+
+    fn event(&mut self, at: usize, event: Event) {
+        match event {
+            Event::File(event) => self.file_event(at, event),
+            Event::LegLost { generation, .. } => {
+                self.lost |= self.assignment.is_some_and(|(a, _)| a.generation == generation);
+            }
+            Event::Takeover(report) => {
+                self.tell(format!("takeover of client {}: {report:?}", at + 1));
+                self.coverage.takeover(&report);
+            }
+            Event::Succession(succession) => {
+                for other in (0..self.pairs.len()).filter(|other| *other != at) {
+                    self.pairs[other].link.handle_succession(self.now, &succession);
+                    self.drain(other);
+                }
+            }
+            Event::SessionLost { loss, .. } => self.coverage.count(format!("session lost: {}", loss.label())),
+            Event::SideChannel(news) => self.coverage.count(format!("side channel: {news:?}")),
+            Event::SignatureRefused => self.coverage.count("signature refused".into()),
+            _ => {}
+        }
+    }
+
+    fn file_event(&mut self, at: usize, event: FileEvent) {
+        let pair = &mut self.pairs[at];
+        match &event {
+            FileEvent::Opened { open, .. } => {
+                if let Some(number) = pair.opened.pop_front() {
+                    pair.tokens.insert(*open, number);
+                }
+            }
+            FileEvent::Closed { open } => {
+                pair.tokens.remove(open);
+            }
+            FileEvent::GivenUp { open } => {
+                self.coverage.count("open given up".into());
+                match pair.tokens.remove(open) {
+                    Some(number) => pair.client.give_up(number),
+                    None => pair.client.give_up_all(),
+                }
+            }
+            FileEvent::Lost | FileEvent::Renamed { .. } | FileEvent::Reclaimed { .. } => {}
+        }
+        if self.setup.trace {
+            self.tell(format!("files: client {}: {event:?}", at + 1));
+        }
+        self.files.handle(LinkId(at as u64 + 1), event);
+    }
+
+    fn effect(&mut self, at: usize, effect: Effect) {
+        match effect {
+            Effect::Connect { leg, node, role } => self.dial(at, leg, usize::from(node.0), role),
+            Effect::CloseLeg { leg, how } => self.close_leg(at, leg, how),
+            Effect::CloseClient { reason, .. } => {
+                self.tell(format!("the proxy closes client {}: {}", at + 1, reason.label()));
+                self.coverage.count(format!("closed: {}", reason.label()));
+                let pair = &mut self.pairs[at];
+                pair.closed = Some(reason);
+                pair.left = true;
+                self.files.link_gone(LinkId(at as u64 + 1));
+                self.pairs[at].tokens.clear();
+            }
+        }
+    }
+
+    /// The mark of what a Link sends now.
+    pub(super) fn mark(&self, at: usize) -> Mark {
+        let mode = self.pairs[at].link.mode();
+        // Of a session that nobody can act for the proxy cannot see what it seals.
+        let opaque =
+            mode == "relay" && self.setup.protection.seals() && self.pairs[at].client.has(User::Mallory);
+        let others = (0..self.pairs.len()).filter(|other| *other != at && !opaque);
+        let blocked: Vec<u64> = others.flat_map(|other| self.not_back(other, at)).collect();
+        Mark {
+            bridge: mode != "relay" && mode != "handshake",
+            reclaims: mode == "takeover",
+            blocked: Rc::from(blocked),
+        }
+    }
+
+    /// The files of which that Link has Opens that are not back on the node that serves the other one.
+    fn not_back(&self, at: usize, other: usize) -> Vec<u64> {
+        let pair = &self.pairs[at];
+        let behind = self.is_behind(at, other);
+        // What a leg has lost that is not known to be lost nobody can wait for.
+        let unheard = !behind && self.main_wire(at).is_some_and(|wire| wire.dead && !wire.over);
+        if pair.closed.is_some() || unheard || pair.link.mode() != "takeover" && !behind {
+            return Vec::new();
+        }
+        let conn = self.main_wire(at).map(|w| (w.conn, w.node));
+        let here = |number: u64| {
+            conn.map_or(0, |(conn, node)| {
+                let opens = self.nodes[node].opens.values();
+                opens.filter(|o| o.conn == conn && o.number == number).count()
+            })
+        };
+        let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+        for number in pair.tokens.values() {
+            *counts.entry(*number).or_default() += 1;
+        }
+        counts
+            .into_iter()
+            .filter(|(number, count)| *count > here(*number))
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    pub(super) fn main_wire(&self, at: usize) -> Option<&Wire> {
+        let pair = &self.pairs[at];
+        pair.main.and_then(|leg| pair.wires.get(&leg))
+    }
+
+    /// Whether a Link is still on a node, or a life of it, that is over, while another one is served already by the next.
+    fn is_behind(&self, at: usize, other: usize) -> bool {
+        match (self.main_wire(at), self.main_wire(other)) {
+            (Some(own), Some(its)) => {
+                own.dead && !its.dead && own.mark != 0 && its.mark != 0 && own.mark != its.mark
+            }
+            _ => false,
+        }
+    }
+}
