@@ -12,14 +12,14 @@ export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
 export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
 endif
 
-.PHONY: demo test lint unit e2e soak bench captures tshark fuzz deny setup build
+.PHONY: demo test lint unit sim e2e soak bench captures tshark fuzz deny setup build
 
 # A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
 demo: setup build
 	$(E2E) demo
 
 # What CI runs: each case once, on small data.
-test: setup lint unit e2e
+test: setup lint unit sim e2e
 
 lint:
 	cargo fmt --all --check
@@ -28,6 +28,10 @@ lint:
 
 unit:
 	cargo test --workspace --locked --quiet
+
+# Seeds of the simulator (RUNS=, FROM=); stops at the first that breaks a rule, and tells its story.
+sim:
+	cargo run --release --locked --quiet -p understudy-sim -- run --runs $(or $(RUNS),20000) --from $(or $(FROM),0)
 
 e2e: build
 	$(E2E) run
