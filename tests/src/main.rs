@@ -73,6 +73,9 @@ enum Order {
     SideChannel {
         /// Part of the names of the trials to run.
         filter: Option<String>,
+        /// Log in by Kerberos, in a realm of the rig's own; otherwise by NTLM.
+        #[arg(long)]
+        realm: Option<rig::realm::Kind>,
     },
     /// Names the cases and what they show.
     List,
@@ -112,9 +115,9 @@ fn obey(order: &Order) -> Result<()> {
         }
         Order::Captures { paths, expect_errors } => wire::captures::report(paths, *expect_errors),
         Order::Tshark { paths } => tshark(paths),
-        Order::SideChannel { filter } => {
+        Order::SideChannel { filter, realm } => {
             require_root()?;
-            side_channel::run(filter.as_deref().unwrap_or_default())
+            side_channel::run(filter.as_deref().unwrap_or_default(), *realm)
         }
         Order::Bench(options) => {
             require_root()?;

@@ -227,7 +227,7 @@ fn is_over(client: &mut Client, work: &Work) -> Result<()> {
 }
 
 /// A login of which the node has asked for more.
-fn half_way(client: &mut Client, user: User, session: u64) -> Result<Exchange> {
+fn half_way(client: &mut Client, user: User<'_>, session: u64) -> Result<Exchange> {
     let mut exchange = client.begin_login(user, session)?;
     let id = client.send_login(&mut exchange)?;
     let status = client.take_login(&mut exchange, id)?;

@@ -48,7 +48,7 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// Everything before and after a crash, on a connection of each kind.
-pub(super) fn single_messages(setups: &[(Setup, User)]) -> Result<Report> {
+pub(super) fn single_messages(setups: &[(Setup, User<'_>)]) -> Result<Report> {
     let mut rig = Rig::new(&Site::default())?;
     let mut clients = Vec::new();
     for (setup, user) in setups {

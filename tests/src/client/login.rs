@@ -1,6 +1,11 @@
 //! NEGOTIATE, SESSION_SETUP and TREE_CONNECT.
 
-use std::{fs, io::Read, sync::Arc};
+use std::{
+    fs,
+    io::Read,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use md4::{Digest, Md4};
@@ -12,7 +17,7 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 use understudy_core::{
-    auth::{Identity, Kind, Login, keys::NtHash},
+    auth::{Identity, Kind, Login, UnixTime, kerberos::Ticket, keys::NtHash},
     crypto::{
         Dialect,
         preauth::Preauth,
@@ -42,19 +47,29 @@ const SHARE_ENCRYPT: u32 = 0x8000;
 const MULTI_CHANNEL: u32 = 0x8;
 
 /// Who logs in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum User {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum User<'a> {
     Guest,
     Named(&'static str),
+    /// By Kerberos.
+    Ticket(&'a Arc<Ticket>),
 }
 
-impl User {
+impl User<'_> {
     /// Whom the proxy knows.
     pub(crate) const KNOWN: Self = Self::Named(USER);
     /// Another one.
     pub(crate) const SECOND: Self = Self::Named(SECOND);
     /// Whom it does not.
     pub(crate) const STRANGER: Self = Self::Named(STRANGER);
+
+    fn name(self) -> String {
+        match self {
+            Self::Guest => "guest".into(),
+            Self::Named(name) => name.into(),
+            Self::Ticket(ticket) => ticket.user().into(),
+        }
+    }
 }
 
 /// What shows that a further connection belongs to a session, and what it seals with there.
@@ -65,7 +80,9 @@ struct Binding {
 
 /// A login under way.
 pub(crate) struct Exchange {
-    user: User,
+    /// Who, to be told of.
+    user: String,
+    guest: bool,
     login: Login,
     preauth: Preauth,
     /// The security buffer to send next.
@@ -159,13 +176,13 @@ impl Client {
     }
 
     /// A new session; its id.
-    pub(crate) fn login(&mut self, user: User) -> Result<u64> {
+    pub(crate) fn login(&mut self, user: User<'_>) -> Result<u64> {
         let mut exchange = self.begin_login(user, 0)?;
         self.complete(&mut exchange)
     }
 
     /// Binds this connection to a session of another one (MS-SMB2 3.2.4.2.3.1), by a login of its own as `user`.
-    pub(crate) fn bind(&mut self, first: &Self, session: u64, user: User) -> Result<()> {
+    pub(crate) fn bind(&mut self, first: &Self, session: u64, user: User<'_>) -> Result<()> {
         let bound = first.sessions.get(&session).context("no such session")?;
         let key = bound.proof.clone().context("a session without a key")?;
         let seals = bound.seals.as_ref().map(Seals::shared);
@@ -176,19 +193,26 @@ impl Client {
     }
 
     /// Proves anew, or for the first time, to be `user` on a session that stands.
-    pub(crate) fn reauthenticate(&mut self, session: u64, user: User) -> Result<Status> {
+    pub(crate) fn reauthenticate(&mut self, session: u64, user: User<'_>) -> Result<Status> {
         let mut exchange = self.begin_login(user, session)?;
         self.finish_login(&mut exchange)
     }
 
     /// Begins a login: on the session, if that is not 0.
-    pub(crate) fn begin_login(&self, user: User, session: u64) -> Result<Exchange> {
-        let (identity, hash) = credentials(user);
-        let mut login = Login::ntlm(&identity, hash, true);
+    pub(crate) fn begin_login(&self, user: User<'_>, session: u64) -> Result<Exchange> {
+        let mut login = match user {
+            User::Guest => Login::ntlm(&identity("visitor", Kind::Guest), None, true),
+            User::Named(name) => {
+                let hash = NtHash::new(Md4::digest(utf16(PASSWORD)).into());
+                Login::ntlm(&identity(name, Kind::Ntlm), Some(hash), true)
+            }
+            User::Ticket(ticket) => Login::kerberos(ticket, now())?,
+        };
         let token = login.start(&mut System)?;
         let preauth = self.preauth.clone();
         Ok(Exchange {
-            user,
+            user: user.name(),
+            guest: matches!(user, User::Guest),
             login,
             preauth,
             token,
@@ -234,11 +258,11 @@ impl Client {
             exchange.token = exchange.login.step(response?.security_buffer, &mut System)?;
         } else if status == Status::SUCCESS {
             let response = response?;
-            let (flags, user) = (response.session_flags, exchange.user);
+            let flags = response.session_flags;
             exchange.session = header.session_id;
             exchange.login.finish(response.security_buffer)?;
             let guest = flags & (session_setup::GUEST | session_setup::NULL) != 0;
-            ensure!(guest == (user == User::Guest), "session flags {flags:#x} for {user:?}");
+            ensure!(guest == exchange.guest, "session flags {flags:#x} for {}", exchange.user);
             if !exchange.renews {
                 self.establish(exchange, flags, &msg)?;
             }
@@ -260,7 +284,7 @@ impl Client {
     /// A login to its good end.
     pub(crate) fn complete(&mut self, exchange: &mut Exchange) -> Result<u64> {
         let status = self.finish_login(exchange)?;
-        ensure!(status == Status::SUCCESS, "SESSION_SETUP as {:?}: {status:x?}", exchange.user);
+        ensure!(status == Status::SUCCESS, "SESSION_SETUP as {}: {status:x?}", exchange.user);
         Ok(exchange.session)
     }
 
@@ -315,7 +339,7 @@ impl Client {
     }
 
     /// Session and share at once.
-    pub(crate) fn enter(&mut self, user: User, share: &str) -> Result<At> {
+    pub(crate) fn enter(&mut self, user: User<'_>, share: &str) -> Result<At> {
         let session = self.login(user)?;
         self.tree(session, share)
     }
@@ -348,20 +372,13 @@ impl Client {
     }
 }
 
-fn credentials(user: User) -> (Identity, Option<NtHash>) {
-    let identity = |user: &str, kind| Identity {
-        user: user.to_owned(),
-        domain: "TESTGROUP".to_owned(),
-        workstation: "CLIENT".to_owned(),
-        kind,
-    };
-    match user {
-        User::Guest => (identity("visitor", Kind::Guest), None),
-        User::Named(name) => {
-            let hash = NtHash::new(Md4::digest(utf16(PASSWORD)).into());
-            (identity(name, Kind::Ntlm), Some(hash))
-        }
-    }
+fn identity(user: &str, kind: Kind) -> Identity {
+    Identity { user: user.to_owned(), domain: "TESTGROUP".to_owned(), workstation: "CLIENT".to_owned(), kind }
+}
+
+/// By the machine's clock.
+pub(crate) fn now() -> UnixTime {
+    UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO))
 }
 
 /// UTF-16LE.

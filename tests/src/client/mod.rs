@@ -39,7 +39,7 @@ use self::sealing::Seals;
 pub(crate) use self::{
     files::{DELETE_ON_CLOSE, FILE_CREATE, FILE_OPEN_IF, File, Open, READ, build_query, data, written},
     inbox::{Answer, Break, End},
-    login::{Exchange, User, utf16},
+    login::{Exchange, User, now, utf16},
     sealing::Secret,
 };
 use crate::rig::net::Net;

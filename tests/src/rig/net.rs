@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -141,16 +141,35 @@ impl Net {
 
     /// Many of them. One thread makes them all, for it takes milliseconds to go into a namespace.
     pub(crate) fn connect_many(&self, name: &str, address: &str, count: usize) -> Result<Vec<TcpStream>> {
-        let path = format!("/var/run/netns/{}", self.space(name));
         let address = address.to_owned();
-        let made = std::thread::spawn(move || -> Result<Vec<TcpStream>> {
-            let space = File::open(&path).with_context(|| path.clone())?;
-            move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
+        self.within(name, move || {
             let connect =
                 |_| TcpStream::connect(&address).with_context(|| format!("connecting to {address}"));
             (0..count).map(connect).collect()
+        })
+    }
+
+    /// Listens in a namespace.
+    pub(crate) fn listen(&self, name: &str, address: &str) -> Result<TcpListener> {
+        let address = address.to_owned();
+        self.within(name, move || {
+            TcpListener::bind(&address).with_context(|| format!("listening at {address}"))
+        })
+    }
+
+    /// Does this on a thread that is in a namespace.
+    fn within<T: Send + 'static>(
+        &self,
+        name: &str,
+        act: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let path = format!("/var/run/netns/{}", self.space(name));
+        let made = std::thread::spawn(move || {
+            let space = File::open(&path).with_context(|| path.clone())?;
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
+            act()
         });
-        made.join().map_err(|_| anyhow::anyhow!("the connecting thread died"))?
+        made.join().map_err(|_| anyhow::anyhow!("a thread in a namespace died"))?
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Stage, Trial, alone};
-use crate::client::{At, User};
+use crate::client::At;
 
 pub(super) const TRIALS: &[Trial] =
     &[("processes and memory of the node", memory), ("CPU of the node", cpu), ("stopped process", stopped)];
@@ -25,14 +25,14 @@ fn memory(stage: &Stage<'_>) -> Result<String> {
     const CHANNELS: u64 = 8;
     let setup = stage.setup();
     let mut main = stage.connect(&setup)?;
-    let at = main.enter(User::KNOWN, "share")?;
+    let at = main.enter(stage.user, "share")?;
     let file = main.open(at, &alone("cost.bin"))?;
     let pid = stage.node.pid_with(&stage.path("cost.bin")).context("who serves the client?")?;
     let before = (stage.node.pids().len(), private(pid)?);
     let mut sides = Vec::new();
     for _ in 0..CHANNELS {
         let mut side = stage.connect(&setup)?;
-        side.bind(&main, at.session, User::KNOWN)?;
+        side.bind(&main, at.session, stage.user)?;
         side.flush(file)?;
         sides.push(side);
     }
@@ -60,11 +60,11 @@ fn cpu(stage: &Stage<'_>) -> Result<String> {
     const TIMES: u32 = 50;
     let setup = stage.setup();
     let mut main = stage.connect(&setup)?;
-    let at = main.enter(User::KNOWN, "share")?;
+    let at = main.enter(stage.user, "share")?;
     let begun = spent(stage)?;
     for _ in 0..TIMES {
         let mut side = stage.connect(&setup)?;
-        side.bind(&main, at.session, User::KNOWN)?;
+        side.bind(&main, at.session, stage.user)?;
     }
     std::thread::sleep(Duration::from_millis(200));
     let bound = spent(stage)? - begun;

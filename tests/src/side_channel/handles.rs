@@ -12,7 +12,7 @@ use smb_parse::{
 
 use super::{Pair, Stage, Trial, alone};
 use crate::{
-    client::{At, Client, DELETE_ON_CLOSE, File, Open, Setup, User, written},
+    client::{At, Client, DELETE_ON_CLOSE, File, Open, Setup, written},
     rig::wait_until,
 };
 
@@ -189,7 +189,7 @@ fn come_back(stage: &Stage<'_>, fate: impl FnOnce(Client) -> Option<Client>) -> 
 
 fn reconnect(stage: &Stage<'_>, guid: [u8; 16], file: File) -> Result<String> {
     let mut again = stage.connect(&Setup { client_guid: guid, ..stage.setup })?;
-    let at = again.enter(User::KNOWN, "share")?;
+    let at = again.enter(stage.user, "share")?;
     let mut open = Open { oplock: 9, ..alone("durable.bin") };
     open.contexts.push((tag::DHNC, encode::durable_reconnect(file.id)));
     let answer = again.call(at, Command::CREATE, 1, |header| open.build(header))?;

@@ -7,6 +7,7 @@ mod breaks;
 mod cost;
 mod handles;
 mod refused;
+mod tickets;
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +23,8 @@ use crate::{
     rig::{
         Scratch,
         net::Net,
-        node::{Node, Settings},
+        node::{Node, STRANGER, Settings, USER},
+        realm::{GHOST, Kind, Realm},
     },
 };
 
@@ -62,7 +64,7 @@ fn ways() -> Vec<Way> {
 /// What is tried, and what to call it.
 type Trial = (&'static str, fn(&Stage<'_>) -> Result<String>);
 
-fn trials() -> Vec<Trial> {
+fn trials(realm: Option<Kind>) -> Vec<Trial> {
     [
         &[("bind", bind as fn(&Stage<'_>) -> Result<String>), ("echo", echo)][..],
         handles::TRIALS,
@@ -70,6 +72,8 @@ fn trials() -> Vec<Trial> {
     ]
     .into_iter()
     .chain([refused::TRIALS, cost::TRIALS])
+    .chain(realm.map(|_| tickets::TRIALS))
+    .chain((realm == Some(Kind::Mit)).then_some(tickets::ENDS))
     .flatten()
     .copied()
     .collect()
@@ -83,6 +87,10 @@ struct Stage<'a> {
     single: &'a Node,
     data: &'a Path,
     setup: Setup,
+    realm: Option<&'a Realm>,
+    /// Who logs in, and somebody else.
+    user: User<'a>,
+    other: User<'a>,
 }
 
 /// A client's connection, and one that is bound to its session.
@@ -105,16 +113,16 @@ impl Stage<'_> {
     /// Another client altogether.
     fn stranger(&self) -> Result<(Client, At)> {
         let mut client = self.connect(&self.setup())?;
-        let at = client.enter(User::KNOWN, "share")?;
+        let at = client.enter(self.user, "share")?;
         Ok((client, at))
     }
 
     fn pair(&self) -> Result<Pair> {
         let setup = self.setup();
         let mut main = self.connect(&setup)?;
-        let at = main.enter(User::KNOWN, "share")?;
+        let at = main.enter(self.user, "share")?;
         let mut side = self.connect(&setup)?;
-        side.bind(&main, at.session, User::KNOWN)?;
+        side.bind(&main, at.session, self.user)?;
         Ok(Pair { main, side, at })
     }
 
@@ -136,26 +144,42 @@ impl Pair {
     }
 }
 
-/// Tries everything in every way.
-pub(crate) fn run(filter: &str) -> Result<()> {
+/// Tries everything in every way. With a realm the users log in with its tickets, else by NTLM.
+pub(crate) fn run(filter: &str, kind: Option<Kind>) -> Result<()> {
     let dir = Scratch::new()?;
     let mut net = Net::new()?;
     let data = dir.path().join("data");
     std::fs::create_dir_all(&data)?;
-    let mut node = Node::new(&mut net, dir.path(), 0, &data, &Settings::default())?;
+    let realm = kind.map(|kind| Realm::start(&mut net, dir.path(), kind)).transpose()?;
+    let mut on = Settings::default();
+    if let Some(realm) = &realm {
+        on.membership = realm.membership();
+        on.environment.extend(realm.environment());
+    }
+    let mut node = Node::new(&mut net, dir.path(), 0, &data, &on)?;
     node.add_users()?;
+    realm.as_ref().map_or(Ok(()), |realm| realm.join(&node))?;
     node.start(&net)?;
-    let off = Settings { global: vec!["server multi channel support = no"], ..Settings::default() };
+    let off = Settings { global: vec!["server multi channel support = no"], ..on };
     let mut single = Node::new(&mut net, dir.path(), 1, &data, &off)?;
     single.copy_users(&node)?;
     single.start(&net)?;
     println!("{}", node.version()?);
+    let somebody_else = if kind == Some(Kind::Ad) { GHOST } else { STRANGER };
+    let tickets = realm.as_ref().map(|realm| {
+        anyhow::Ok([realm.ticket(&net, &node, USER)?, realm.ticket(&net, &node, somebody_else)?])
+    });
+    let tickets = tickets.transpose()?;
+    let [user, other] = tickets
+        .as_ref()
+        .map_or([User::KNOWN, User::STRANGER], |tickets| tickets.each_ref().map(User::Ticket));
     let ways = ways();
-    for (name, trial) in trials().into_iter().filter(|(name, _)| name.contains(filter)) {
+    for (name, trial) in trials(kind).into_iter().filter(|(name, _)| name.contains(filter)) {
         println!("{name}");
         let mut found: Vec<(String, Vec<&str>)> = Vec::new();
         for way in &ways {
-            let stage = Stage { net: &net, node: &node, single: &single, data: &data, setup: way.setup };
+            let (net, node, single, data, realm) = (&net, &node, &single, &data, realm.as_ref());
+            let stage = Stage { net, node, single, data, setup: way.setup, realm, user, other };
             let result = trial(&stage).unwrap_or_else(|error| format!("no: {error:#}"));
             match found.iter_mut().find(|(known, _)| *known == result) {
                 Some((_, names)) => names.push(way.name),
@@ -174,12 +198,12 @@ fn bind(stage: &Stage<'_>) -> Result<String> {
     const TIMES: u32 = 20;
     let setup = stage.setup();
     let mut main = stage.connect(&setup)?;
-    let at = main.enter(User::KNOWN, "share")?;
+    let at = main.enter(stage.user, "share")?;
     let (mut took, mut bytes) = (std::time::Duration::ZERO, (0, 0));
     for _ in 0..TIMES {
         let begun = Instant::now();
         let mut side = stage.connect(&setup)?;
-        side.bind(&main, at.session, User::KNOWN)?;
+        side.bind(&main, at.session, stage.user)?;
         took += begun.elapsed();
         bytes = side.traffic;
     }

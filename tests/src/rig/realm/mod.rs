@@ -4,16 +4,21 @@
 
 mod ad;
 mod mit;
+mod presented;
 
 use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use understudy_core::auth::kerberos::Ticket;
 
 use self::{ad::Ad, mit::Mit};
 use super::{
@@ -44,7 +49,7 @@ const CONTROLLER: &str = "dc.understudy.test";
 pub(crate) const NAMES: &[(&str, &str)] = &[(FLOATING, NAME), (ADDRESS, CONTROLLER)];
 
 /// Which software keeps the realm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
     /// MIT's KDC, and nodes that stand alone.
     Mit,
@@ -140,6 +145,12 @@ impl Realm {
         let cache = Cache { path, config: config(&self.dir) };
         run(cache.command(net, "kinit").arg(user), &format!("{PASSWORD}\n")).context("kinit")?;
         Ok(cache)
+    }
+
+    /// A user's ticket for the service, for [`Client`](crate::client::Client), to be presented to any node of the site.
+    pub(crate) fn ticket(&self, net: &Net, node: &Node, user: &str) -> Result<Arc<Ticket>> {
+        let token = presented::to(net, node, &self.log_in(net, user)?)?;
+        presented::open(&token, &self.file(KEYTAB))
     }
 
     /// Gives the service a new key, under the next number, in the keytab of the nodes beside the old ones.
