@@ -18,13 +18,13 @@ use crate::{
     },
 };
 
-const DIALECTS: [Dialect; 5] =
+pub(super) const DIALECTS: [Dialect; 5] =
     [Dialect::SMB202, Dialect::SMB210, Dialect::SMB300, Dialect::SMB302, Dialect::SMB311];
 
 const LOGINS_ASKED: &str = "messages_total{command=\"session_setup\",direction=\"request\"}";
 
 /// A client that seals all it sends, with the cipher of its dialect.
-fn sealing(dialect: Dialect) -> Setup {
+pub(super) fn sealing(dialect: Dialect) -> Setup {
     let cipher = if dialect == Dialect::SMB311 { Cipher::Aes128Gcm } else { Cipher::Aes128Ccm };
     Setup { dialect, cipher: Some(cipher), sealing: true, ..Setup::default() }
 }
@@ -81,13 +81,13 @@ pub(super) const CASES: &[Case] = &[
 ];
 
 /// A file of a session of its own.
-struct Work {
-    file: File,
+pub(super) struct Work {
+    pub(super) file: File,
     bytes: Vec<u8>,
 }
 
 impl Work {
-    fn begin(client: &mut Client, session: u64, name: &str) -> Result<Self> {
+    pub(super) fn begin(client: &mut Client, session: u64, name: &str) -> Result<Self> {
         let at = client.tree(session, "share")?;
         let open = Open { disposition: FILE_OPEN_IF, share: 0, ..Open::of(name) };
         let file = client.open(at, &open)?;
@@ -96,7 +96,7 @@ impl Work {
         Ok(Self { file, bytes })
     }
 
-    fn goes_on(&self, client: &mut Client) -> Result<()> {
+    pub(super) fn goes_on(&self, client: &mut Client) -> Result<()> {
         let got = client.read(self.file, 0, 50_000)?;
         ensure!(got == self.bytes, "it reads something else");
         client.write(self.file, 0, &self.bytes)
@@ -110,7 +110,7 @@ impl Work {
 }
 
 /// Kills the serving node, waits until all are on the next one, and brings the dead one back.
-fn fail_over(rig: &mut Rig, takeovers: usize) -> Result<()> {
+pub(super) fn fail_over(rig: &mut Rig, takeovers: usize) -> Result<()> {
     let dead = rig.kill_serving()?;
     rig.await_takeovers("crash", takeovers)?;
     rig.restart(dead)
@@ -218,7 +218,7 @@ fn reauth_of(rig: &mut Rig, setup: &Setup, takeovers: &mut usize) -> Result<()> 
 
 /// Nothing is to be had by a session that has ended. Who seals in its name is of no session, and is disconnected
 /// (MS-SMB2 3.3.5.2.1.1).
-fn is_over(client: &mut Client, work: &Work) -> Result<()> {
+pub(super) fn is_over(client: &mut Client, work: &Work) -> Result<()> {
     match work.status(client) {
         Ok(Status::USER_SESSION_DELETED) => Ok(()),
         Err(_) if client.is_sealing() => client.wait_for_end().map(|_| ()),
@@ -245,7 +245,7 @@ fn forge(exchange: &mut Exchange) -> Result<()> {
 }
 
 /// No tree is to be had by a session that is none.
-fn is_no_session(client: &mut Client, session: u64) -> Result<()> {
+pub(super) fn is_no_session(client: &mut Client, session: u64) -> Result<()> {
     let path = utf16(&format!("\\\\{FLOATING}\\share"));
     let at = At { session, tree: 0 };
     let answer = client.call(at, Command::TREE_CONNECT, 1, |header| encode::tree_connect(header, &path))?;

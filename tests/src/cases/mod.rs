@@ -6,6 +6,7 @@ mod garbage;
 mod haproxy;
 mod injected;
 mod kerberos;
+mod kerberos_logins;
 mod kernel;
 mod logins;
 mod lost_legs;
@@ -73,6 +74,7 @@ pub(crate) fn all() -> Vec<Case> {
         python::CASES,
         kernel::CASES,
         kerberos::CASES,
+        kerberos_logins::CASES,
         messages::CASES,
         sessions::CASES,
         logins::CASES,
