@@ -120,7 +120,7 @@ pub(super) fn survive_one(
     Ok(outcome)
 }
 
-const TAKEN_OVER: &str = "takeovers_total{cause=\"crash\",result=\"ok\"}";
+pub(super) const TAKEN_OVER: &str = "takeovers_total{cause=\"crash\",result=\"ok\"}";
 
 fn connections(rig: &Rig) -> Result<f64> {
     rig.metric("connections_total")

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     Case, Report, Scale,
-    copies::{FILE, crash_at, survive, survive_one},
+    copies::{FILE, TAKEN_OVER, crash_at, survive, survive_one},
 };
 use crate::{
     client::{Client, FILE_OPEN_IF, Open, Setup, User},
@@ -234,6 +234,8 @@ fn unprotected(site: &Site, scale: &Scale, reason: &str) -> Result<Report> {
     let file = other.open(at, &Open { disposition: FILE_OPEN_IF, ..Open::of("theirs.bin") })?;
     other.write(file, 0, b"before")?;
 
+    // It must not be over before its node is dead.
+    rig.net.stretch_copies(scale.copy, Duration::from_secs(3))?;
     let copy = Copy::start(&rig, &Who::KERBEROS, Way::Put, FILE, scale.copy)?;
     let kill = Fault::at(scale.copy / 3, |rig| {
         let shown = rig.metric(&format!("sessions{{protection=\"{reason}\"}}"))?;
@@ -242,6 +244,7 @@ fn unprotected(site: &Site, scale: &Scale, reason: &str) -> Result<Report> {
     });
     let error = copy.run(&mut rig, vec![kill]).err().context("the copy ended well")?;
     ensure!(gave_up(&error), "{error:#}");
+    rig.await_metric("client_closed_total{reason=\"unprotected\"}", 1.0)?;
     ensure!(rig.metric("client_closed_total{reason=\"unprotected\"}")? == 1.0, "not counted as disconnected");
     let counted = rig.metric(&format!("unprotected_sessions_total{{reason=\"{reason}\"}}"))?;
     ensure!(counted == 1.0, "{counted} sessions were counted as unprotected for this reason: {reason}");
@@ -273,6 +276,7 @@ fn unknown(scale: &Scale) -> Result<Report> {
     let kill = Fault::at(scale.copy / 3, |rig| rig.kill_serving().map(drop));
     copy.run(&mut rig, vec![refusal, kill])?;
     ensure!(rig.metric("connections_total")? == 2.0, "the client connected more than once");
+    ensure!(rig.metric(TAKEN_OVER)? == 1.0, "the copy was over before its node died");
     Ok(Report::default())
 }
 
