@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -247,6 +250,11 @@ impl Node {
         self.child = Some(child);
         let address = format!("{}:445", self.address);
         wait_until("smbd listens", Duration::from_secs(20), || net.connect("hub", &address).is_ok())?;
+        // Without it smbd refuses the domain's users.
+        let winbind = self.dir.join("run/winbindd/pipe");
+        wait_until("winbindd listens", Duration::from_secs(20), || {
+            !self.winbind || UnixStream::connect(&winbind).is_ok()
+        })?;
         let init = self.pids().first().context("smbd has no process")?.as_raw_nonzero();
         fs::write(self.dir.join("init.pid"), init.to_string()).context("init.pid")
     }
