@@ -224,7 +224,8 @@ impl Scratch {
         };
         let name = format!("understudy-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = Path::new(base).join(name);
-        std::fs::create_dir_all(&path)?;
+        // Whoever else has it would remove it in the middle of a case.
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
     }
 
