@@ -60,6 +60,12 @@ impl Files {
         self.unreclaimed > 0 && self.files.get(key).is_some_and(|c| c.unreclaimed > 0)
     }
 
+    /// The same by an Open, whatever its file is called by now.
+    pub fn is_open_blocked(&self, link: LinkId, open: OpenToken) -> bool {
+        let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
+        entry.is_some_and(|entry| self.is_blocked(&entry.key))
+    }
+
     /// Whether requests that open files or change names must wait.
     pub fn is_opening_blocked(&self) -> bool {
         self.unreclaimed > 0

@@ -177,7 +177,7 @@ impl Link {
         key: impl Fn(&SessionKeys) -> Option<&SealingKey>,
     ) -> Option<(SessionId, [u8; Header::LEN])> {
         let id = transform::Header::parse(body).ok()?.session_id;
-        let keys = self.sessions.get(id)?.client_keys.as_ref()?;
+        let keys = self.sessions.reading_keys(id)?;
         let mut head = [0; Header::LEN];
         (key(keys)?.peek(body, 0, &mut head) == head.len()).then_some((id, head))
     }

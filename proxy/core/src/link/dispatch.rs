@@ -1,6 +1,6 @@
 //! Sending a client's request to a node of ours: first to its barrier, then translated and signed.
 
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use bytes::BytesMut;
 use smb_parse::{
@@ -19,14 +19,13 @@ use super::{
     credit::charge,
     fsctl::refused_fsctl,
     node_leg::Pending,
-    open::file_key,
     request::{Request, keep},
 };
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
     files::Files,
-    ids::{MessageId, RELATED_FILE_ID},
+    ids::{MessageId, OpenToken, RELATED_FILE_ID, SessionId},
     takeover::verdict::{Facts, Verdict, verdict},
 };
 
@@ -37,13 +36,15 @@ impl Request {
 }
 
 impl Link {
-    /// Sends every parked frame whose files are free, in order. A frame that must wait holds back only those behind
-    /// it that work on the same session, so that a client's own order is kept.
+    /// Sends every parked frame whose files are free, in order. A frame that must wait holds back only what would take
+    /// from it what it works on: CLOSE of its Open, TREE_DISCONNECT and LOGOFF of its session.
     pub(super) fn dispatch_parked(&mut self, now: Instant, files: &Files) {
         let units = std::mem::take(&mut self.parked);
         let mut full = false;
+        let mut waiting = Waiting::default();
         for ids in units {
-            if self.is_blocked(&ids, files) {
+            if self.is_blocked(&ids, files) || self.takes_from(&ids, &waiting) {
+                self.note_waiting(&ids, &mut waiting);
                 for id in &ids {
                     if let Some(request) = self.requests.get_mut(*id) {
                         request.parked.get_or_insert(now);
@@ -92,8 +93,27 @@ impl Link {
         })
     }
 
+    /// By the name that the file has now: another Link may have renamed it.
     fn is_file_blocked(&self, request: &Request, files: &Files) -> bool {
-        self.opens.of(request).is_some_and(|open| files.is_blocked(&file_key(&open.share, &open.name)))
+        self.opens.of(request).is_some_and(|open| files.is_open_blocked(self.id, open.token))
+    }
+
+    /// Whether a frame would close, disconnect or log off what one that waits works on.
+    fn takes_from(&self, ids: &[MessageId], waiting: &Waiting) -> bool {
+        ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
+            Command::CLOSE => self.opens.of(request).is_some_and(|open| waiting.opens.contains(&open.token)),
+            Command::TREE_DISCONNECT | Command::LOGOFF => {
+                waiting.sessions.contains(&request.header.session_id)
+            }
+            _ => false,
+        })
+    }
+
+    fn note_waiting(&self, ids: &[MessageId], waiting: &mut Waiting) {
+        for request in ids.iter().filter_map(|id| self.requests.get(*id)) {
+            waiting.sessions.insert(request.header.session_id);
+            waiting.opens.extend(self.opens.of(request).map(|open| open.token));
+        }
     }
 
     /// Sends a frame's requests to the node. False if it has to wait for credits.
@@ -295,6 +315,13 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// What the frames that wait work on.
+#[derive(Default)]
+struct Waiting {
+    sessions: HashSet<SessionId>,
+    opens: HashSet<OpenToken>,
 }
 
 enum Settled {

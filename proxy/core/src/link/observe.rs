@@ -151,6 +151,9 @@ impl Link {
         let token = self.opens.next_token();
         let Some(mut open) = open_from(token, place, &request.msg, msg, Client(client)) else { return };
         open.node_id = crate::ids::Node(node);
+        if let Some(lease) = open.lease {
+            self.opens.share_lease(lease);
+        }
         self.requests.opened(request, client);
         self.out.file(FileEvent::Opened { open: token, key: open.key() });
         self.opens.insert(open);

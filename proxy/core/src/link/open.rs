@@ -179,6 +179,15 @@ impl Opens {
         self.by_token.values_mut()
     }
 
+    /// A CREATE brought this state of a lease: it is that of every Open that holds it (MS-SMB2 3.3.5.9.8, 3.3.5.9.11).
+    pub(crate) fn share_lease(&mut self, lease: Lease) {
+        for open in self.with_lease_mut(lease.key) {
+            if let Some(held) = &mut open.lease {
+                (held.state, held.epoch) = (lease.state, lease.epoch);
+            }
+        }
+    }
+
     /// Opens that hold this lease.
     pub(crate) fn with_lease_mut(&mut self, key: [u8; 16]) -> impl Iterator<Item = &mut Open> {
         self.by_token.values_mut().filter(move |o| o.lease.as_ref().is_some_and(|l| l.key == key))

@@ -80,6 +80,12 @@ impl Link {
                 self.counters.sealed();
                 let frame = frame.freeze();
                 let Some(incoming) = self.read_sealed_request(&frame) else {
+                    if self.can_read(frame.get(PREFIX..).unwrap_or_default()) {
+                        // The node would end the connection for it (MS-SMB2 3.3.5.2.1.1), and that would look like a lost leg.
+                        self.out.event(Event::SignatureRefused);
+                        self.close(Close::Graceful, CloseReason::SignatureInvalid);
+                        return;
+                    }
                     self.note_opaque(frame.get(PREFIX..).unwrap_or_default());
                     if self.barrier && self.handshake.is_none() {
                         self.unread.push(now, frame);
@@ -106,6 +112,13 @@ impl Link {
         } else if self.watch_requests(now, attached, &incoming) {
             self.out.send_node(attached.leg, incoming.frame);
         }
+    }
+
+    /// Whether the keys of a sealed frame's session are known.
+    fn can_read(&self, body: &[u8]) -> bool {
+        let session =
+            transform::Header::parse(body).ok().and_then(|header| self.sessions.get(header.session_id));
+        session.and_then(|s| s.client_keys.as_ref()).is_some_and(|keys| keys.can_seal())
     }
 
     /// What must be known of a sealed frame of the client: of a large one that changes nothing the header, else all.
@@ -224,7 +237,7 @@ impl Link {
             self.watch_response(None, &header, &mut []);
             return true;
         }
-        let keys = self.sessions.get(id).and_then(|s| s.client_keys.clone());
+        let keys = self.sessions.reading_keys(id).cloned();
         match keys.as_ref().and_then(|keys| keys.to_client()?.open(body)) {
             Some(mut opened) => {
                 let _ = self.watch_responses(Some(id), opened.get_mut(HEADROOM..).unwrap_or_default());

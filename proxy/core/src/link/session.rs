@@ -1,7 +1,7 @@
 //! Sessions and tree connects (MS-SMB2 3.3.1.8, 3.3.1.9), and the logins that lead to them.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -26,6 +26,9 @@ pub(crate) const SESSION_ENCRYPT_DATA: u16 = 0x0004;
 
 /// `SMB2_SHAREFLAG_ENCRYPT_DATA` (MS-SMB2 2.2.10).
 const SHARE_ENCRYPT_DATA: u32 = 0x0000_8000;
+
+/// How many sessions that are over are still read.
+const BYGONE: usize = 4;
 
 /// One user's session.
 #[derive(Debug)]
@@ -208,6 +211,8 @@ pub(crate) struct Sessions {
     logins: HashMap<LoginKey, Login>,
     /// Sessions that are over once the answer that says so is signed.
     parting: Vec<SessionId>,
+    /// Sessions that are over in Relay, and keys to read what the node still answers in them.
+    bygone: VecDeque<(SessionId, Arc<SessionKeys>)>,
 }
 
 impl Sessions {
@@ -229,7 +234,18 @@ impl Sessions {
     }
 
     pub(crate) fn remove(&mut self, id: SessionId) -> Option<Session> {
-        self.by_id.remove(&Client(id))
+        let session = self.by_id.remove(&Client(id))?;
+        if let Some(keys) = session.client_keys.as_ref().filter(|_| session.seals) {
+            self.bygone.truncate(BYGONE - 1);
+            self.bygone.push_front((id, Arc::clone(keys)));
+        }
+        Some(session)
+    }
+
+    /// The keys to read a session's sealed frames with in Relay, though it may be over.
+    pub(crate) fn reading_keys(&self, id: SessionId) -> Option<&Arc<SessionKeys>> {
+        let bygone = || self.bygone.iter().find(|(of, _)| *of == id).map(|(_, keys)| keys);
+        self.get(id).map_or_else(bygone, |session| session.client_keys.as_ref())
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
@@ -265,6 +281,7 @@ impl Sessions {
     /// The node was lost: no login that was under way can be finished.
     pub(crate) fn forget_logins(&mut self) {
         self.logins.clear();
+        self.bygone.clear();
     }
 
     /// A SESSION_SETUP request passes (Relay).

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use smb_parse::header::Status;
 
-use super::{Link, State};
+use super::{Link, State, cover::Cover};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, LegLoss},
     ids::{LegId, MessageId},
+    takeover::verdict::{Facts, Verdict, verdict},
 };
 
 /// How long a node may take over each answer until the client, or the proxy in its name, has logged in. A single process
@@ -124,11 +125,32 @@ impl Link {
             .collect();
         for id in late {
             match self.state {
+                State::Relay(_) if self.cannot_be_answered(id) => {
+                    self.close(Close::Reset, CloseReason::Unprotected);
+                    return;
+                }
                 State::Relay(attached) => self.fill(attached, id, Status::SHARING_VIOLATION),
-                _ => self.give_up_request(id, Status::SHARING_VIOLATION),
+                _ => self.give_up_request(id, self.late_status(id)),
             }
         }
         self.forget_unparked();
+    }
+
+    /// Whether a client would not believe our answer: it signs, and the keys of its session are not known.
+    fn cannot_be_answered(&self, id: MessageId) -> bool {
+        let Some(request) = self.requests.get(id) else { return false };
+        let session = self.sessions.get(request.header.session_id);
+        request.cover() != Cover::Plain && session.is_some_and(|s| s.client_keys.is_none())
+    }
+
+    /// What a request is told that has waited for too long. One that the lost node may have done is not told that nothing
+    /// was.
+    fn late_status(&self, id: MessageId) -> Status {
+        let in_flight = self.requests.get(id).filter(|request| request.deaths > 0);
+        match in_flight.map(|request| verdict(&Facts::of(request, &self.opens))) {
+            None | Some(Verdict::Resend) => Status::SHARING_VIOLATION,
+            Some(_) => Status::INTERNAL_ERROR,
+        }
     }
 
     /// Frames of which nothing waits any more are not parked.
