@@ -136,18 +136,12 @@ impl Oracle {
     }
 
     /// What a client is told of something that may be done once must be what became of it. `None`: nobody can tell.
-    pub fn told(&self, deed: &str, success: Option<bool>, parked: bool) -> Result<(), Violation> {
+    pub fn told(&self, deed: &str, success: Option<bool>) -> Result<(), Violation> {
         match (success, self.count(deed)) {
             (Some(true), 0) => {
                 Err(Violation::new("told done", format!("{deed} was acknowledged, but never done")))
             }
-            (Some(false), 1..) => {
-                let known = parked.then_some(Known::ParkedToldUndone);
-                Err(Violation {
-                    known,
-                    ..Violation::new("told undone", format!("{deed} was done, but refused"))
-                })
-            }
+            (Some(false), 1..) => Err(Violation::new("told undone", format!("{deed} was done, but refused"))),
             _ => Ok(()),
         }
     }

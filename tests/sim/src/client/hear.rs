@@ -14,10 +14,8 @@ use understudy_core::crypto::sealing::HEADROOM;
 
 use super::{Asked, Belief, Client, Held, Kind, acts::NAMES, login::Ack};
 use crate::{
-    known::Known,
     node::is_node_id,
     oracle::{Oracle, Violation},
-    users::User,
     world::STATIC_NAMES,
 };
 
@@ -142,14 +140,8 @@ impl Client {
         let key = known.and_then(|s| s.key.as_ref());
         let signed = header.flags.contains(Flags::SIGNED);
         if asked.signed && !signed {
-            let refused = status == Status::ACCESS_DENIED && self.has(User::Mallory);
-            let known = if known.is_some_and(|s| s.over) {
-                Some(Known::LogoffOvertakes)
-            } else {
-                refused.then_some(Known::ParkedNotSigned)
-            };
             let text = format!("{name} {}: {:08x}", header.message_id, status.0);
-            return Err(Violation { known, ..Violation::new("not signed", text) });
+            return Err(Violation::new("not signed", text));
         }
         if let Some(key) = key.filter(|_| signed && !sealed)
             && !key.verify_mut(&mut msg.to_vec())
@@ -197,15 +189,9 @@ impl Client {
                 }
             }
             Kind::Write { tag } => oracle.write_answered(*tag, ok)?,
-            Kind::Append { tag } => {
-                oracle.told(&format!("append {tag}"), outcome(status), status == Status::SHARING_VIOLATION)?
-            }
+            Kind::Append { tag } => oracle.told(&format!("append {tag}"), outcome(status))?,
             Kind::Rename { name } => {
-                oracle.told(
-                    &format!("rename {name}"),
-                    outcome(status),
-                    status == Status::SHARING_VIOLATION,
-                )?;
+                oracle.told(&format!("rename {name}"), outcome(status))?;
                 if status == Status::OBJECT_NAME_COLLISION {
                     return Err(Violation::new(
                         "wrong status",
@@ -241,7 +227,7 @@ impl Client {
         let Kind::Create { slot, name, once, wanted, key, session } = &asked.kind else { return Ok(()) };
         let status = Status(header.status);
         if *once {
-            oracle.told(&format!("create {name}"), outcome(status), status == Status::SHARING_VIOLATION)?;
+            oracle.told(&format!("create {name}"), outcome(status))?;
             if status == Status::OBJECT_NAME_COLLISION {
                 return Err(Violation::new(
                     "wrong status",

@@ -261,11 +261,6 @@ impl Client {
         }
     }
 
-    /// Whether it has had several Opens of the file with one LeaseKey.
-    pub fn shares_lease(&self, number: u64) -> bool {
-        self.shared.contains(&number)
-    }
-
     /// The same, where not even the file is known.
     pub fn give_up_all(&mut self) {
         self.suspects_all = true;

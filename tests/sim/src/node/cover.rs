@@ -15,7 +15,6 @@ use understudy_core::crypto::{Dialect, preauth::Preauth, sealing::HEADROOM, sign
 use super::{Chain, Conn, ConnId, Mark, Out, Server};
 use crate::{
     cover::{seal, signing_alg},
-    known::Known,
     oracle::Violation,
 };
 
@@ -75,9 +74,7 @@ impl Server {
                     if mark.bridge {
                         let text =
                             format!("node {}: a frame of session {id:x} cannot be opened", self.id + 1);
-                        let known = self.parted.contains_key(&id).then_some(Known::LogoffOvertakes);
-                        self.out
-                            .push(Out::Offence(Violation { known, ..Violation::new("wrong seal", text) }));
+                        self.out.push(Out::Offence(Violation::new("wrong seal", text)));
                     }
                     self.out.push(Out::Close(conn));
                     return None;

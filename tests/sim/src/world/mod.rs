@@ -213,10 +213,6 @@ impl World {
         self.violation.get_or_insert(violation);
     }
 
-    pub(crate) fn is_strict(&self) -> bool {
-        self.setup.strict
-    }
-
     fn tell(&mut self, line: String) {
         if self.setup.trace {
             let at = self.now.duration_since(self.start);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::World;
 use crate::{
-    known::Known,
     oracle::Violation,
     plan::{Act, Hop},
 };
@@ -126,15 +125,13 @@ impl World {
                 continue;
             }
             if let Some((id, asked)) = pair.client.asked.iter().next() {
-                let known = (asked.evil && asked.sealed).then_some(Known::TamperedSealNotAnswered);
                 let text = format!(
                     "client {}: {} {id}; its Link is in {}",
                     at + 1,
                     asked.command.name(),
                     pair.link.mode()
                 );
-                let violation = Violation { known, ..Violation::new("never answered", text) };
-                return self.fail(violation);
+                return self.fail(Violation::new("never answered", text));
             }
             if !pair.client.has_credits() {
                 return self.fail(Violation::new("credits", format!("client {} has none left", at + 1)));
