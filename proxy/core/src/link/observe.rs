@@ -156,6 +156,10 @@ impl Link {
         }
         self.requests.opened(request, client);
         self.out.file(FileEvent::Opened { open: token, key: open.key() });
+        if self.leaving.is_some() {
+            // A dead node's last answer: all Opens were declared lost before it came.
+            self.out.file(FileEvent::Lost);
+        }
         self.opens.insert(open);
         self.side_open_recorded(request.at, token);
     }
