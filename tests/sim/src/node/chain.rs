@@ -20,6 +20,8 @@ pub struct Mark {
     pub reclaims: bool,
     /// The files of which some other Link had Opens that were not back.
     pub blocked: Rc<[u64]>,
+    /// Those of them whose Link has not heard yet that its node is gone.
+    pub late: Rc<[u64]>,
 }
 
 /// The requests of one frame, and what has come of them.
@@ -191,6 +193,17 @@ impl Server {
         }
     }
 
+    /// As Samba does it: what waits in a session is answered before its LOGOFF.
+    fn cancel_all(&mut self, session: u64, disk: &mut Disk) {
+        while let Some(at) = self.waiting.iter().position(|chain| chain.session == session)
+            && let Some(mut chain) = self.waiting.remove(at)
+        {
+            (chain.cancelled, chain.slow) = (true, false);
+            self.run(chain, disk);
+            self.credited = false;
+        }
+    }
+
     fn execute(&mut self, chain: &mut Chain, header: &Header, msg: &[u8], disk: &mut Disk) -> Step {
         let conn = chain.conn;
         let fail = |status| Step::Done(status, u16s(&[9, 0, 0, 0]));
@@ -224,7 +237,10 @@ impl Server {
         }
         chain.checked = true;
         match header.command {
-            Command::LOGOFF => return Step::Answer(self.logoff(conn, header, disk)),
+            Command::LOGOFF => {
+                self.cancel_all(header.session_id, disk);
+                return Step::Answer(self.logoff(conn, header, disk));
+            }
             Command::TREE_CONNECT => return Step::Answer(self.tree_connect(conn, header)),
             Command::OPLOCK_BREAK => return self.acknowledge(chain, msg),
             _ => {}

@@ -38,7 +38,7 @@ impl World {
             Deed::Locked { number, block } => self.touch(actor, mark, *number, Some(*block), true),
             Deed::Renamed { number, name } => {
                 self.oracle.done_once(format!("rename {name}"))?;
-                self.renamed.insert(*number);
+                self.renames = true;
                 self.touch(actor, mark, *number, None, true)
             }
         }
@@ -56,7 +56,11 @@ impl World {
         if mark.blocked.contains(&number) {
             let text =
                 format!("client {} works on file {number}, of which not all Opens are back", actor + 1);
-            let known = self.renamed.contains(&number).then_some(Known::RenamedElsewhere);
+            let known = if mark.late.contains(&number) {
+                Some(Known::OpenedAfterAllLost)
+            } else {
+                self.renames.then_some(Known::RenamedElsewhere)
+            };
             return Err(Violation { known, ..Violation::new("barrier", text) });
         }
         for (at, other) in self.pairs.iter().enumerate().filter(|(at, _)| *at != actor) {

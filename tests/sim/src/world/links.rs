@@ -9,7 +9,7 @@ use understudy_core::{
 };
 
 use super::{World, legs::Wire};
-use crate::{node::Mark, users::User};
+use crate::node::Mark;
 
 impl World {
     /// Does what a Link wants until it wants nothing.
@@ -127,15 +127,19 @@ impl World {
     /// The mark of what a Link sends now.
     pub(super) fn mark(&self, at: usize) -> Mark {
         let mode = self.pairs[at].link.mode();
-        // Of a session that nobody can act for the proxy cannot see what it seals.
-        let opaque =
-            mode == "relay" && self.setup.protection.seals() && self.pairs[at].client.has(User::Mallory);
-        let others = (0..self.pairs.len()).filter(|other| *other != at && !opaque);
-        let blocked: Vec<u64> = others.flat_map(|other| self.not_back(other, at)).collect();
+        let (mut blocked, mut late) = (Vec::new(), Vec::new());
+        for other in (0..self.pairs.len()).filter(|other| *other != at) {
+            let files = self.not_back(other, at);
+            if self.is_behind(other, at) {
+                late.extend(&files);
+            }
+            blocked.extend(files);
+        }
         Mark {
             bridge: mode != "relay" && mode != "handshake",
             reclaims: mode == "takeover",
             blocked: Rc::from(blocked),
+            late: Rc::from(late),
         }
     }
 

@@ -7,7 +7,7 @@ mod links;
 mod settle;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -84,8 +84,8 @@ pub struct World {
     assignment: Option<(Assignment, Cause)>,
     /// The Fleet has heard that the node of the present generation is lost.
     lost: bool,
-    /// Files that were renamed.
-    renamed: BTreeSet<u64>,
+    /// Some file was renamed.
+    renames: bool,
     next_conn: u64,
     generation: u64,
     epoch: u64,
@@ -149,7 +149,7 @@ impl World {
             oracle: Oracle::default(),
             assignment: Some((first, Cause::Crash)),
             lost: false,
-            renamed: BTreeSet::new(),
+            renames: false,
             next_conn: 0,
             generation: 1,
             epoch: 1,
