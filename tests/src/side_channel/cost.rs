@@ -64,13 +64,16 @@ fn cpu(stage: &Stage<'_>) -> Result<String> {
     let begun = spent(stage)?;
     for _ in 0..TIMES {
         let mut side = stage.connect(&setup)?;
-        side.bind(&main, at.session, stage.user)?;
+        if let Err(error) = side.bind(&main, at.session, stage.user) {
+            main.echo(at).context("the client is disturbed by a binding that failed")?;
+            return Err(error.context("binding; the client is undisturbed"));
+        }
     }
     std::thread::sleep(Duration::from_millis(200));
     let bound = spent(stage)? - begun;
     let begun = spent(stage)?;
     for _ in 0..TIMES {
-        stage.stranger()?;
+        stage.stranger().context("another client's login")?;
     }
     std::thread::sleep(Duration::from_millis(200));
     let fresh = spent(stage)? - begun;
