@@ -171,6 +171,16 @@ fn response_position(msg: &[u8]) -> Option<usize> {
     (structure_size(msg)? == size).then_some(at::BODY + offset)
 }
 
+/// CreateDisposition of a CREATE request (MS-SMB2 2.2.13).
+pub fn set_create_disposition(msg: &mut [u8], disposition: u32) -> bool {
+    put(msg, at::BODY + 36, disposition.to_le_bytes())
+}
+
+/// CreateAction of an answer to CREATE (MS-SMB2 2.2.14).
+pub fn set_create_action(msg: &mut [u8], action: u32) -> bool {
+    put(msg, at::BODY + 4, action.to_le_bytes())
+}
+
 /// The FileId in the fixed part of a request.
 #[inline]
 pub fn request_file_id(msg: &[u8]) -> Option<FileId> {

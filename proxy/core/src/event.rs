@@ -1,11 +1,12 @@
 //! What a [`Link`](crate::link::Link) tells the code that drives it: for the Fleet, for Files, for log and metrics.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::{
     auth::LoginError,
     files::FileKey,
     ids::{LegId, NodeId, OpenToken, SessionId},
+    link::birth::Birth,
 };
 
 /// News of a Link, in order.
@@ -156,6 +157,23 @@ pub enum FileEvent {
         /// Which.
         open: OpenToken,
     },
+    /// A file stands under a name since now: it was created, renamed to it, or linked.
+    Made {
+        /// The name.
+        key: FileKey,
+        /// When the file was created.
+        birth: Birth,
+        /// When the client asked for it.
+        at: Instant,
+    },
+    /// Files may be made that nobody here sees.
+    Unseen,
+    /// Requests of this Link that change names were in flight when their node was lost. What became of them is open.
+    Doubtful,
+    /// The Link is ready to find out, or to go on with that.
+    Deciding,
+    /// Nothing is left to be found out.
+    Decided,
 }
 
 /// A session and whether it can be moved to another node.

@@ -4,14 +4,23 @@
 //! nothing but reclaim passes to that file. While any Open is unreclaimed, requests that open files or change
 //! names wait too, for names alias (case, hard links, two shares on one directory).
 //!
+//! A Link whose requests were in flight when its node was lost is *in doubt* if they change names: whether they were done
+//! is to be found out. Meanwhile no fresh request of any Link opens a file or changes a name. Links find out one after the
+//! other, in the order in which they are ready, so that no two of them take the same file for their own. What clients have
+//! made is remembered for that, by name and time.
+//!
 //! The owner applies every [`FileEvent`] of every Link, calls [`Files::all_lost`] before it tells any Link
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Instant,
+};
 
 use crate::{
     event::FileEvent,
     ids::{LinkId, OpenToken},
+    link::birth::Birth,
 };
 
 /// A file as the proxy can tell it from another: share and path, both folded to lower case.
@@ -37,6 +46,62 @@ pub struct Files {
     files: HashMap<FileKey, Counts>,
     unreclaimed: u64,
     version: u64,
+    /// Links in doubt.
+    doubtful: HashSet<LinkId>,
+    /// Those of them that are ready to find out, the first of them at it.
+    deciding: VecDeque<LinkId>,
+    made: Made,
+}
+
+/// How many files are remembered that were made.
+const REMEMBERED: usize = 65_536;
+
+/// Names that came to be, and when their files were created.
+#[derive(Debug, Default)]
+struct Made {
+    /// By the last component of the name, for one directory may be in two shares.
+    by_leaf: HashMap<Box<str>, Vec<(FileKey, Birth)>>,
+    /// The oldest first.
+    order: VecDeque<(Instant, FileKey)>,
+    /// The last one that was forgotten was asked for then.
+    forgotten: Option<Instant>,
+    /// Some are never seen.
+    blind: bool,
+}
+
+impl Made {
+    fn insert(&mut self, key: FileKey, birth: Birth, at: Instant) {
+        self.by_leaf.entry(leaf(&key).into()).or_default().push((key.clone(), birth));
+        self.order.push_back((at, key));
+        while self.order.len() > REMEMBERED {
+            let Some((at, key)) = self.order.pop_front() else { return };
+            self.forgotten = self.forgotten.max(Some(at));
+            if let Some(births) = self.by_leaf.get_mut(leaf(&key)) {
+                // The oldest of its name stands first.
+                if let Some(first) = births.iter().position(|(other, _)| *other == key) {
+                    births.remove(first);
+                }
+                if births.is_empty() {
+                    self.by_leaf.remove(leaf(&key));
+                }
+            }
+        }
+    }
+}
+
+fn leaf(key: &FileKey) -> &str {
+    key.0.rsplit('\\').next().unwrap_or_default()
+}
+
+/// What is known of who made a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Maker {
+    /// A request that was answered, under that very name.
+    Known,
+    /// It may have been one that was answered.
+    Unclear,
+    /// None that was answered.
+    Nobody,
 }
 
 impl Files {
@@ -71,6 +136,31 @@ impl Files {
         self.unreclaimed > 0
     }
 
+    /// Whether some Link has still to find out what became of its requests.
+    pub fn is_in_doubt(&self) -> bool {
+        !self.doubtful.is_empty()
+    }
+
+    /// Whether it is this Link's turn to find out.
+    pub(crate) fn may_decide(&self, link: LinkId) -> bool {
+        self.deciding.front() == Some(&link)
+    }
+
+    /// Who made the file that now stands under a name, if that was after `since`.
+    pub(crate) fn maker(&self, key: &FileKey, birth: Birth, since: Instant) -> Maker {
+        let alike = self.made.by_leaf.get(leaf(key)).map(Vec::as_slice).unwrap_or_default();
+        if alike.iter().any(|(other, was)| other == key && was.is_at(birth)) {
+            Maker::Known
+        } else if self.made.blind
+            || self.made.forgotten.is_some_and(|at| at >= since)
+            || alike.iter().any(|(other, was)| was.is_at(birth) || other == key && was.can_be(birth))
+        {
+            Maker::Unclear
+        } else {
+            Maker::Nobody
+        }
+    }
+
     /// All nodes' Links are about to be moved: every Open of every Link is unreclaimed.
     pub fn all_lost(&mut self) {
         let links: Vec<LinkId> = self.links.keys().copied().collect();
@@ -90,13 +180,35 @@ impl Files {
             FileEvent::Renamed { open, key } => self.rename(link, open, key),
             FileEvent::Lost => self.mark_lost(link),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
+            FileEvent::Made { key, birth, at } => self.made.insert(key, birth, at),
+            FileEvent::Unseen => self.made.blind = true,
+            FileEvent::Doubtful => {
+                self.deciding.retain(|other| *other != link);
+                self.doubtful.insert(link);
+                self.version += 1;
+            }
+            FileEvent::Deciding => {
+                if !self.deciding.contains(&link) {
+                    self.deciding.push_back(link);
+                }
+                self.version += 1;
+            }
+            FileEvent::Decided => self.decided(link),
         }
     }
 
     /// The Link is gone, and its Opens with it.
     pub fn link_gone(&mut self, link: LinkId) {
+        self.decided(link);
         for (_, entry) in self.links.remove(&link).into_iter().flatten() {
             self.forget(&entry);
+        }
+    }
+
+    fn decided(&mut self, link: LinkId) {
+        self.deciding.retain(|other| *other != link);
+        if self.doubtful.remove(&link) {
+            self.version += 1;
         }
     }
 
@@ -232,6 +344,49 @@ mod tests {
         reclaimed(&mut files, B, 2);
         assert!(!files.is_blocked(&key("new")));
         assert_eq!(files.files.get(&key("new")).map(|c| c.opens), Some(3));
+    }
+
+    #[test]
+    fn who_made_a_file_is_remembered_by_name_and_time() {
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
+        let now = Instant::now();
+        let mut files = Files::default();
+        let mut made = |name: &str, time, at| {
+            let event = FileEvent::Made { key: key(name), birth: Birth::set(time), at };
+            files.handle(A, event);
+        };
+        made(r"share\dir\x", 5, now);
+        let maker = |files: &Files, name: &str, time| files.maker(&key(name), Birth::set(time), now);
+        assert_eq!(maker(&files, r"share\dir\x", 5), Maker::Known);
+        assert_eq!(maker(&files, r"share\dir\x", 6), Maker::Nobody, "another one since");
+        assert_eq!(maker(&files, r"other\x", 5), Maker::Unclear, "a share of the same directory");
+        assert_eq!(maker(&files, r"share\dir\y", 5), Maker::Nobody);
+        for n in 0..REMEMBERED {
+            files.handle(B, FileEvent::Made { key: key(&n.to_string()), birth: Birth::set(1), at: now });
+        }
+        assert_eq!(maker(&files, r"share\dir\x", 5), Maker::Unclear, "it is forgotten");
+        let later = now + std::time::Duration::from_secs(1);
+        assert_eq!(files.maker(&key("y"), Birth::set(1), later), Maker::Nobody, "what came since is known");
+        files.handle(B, FileEvent::Unseen);
+        assert_eq!(files.maker(&key("y"), Birth::set(1), later), Maker::Unclear);
+    }
+
+    #[test]
+    fn links_in_doubt_have_their_turns() {
+        let mut files = Files::default();
+        files.handle(A, FileEvent::Doubtful);
+        files.handle(B, FileEvent::Doubtful);
+        assert!(files.is_in_doubt() && !files.may_decide(A));
+        files.handle(B, FileEvent::Deciding);
+        files.handle(A, FileEvent::Deciding);
+        assert!(files.may_decide(B) && !files.may_decide(A), "B was ready first");
+        files.handle(B, FileEvent::Doubtful);
+        assert!(files.may_decide(A), "B has lost its node again");
+        let version = files.version();
+        files.handle(A, FileEvent::Decided);
+        assert!(files.is_in_doubt() && files.version() > version);
+        files.link_gone(B);
+        assert!(!files.is_in_doubt());
     }
 
     #[test]

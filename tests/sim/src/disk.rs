@@ -14,6 +14,31 @@ pub struct File {
     pub blocks: [u64; BLOCKS],
     /// What was written to its end, in order.
     pub appended: Vec<u64>,
+    /// When it was created; no two files at the same time.
+    pub birth: u64,
+}
+
+impl File {
+    /// Its end: it has none of its blocks before one is written.
+    pub fn size(&self) -> u64 {
+        if self.blocks == [0; BLOCKS] && self.appended.is_empty() { 0 } else { (BLOCKS * 8) as u64 }
+    }
+}
+
+/// The time at which a world begins, in units of 100 ns. Its first files are older by as much.
+pub const START: u64 = 1_000_000_000_000;
+
+/// How many files there can be.
+const FILES: u64 = 10_000;
+
+/// The time at which a file is created, which tells its number: a node tells its clients no more of it.
+fn birth(now: u64, number: u64) -> u64 {
+    now / FILES * FILES + number
+}
+
+/// The number of the file that was created then.
+pub fn number_of(birth: u64) -> u64 {
+    birth % FILES
 }
 
 /// All files, by number; and their names.
@@ -24,6 +49,8 @@ pub struct Disk {
     /// Files, also those that have no name any more but are open.
     pub files: BTreeMap<u64, File>,
     next: u64,
+    /// The clock of storage and nodes, in units of 100 ns.
+    pub now: u64,
 }
 
 impl Disk {
@@ -31,7 +58,7 @@ impl Disk {
     pub fn create(&mut self, name: &str) -> u64 {
         self.next += 1;
         self.names.insert(name.to_owned(), self.next);
-        self.files.insert(self.next, File::default());
+        self.files.insert(self.next, File { birth: birth(self.now, self.next), ..File::default() });
         self.next
     }
 

@@ -20,6 +20,7 @@ impl Link {
         if let Some(request) = self.requests.remove(id) {
             let msg = encode::error_response(&self.response_header(&request, status));
             self.answer(&request, &msg);
+            self.end_doubt();
         }
     }
 
@@ -126,7 +127,7 @@ pub(super) fn response_header(request: &Request, status: Status, credits: u16) -
 
 /// What the check of a client's signature came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
+pub(crate) enum Check {
     /// Signed rightly, or allowed to be unsigned.
     Passed,
     /// Wrong, or missing where it is required.

@@ -4,7 +4,7 @@ use smb_parse::cmd::create;
 
 /// CreationTime, and what it is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Birth {
+pub struct Birth {
     time: u64,
     /// It is the earliest of the other times. Samba makes it of them where neither the file system nor an attribute
     /// keeps it; then reading and writing the file moves it.
@@ -24,6 +24,11 @@ impl Birth {
     /// As a client has set it.
     pub(crate) fn set(time: u64) -> Self {
         Self { time, derived: false }
+    }
+
+    /// Whether the two are the same instant.
+    pub(crate) fn is_at(self, other: Self) -> bool {
+        self.time == other.time
     }
 
     /// Whether the file that now shows `later` can be the one that showed this. An open file's name cannot come to

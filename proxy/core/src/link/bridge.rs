@@ -25,7 +25,16 @@ use crate::{
     effect::{Close, CloseReason},
     event::{Event, LegLoss},
     ids::{MessageId, RELATED_FILE_ID, SessionId},
+    takeover::probe::Finding,
 };
+
+/// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
+const FILE_CREATED: u32 = 2;
+
+/// Whether what a request was to do was found done by the node since lost.
+fn request_is_ours(request: Option<&Request>) -> bool {
+    request.is_some_and(|request| request.finding == Finding::Done)
+}
 
 /// Where an answer of the node goes.
 enum Passage {
@@ -147,7 +156,7 @@ impl Link {
     }
 
     /// Verifies a kept request; one that is refused is answered here, unsigned.
-    pub(super) fn verify_kept(&mut self, id: MessageId) -> Check {
+    pub(crate) fn verify_kept(&mut self, id: MessageId) -> Check {
         let Some(request) = self.requests.get(id) else { return Check::NoSession };
         if request.verified {
             return Check::Passed;
@@ -277,6 +286,10 @@ impl Link {
         match pending {
             Some(Pending::Client(id)) if interim => self.bridge_interim(id, opened, msg),
             Some(Pending::Client(id)) => self.bridge_final(now, id, opened, header, msg),
+            Some(Pending::Ours(Op::Probe(request, session, tree))) if !interim => {
+                self.probe_answer(request, (session, tree), opened, header, msg);
+                Passage::Withheld
+            }
             Some(Pending::Ours(Op::Login(session))) if !interim => {
                 self.admission_answer(now, session, opened, header, msg);
                 Passage::Withheld
@@ -288,7 +301,9 @@ impl Link {
     /// The node's STATUS_PENDING passes only if the client has had none. It is never signed (MS-SMB2 3.3.4.2), so what is to
     /// be sealed for the client must have come sealed.
     fn bridge_interim(&mut self, id: MessageId, opened: Option<SessionId>, msg: &mut [u8]) -> Passage {
-        let Some(request) = self.requests.get(id) else { return Passage::Withheld };
+        let Some(request) = self.requests.get_mut(id) else { return Passage::Withheld };
+        // It may take long: others cannot wait for that.
+        request.doubtful = false;
         if request.sealed && opened != Some(request.header.session_id) {
             self.out.event(Event::SignatureRefused);
             return Passage::Withheld;
@@ -333,6 +348,15 @@ impl Link {
         }
         if header.command == Command::QUERY_DIRECTORY && self.withhold_entries(now, id, header, msg) {
             return Passage::Withheld;
+        }
+        if header.command == Command::CREATE && request_is_ours(self.requests.get(id)) {
+            if !Status(header.status).is_success() {
+                // It was created, and cannot be had.
+                self.note_failed(true);
+                self.fail_request(id, Status::INTERNAL_ERROR);
+                return Passage::Withheld;
+            }
+            patch::set_create_action(msg, FILE_CREATED);
         }
         let Some(request) = self.requests.remove(id) else { return Passage::Withheld };
         if header.command == Command::TREE_CONNECT && Status(header.status).is_success() {

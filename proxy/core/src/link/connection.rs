@@ -36,6 +36,8 @@ pub(crate) struct Connection {
     /// What seals, if anything does.
     pub(crate) cipher: Option<Cipher>,
     pub(crate) preauth: Preauth,
+    /// SystemTime of the answer.
+    pub(crate) system_time: u64,
 }
 
 impl Connection {
@@ -54,6 +56,7 @@ impl Connection {
             signing: SigningAlg::HmacSha256,
             cipher: None,
             preauth: Preauth::new(),
+            system_time: 0,
         }
     }
 
@@ -84,6 +87,7 @@ impl Connection {
         self.signing = signing_algorithm(dialect, &response);
         self.cipher = cipher(dialect, &response);
         self.preauth.update(msg);
+        self.system_time = response.system_time;
         true
     }
 

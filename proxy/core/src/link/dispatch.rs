@@ -26,8 +26,14 @@ use crate::{
     effect::{Close, CloseReason},
     files::Files,
     ids::{MessageId, OpenToken, RELATED_FILE_ID, SessionId},
-    takeover::verdict::{Facts, Verdict, verdict},
+    takeover::{
+        probe::{Finding, new_name},
+        verdict::{Facts, Verdict, verdict},
+    },
 };
+
+/// FILE_OPEN (MS-SMB2 2.2.13).
+const FILE_OPEN: u32 = 1;
 
 impl Request {
     pub(crate) fn is_echo(&self) -> bool {
@@ -43,7 +49,10 @@ impl Link {
         let mut full = false;
         let mut waiting = Waiting::default();
         for ids in units {
-            if self.is_blocked(&ids, files) || self.takes_from(&ids, &waiting) {
+            if self.is_blocked(&ids, files)
+                || self.takes_from(&ids, &waiting)
+                || !self.is_decided(&ids, files)
+            {
                 self.note_waiting(&ids, &mut waiting);
                 for id in &ids {
                     if let Some(request) = self.requests.get_mut(*id) {
@@ -60,6 +69,7 @@ impl Link {
                 self.parked.push_back(ids);
             }
         }
+        self.end_doubt();
         self.finish_barrier(now);
     }
 
@@ -69,6 +79,7 @@ impl Link {
             self.forget_session(id);
         }
         self.send_admission();
+        self.go_on_deciding();
         if !self.barrier && !self.parked.is_empty() {
             let units = std::mem::take(&mut self.parked);
             let mut full = false;
@@ -84,10 +95,14 @@ impl Link {
 
     /// Whether a frame must wait for the Opens of other Links.
     fn is_blocked(&self, ids: &[MessageId], files: &Files) -> bool {
+        let blocked = |request: &Request| {
+            // What was in flight when its node was lost has a turn, or changes no name.
+            files.is_opening_blocked() || files.is_in_doubt() && request.deaths == 0
+        };
         ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
-            Command::CREATE => files.is_opening_blocked(),
+            Command::CREATE => blocked(request),
             Command::READ | Command::WRITE | Command::LOCK => self.is_file_blocked(request, files),
-            Command::SET_INFO if renames(&request.msg) => files.is_opening_blocked(),
+            Command::SET_INFO if renames(&request.msg) => blocked(request),
             Command::SET_INFO => self.is_file_blocked(request, files),
             _ => false,
         })
@@ -165,6 +180,16 @@ impl Link {
                     self.answer_closed(id);
                     return Settled::Here;
                 }
+                Verdict::Synthesize(Status::SUCCESS) => {
+                    self.answer_done(id);
+                    return Settled::Here;
+                }
+                // Whatever could be found out, was.
+                Verdict::Probe => {
+                    self.note_failed(true);
+                    self.fail_request(id, Status::INTERNAL_ERROR);
+                    return Settled::Here;
+                }
                 Verdict::Synthesize(status) | Verdict::Fail(status) => {
                     self.note_failed(status.is_error());
                     self.fail_request(id, status);
@@ -197,6 +222,16 @@ impl Link {
         let header = self.response_header(&request, Status::SUCCESS);
         self.observe_close(&request);
         self.answer(&request, &encode::close_response(&header, &close::Response::default()));
+    }
+
+    /// SET_INFO that the lost node had done.
+    fn answer_done(&mut self, id: MessageId) {
+        let Some(request) = self.requests.remove(id) else { return };
+        if let (Some(open), Some((_, name))) = (self.request_open(&request), new_name(&request)) {
+            self.note_made(request.at, open, name);
+        }
+        let header = self.response_header(&request, Status::SUCCESS);
+        self.answer(&request, &encode::set_info_response(&header));
     }
 
     fn settle(&mut self, id: MessageId, status: Status) -> Settled {
@@ -299,6 +334,9 @@ impl Link {
                 let tree = self.sessions.tree(header.session_id, tree).filter(|t| !t.lost);
                 patch::set_tree_id(msg, tree.ok_or(Status::NETWORK_NAME_DELETED)?.node_id.0);
             }
+        }
+        if header.command == Command::CREATE && request.finding == Finding::Done {
+            patch::set_create_disposition(msg, FILE_OPEN);
         }
         if charge(header.credit_charge) > 1 && header.command == Command::NEGOTIATE {
             return Err(Status::INVALID_PARAMETER);

@@ -142,16 +142,21 @@ impl Link {
             return;
         }
         self.forget_judging();
+        if let State::Bridge(leg) = &self.state {
+            self.clock = leg.clock;
+        }
         self.restore_client_ids();
         self.sessions.forget_logins();
         for request in self.requests.iter_mut() {
             request.parked = None;
             request.filler = None;
+            request.forget_finding();
             if request.sent.take().is_some() {
                 request.deaths = request.deaths.saturating_add(1);
             }
         }
         self.parked.clear();
+        self.begin_doubt();
         for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
             open.state = OpenState::Unreclaimed;
             open.break_is_ours |= std::mem::take(&mut open.break_pending);

@@ -18,7 +18,7 @@
 //!
 //! Opening leads to Relay, Relay to Recovering, Recovering to Bridge and Bridge to Recovering; never back to Relay.
 
-mod answer;
+pub(crate) mod answer;
 pub(crate) mod birth;
 pub(crate) mod breaks;
 mod bridge;
@@ -53,8 +53,15 @@ use smb_parse::frame::{MAX_LEN, PREFIX};
 
 pub use self::config::{Counters, LinkConfig, SideChannelMode};
 use self::{
-    connection::Connection, credit::ClientCredits, judge::Judging, node_leg::NodeLeg, open::Opens,
-    outbox::Outbox, request::Requests, session::Sessions, side_channel::SideChannel,
+    connection::Connection,
+    credit::ClientCredits,
+    judge::Judging,
+    node_leg::{Clock, NodeLeg},
+    open::Opens,
+    outbox::Outbox,
+    request::Requests,
+    session::Sessions,
+    side_channel::SideChannel,
 };
 use crate::{
     auth::Credentials,
@@ -64,7 +71,7 @@ use crate::{
     fleet::Assignment,
     ids::{LegId, LinkId, MessageId, NodeId, SessionId},
     random::Random,
-    takeover::{Progress, Recovery},
+    takeover::{Progress, Recovery, probe::Doubt},
 };
 
 /// How long a process of a node that has died may live on. Its leg is not cut before: on a leg that is cut, smbd deletes
@@ -116,6 +123,10 @@ pub struct Link {
     pub(crate) judging: Judging,
     /// Sessions to end as soon as there is a node again.
     succeeded: Vec<SessionId>,
+    /// The clock of the node that has, or had, what is in flight.
+    pub(crate) clock: Option<Clock>,
+    /// Whether it is open what became of requests.
+    pub(crate) doubt: Doubt,
     /// The takeover whose replay is under way, for its report.
     pub(crate) replaying: Option<Progress>,
     /// Numbers FileIds, TreeIds and SessionIds of our making.
@@ -188,6 +199,8 @@ impl Link {
             next_leg: 0,
             judging: Judging::default(),
             succeeded: Vec::new(),
+            clock: None,
+            doubt: Doubt::None,
             replaying: None,
             minted: 0,
         }
@@ -308,7 +321,7 @@ impl Link {
 
     /// The owner shows which files are behind a barrier.
     pub fn handle_files(&mut self, now: Instant, files: &Files) {
-        self.barrier = files.is_opening_blocked();
+        self.barrier = files.is_opening_blocked() || files.is_in_doubt();
         self.send_unread();
         self.dispatch_parked(now, files);
     }

@@ -1,6 +1,9 @@
 //! A node leg of the proxy's own: its MessageIds, its credits, and whose answers it waits for.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::{Duration, Instant},
+};
 
 use smb_parse::{encode, header::Header, patch};
 
@@ -23,6 +26,28 @@ pub(crate) enum Pending {
     Ours(Op),
 }
 
+/// A node's clock, as its answer to NEGOTIATE shows it (MS-SMB2 2.2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Clock {
+    at: Instant,
+    /// In units of 100 ns since 1601.
+    time: u64,
+}
+
+impl Clock {
+    /// The clock of the node that said `conn.system_time` to what was asked `at`; fast by as much as it took to answer.
+    pub(crate) fn of(conn: &Connection, at: Instant) -> Option<Self> {
+        (conn.system_time > 0).then_some(Self { at, time: conn.system_time })
+    }
+
+    /// What it shows, or has shown, then.
+    pub(crate) fn time(self, at: Instant) -> u64 {
+        let units = |time: Duration| u64::try_from(time.as_nanos() / 100).unwrap_or(u64::MAX);
+        let (later, earlier) = (at.saturating_duration_since(self.at), self.at.saturating_duration_since(at));
+        self.time.saturating_add(units(later)).saturating_sub(units(earlier))
+    }
+}
+
 /// What the proxy asks a node for in its own right.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -34,6 +59,8 @@ pub(crate) enum Op {
     Tree(SessionId, TreeId),
     /// CREATE of a recorded Open.
     Reclaim(OpenToken),
+    /// The same, by the name it has if that rename was done.
+    ReclaimRenamed(OpenToken, MessageId),
     /// The byte-range locks of an Open.
     Locks(OpenToken),
     /// The delete-on-close flag of an Open.
@@ -48,6 +75,8 @@ pub(crate) enum Op {
     Identity(OpenToken),
     /// On a side channel: the access an Open was granted.
     Access(OpenToken),
+    /// Whether the name of a request in flight exists: the request, whose session it is, and the node's TreeId.
+    Probe(MessageId, SessionId, TreeId),
     /// Something whose outcome changes nothing.
     Discard,
 }
@@ -60,6 +89,8 @@ pub(crate) struct NodeLeg {
     pub(crate) generation: u64,
     /// What NEGOTIATE settled on this leg.
     pub(crate) conn: Connection,
+    /// The node's clock.
+    pub(crate) clock: Option<Clock>,
     next_id: MessageId,
     credits: u32,
     pending: BTreeMap<Node<MessageId>, Pending>,
@@ -74,6 +105,7 @@ impl NodeLeg {
             node,
             generation,
             conn: Connection::new(),
+            clock: None,
             next_id: 0,
             credits: 1,
             pending: BTreeMap::new(),
@@ -149,5 +181,22 @@ impl NodeLeg {
     /// Whether every question of the proxy's own is asked and answered.
     pub(crate) fn is_settled(&self) -> bool {
         self.todo.is_empty() && !self.pending.values().any(|p| matches!(p, Pending::Ours(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_tells_the_time_before_and_after_it_was_seen() {
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
+        let at = Instant::now() + Duration::from_secs(100);
+        let mut conn = Connection::new();
+        assert_eq!(Clock::of(&conn, at), None, "it does not say");
+        conn.system_time = 1_000_000_000;
+        let clock = Clock::of(&conn, at).unwrap();
+        assert_eq!(clock.time(at + Duration::from_secs(1)), 1_010_000_000);
+        assert_eq!(clock.time(at - Duration::from_secs(1)), 990_000_000);
     }
 }

@@ -1,5 +1,7 @@
 //! What a successful answer teaches, in Relay and in Bridge alike.
 
+use std::time::Instant;
+
 use smb_parse::{
     FileId,
     cmd::{create, lock, oplock_break, query_directory, set_info},
@@ -10,6 +12,7 @@ use smb_parse::{
 use super::{
     Link, State,
     birth::Birth,
+    node_leg::Clock,
     open::{OpenState, Place, file_key, open_from},
     request::Request,
     session::{LoginStep, Tree, tree_from},
@@ -23,12 +26,16 @@ use crate::{
 mod class {
     pub(super) const BASIC: u8 = 4;
     pub(super) const RENAME: u8 = 10;
+    pub(super) const LINK: u8 = 11;
     pub(super) const DISPOSITION: u8 = 13;
     pub(super) const DISPOSITION_EX: u8 = 64;
     pub(super) const RENAME_EX: u8 = 65;
+    pub(super) const LINK_EX: u8 = 72;
 }
 /// `SMB2_0_INFO_FILE` (MS-SMB2 2.2.39).
 const INFO_FILE: u8 = 1;
+/// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
+const CREATED: u32 = 2;
 /// `SMB2_LOCKFLAG_UNLOCK` (MS-SMB2 2.2.26.1).
 const UNLOCK: u32 = 0x4;
 
@@ -37,7 +44,10 @@ impl Link {
     pub(super) fn observe(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {
         let status = Status(header.status);
         match header.command {
-            Command::NEGOTIATE => self.observe_negotiate(status, msg),
+            Command::NEGOTIATE => {
+                self.observe_negotiate(status, msg);
+                self.clock = Clock::of(&self.conn, request.at);
+            }
             Command::SESSION_SETUP => self.observe_session_setup(request, header, msg),
             Command::QUERY_DIRECTORY => self.observe_query_directory(request, status, msg),
             _ if !status.is_success() => {}
@@ -160,6 +170,9 @@ impl Link {
             // A dead node's last answer: all Opens were declared lost before it came.
             self.out.file(FileEvent::Lost);
         }
+        if create::Response::parse(msg).is_ok_and(|response| response.create_action == CREATED) {
+            self.out.file(FileEvent::Made { key: open.key(), birth: open.birth, at: request.at });
+        }
         self.opens.insert(open);
         self.side_open_recorded(request.at, token);
     }
@@ -197,7 +210,17 @@ impl Link {
             return;
         }
         match parsed.file_info_class {
-            class::RENAME | class::RENAME_EX => self.observe_rename(token, parsed.buffer),
+            class::RENAME | class::RENAME_EX => {
+                if let Some(name) = parsed.new_name() {
+                    self.observe_rename(token, name);
+                    self.note_made(request.at, token, name);
+                }
+            }
+            class::LINK | class::LINK_EX => {
+                if let Some(name) = parsed.new_name() {
+                    self.note_made(request.at, token, name);
+                }
+            }
             class::DISPOSITION | class::DISPOSITION_EX => {
                 if let (Some(open), Some(flag)) = (self.opens.get_mut(token), parsed.buffer.first()) {
                     open.delete_pending = flag & 1 != 0;
@@ -213,12 +236,15 @@ impl Link {
         }
     }
 
-    /// FileRenameInformation for SMB2 (MS-FSCC 2.4.42.2): flags, root directory, length at 16, name at 20.
-    fn observe_rename(&mut self, token: crate::ids::OpenToken, buffer: &[u8]) {
-        let length = buffer.get(16..20).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-        let Some(name) = length.and_then(|l| buffer.get(20..20usize.checked_add(l as usize)?)) else {
-            return;
-        };
+    /// The file of an Open has this name since now. `at`: when the client asked for it.
+    pub(crate) fn note_made(&mut self, at: Instant, token: crate::ids::OpenToken, name: &[u8]) {
+        let Some(open) = self.opens.get(token) else { return };
+        let (key, birth) = (file_key(&open.share, name), open.birth);
+        self.out.file(FileEvent::Made { key, birth, at });
+    }
+
+    /// An Open has another name now, and with it every Open of the same file and of what is beneath it.
+    pub(crate) fn observe_rename(&mut self, token: crate::ids::OpenToken, name: &[u8]) {
         let Some(open) = self.opens.get(token) else { return };
         let (old, share) = (open.key(), open.share.clone());
         let key = file_key(&share, name);

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
-    event::Event,
+    event::{Event, FileEvent},
     ids::{MessageId, SessionId},
 };
 
@@ -347,8 +347,9 @@ impl Link {
     fn note_opaque(&mut self, body: &[u8]) {
         self.credits.passed_sealed();
         let Ok(header) = transform::Header::parse(body) else { return };
-        if let Some(session) = self.sessions.get_mut(header.session_id) {
+        if let Some(session) = self.sessions.get_mut(header.session_id).filter(|s| !s.opaque) {
             session.opaque = true;
+            self.out.file(FileEvent::Unseen);
         }
     }
 

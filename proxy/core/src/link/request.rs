@@ -15,6 +15,7 @@ use smb_parse::{
 use crate::{
     ids::{LegId, MessageId, RELATED_FILE_ID, SessionId, TreeId},
     link::credit::charge,
+    takeover::probe::{Finding, Probe},
 };
 
 /// Frames up to this size are copied when kept, so that a few bytes do not pin a large read buffer.
@@ -52,6 +53,12 @@ pub(crate) struct Request {
     pub(crate) sent: Option<(LegId, MessageId)>,
     /// How many nodes were lost while it was in flight.
     pub(crate) deaths: u8,
+    /// Whether the last of them had done it, as far as that is found out.
+    pub(crate) finding: Finding,
+    /// It changes names, and until it is answered others wait.
+    pub(crate) doubtful: bool,
+    /// Its name is looked for on the new node.
+    pub(crate) probe: Probe,
     /// The node got an ECHO instead, and the client gets this.
     pub(crate) filler: Option<Status>,
 }
@@ -94,6 +101,9 @@ impl Request {
             interim: Interim::None,
             sent: None,
             deaths: 0,
+            finding: Finding::Unknown,
+            doubtful: false,
+            probe: Probe::Unasked,
             filler: None,
         }
     }

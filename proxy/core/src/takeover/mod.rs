@@ -6,6 +6,7 @@
 
 pub(crate) mod cursor;
 pub(crate) mod login;
+pub(crate) mod probe;
 mod reclaim;
 pub(crate) mod verdict;
 
@@ -17,7 +18,7 @@ use smb_parse::{
     header::{Command, Flags, Header, Status},
 };
 
-use self::login::Logins;
+use self::{login::Logins, probe::Attempts};
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason, Effect, Role},
@@ -27,7 +28,7 @@ use crate::{
     link::{
         Attached, Link, State,
         cover::{Cover, Outgoing, cover_for_node},
-        node_leg::{NodeLeg, Op, Pending},
+        node_leg::{Clock, NodeLeg, Op, Pending},
         open::OpenState,
     },
 };
@@ -40,6 +41,8 @@ const SAME_NODE: Duration = Duration::from_millis(200);
 pub(crate) struct Recovery {
     stage: Stage,
     pub(crate) progress: Progress,
+    /// The names under which Opens are looked for, if they are not there under the last known one.
+    attempts: Attempts,
 }
 
 /// Where it stands.
@@ -73,6 +76,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Whether it goes to the node that was lost.
+    fn is_on_the_lost_node(&self) -> bool {
+        self.to == Some(self.from)
+    }
+
     /// The phase that ran until now is over.
     fn ended(&mut self, now: Instant, phase: Phase) {
         let took = now.saturating_duration_since(self.phase_since);
@@ -104,6 +112,7 @@ impl Recovery {
     pub(crate) fn begin(now: Instant, lost: Attached, cause: Cause) -> Self {
         Self {
             stage: Stage::Waiting(lost.generation),
+            attempts: Attempts::default(),
             progress: Progress {
                 cause,
                 lost_at: now,
@@ -325,11 +334,14 @@ impl Link {
                 self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
             }
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
-            Op::Reclaim(open) => self.reclaim_answer(open, header, msg),
+            Op::Reclaim(open) => self.reclaim_answer(open, None, header, msg),
+            Op::ReclaimRenamed(open, rename) => self.reclaim_answer(open, Some(rename), header, msg),
             Op::Locks(open) => self.locks_answer(open, header),
             Op::Disposition(_) | Op::Judge | Op::Ending => {}
             // Not on a leg that is to serve the client.
             Op::Bind | Op::Identity(_) | Op::Access(_) => {}
+            // Not before Bridge.
+            Op::Probe(..) => {}
         }
     }
 
@@ -337,7 +349,7 @@ impl Link {
     fn is_ours(&self, op: &Op, opened: Option<SessionId>, header: &Header, msg: &mut [u8]) -> bool {
         let session = match op {
             Op::Tree(session, _) => Some(*session),
-            Op::Reclaim(open) | Op::Locks(open) | Op::Disposition(open) => {
+            Op::Reclaim(open) | Op::ReclaimRenamed(open, _) | Op::Locks(open) | Op::Disposition(open) => {
                 self.opens.get(*open).map(|o| o.session.0)
             }
             _ => None,
@@ -352,12 +364,14 @@ impl Link {
     fn negotiated(&mut self, now: Instant, msg: &[u8]) {
         let wanted = self.conn.dialect;
         let State::Recovering(recovery) = &mut self.state else { return };
+        let asked = recovery.progress.phase_since;
         let Some(node) = recovery.node_leg() else { return };
         let agreed = Header::parse(msg).is_ok_and(|h| h.command == Command::NEGOTIATE)
             && node.conn.response(msg)
             && node.conn.dialect == wanted
             && node.conn.max_read_size >= self.conn.max_read_size
             && node.conn.max_write_size >= self.conn.max_write_size;
+        node.clock = Clock::of(&node.conn, asked);
         if !agreed {
             self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
         }
@@ -384,6 +398,10 @@ impl Link {
                 }
                 Stage::ConnectingTrees(leg) => {
                     progress.ended(now, Phase::Trees);
+                    let attempts = self.attempts();
+                    if let State::Recovering(recovery) = &mut self.state {
+                        recovery.attempts = attempts;
+                    }
                     self.begin_reclaim(leg)
                 }
                 Stage::Reclaiming(leg) => self.begin_flags(leg),
@@ -412,7 +430,8 @@ impl Link {
             match op {
                 Op::Login(session) => self.send_login(session),
                 Op::Tree(session, tree) => self.send_tree(session, tree),
-                Op::Reclaim(open) => self.send_reclaim(open),
+                Op::Reclaim(open) => self.send_reclaim(open, None),
+                Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Some(rename)),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Disposition(open) => self.send_disposition(open),
                 Op::Negotiate
@@ -421,7 +440,8 @@ impl Link {
                 | Op::Discard
                 | Op::Bind
                 | Op::Identity(_)
-                | Op::Access(_) => {}
+                | Op::Access(_)
+                | Op::Probe(..) => {}
             }
         }
     }

@@ -11,7 +11,7 @@ use smb_parse::{
 use super::Stage;
 use crate::{
     event::FileEvent,
-    ids::{Client, Node, OpenToken, SessionId, TreeId},
+    ids::{Client, MessageId, Node, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
         birth::Birth,
@@ -75,10 +75,15 @@ impl Link {
         Stage::Reclaiming(leg)
     }
 
-    pub(super) fn send_reclaim(&mut self, token: OpenToken) {
+    /// `renamed`: by the name that this rename may have given to it.
+    pub(super) fn send_reclaim(&mut self, token: OpenToken, renamed: Option<MessageId>) {
         let mut create_guid = [0; 16];
         self.random.fill(&mut create_guid);
         let Some(open) = self.opens.get(token) else { return };
+        let new_name = match (&self.state, renamed) {
+            (State::Recovering(recovery), Some(rename)) => recovery.attempts.name(token, rename),
+            _ => None,
+        };
         let contexts = reclaim_contexts(open, create_guid);
         let session = open.session.0;
         let header = self.own_header(Command::CREATE, session, self.node_tree(open));
@@ -92,26 +97,41 @@ impl Link {
                 share_access: open.share_access,
                 create_disposition: FILE_OPEN,
                 create_options: open.create_options,
-                name_utf16: &open.name,
+                name_utf16: new_name.unwrap_or(&open.name),
                 contexts: &contexts,
             },
         );
-        self.send_in_session(session, &msg, Op::Reclaim(token));
+        let op = renamed.map_or(Op::Reclaim(token), |rename| Op::ReclaimRenamed(token, rename));
+        self.send_in_session(session, &msg, op);
     }
 
-    pub(super) fn reclaim_answer(&mut self, token: OpenToken, header: &Header, msg: &[u8]) {
+    pub(super) fn reclaim_answer(
+        &mut self,
+        token: OpenToken,
+        renamed: Option<MessageId>,
+        header: &Header,
+        msg: &[u8],
+    ) {
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
-        let (Some(response), Some(open)) = (response, self.opens.get_mut(token)) else {
-            self.give_up(token);
+        let found = response.as_ref().zip(self.opens.get(token));
+        let found = found.map(|(response, open)| (response.file_id, identity(open, response)));
+        let is_back = match found {
+            Some((_, Identity::Same)) => true,
+            Some((_, Identity::Alike)) => renamed.is_none(),
+            _ => false,
+        };
+        let Some(response) = response.filter(|_| is_back) else {
+            if let Some((stranger, _)) = found {
+                self.close_stranger(token, stranger);
+            }
+            self.look_elsewhere(token, renamed);
             return;
         };
+        self.note_place(token, renamed, found.is_some_and(|(_, identity)| identity == Identity::Same));
+        let Some(open) = self.opens.get_mut(token) else { return };
         let had = level_of(open);
         let node_id = response.file_id;
-        if !adopt(open, &response) {
-            self.close_stranger(token, node_id);
-            self.give_up(token);
-            return;
-        }
+        adopt(open, &response);
         open.state = OpenState::Live;
         open.cursor.reopened();
         let locked = !open.locks.is_empty();
@@ -125,6 +145,19 @@ impl Link {
             }
         } else {
             self.reclaimed(token);
+        }
+    }
+
+    /// It is not there: a rename in flight may have been done. If there is none, the Open is lost.
+    fn look_elsewhere(&mut self, token: OpenToken, tried: Option<MessageId>) {
+        let Some(rename) = self.next_attempt(token, tried) else {
+            self.give_up(token);
+            return;
+        };
+        if let State::Recovering(recovery) = &mut self.state
+            && let Some(leg) = recovery.node_leg()
+        {
+            leg.todo.push_back(Op::ReclaimRenamed(token, rename));
         }
     }
 
@@ -204,7 +237,7 @@ impl Link {
     }
 
     /// A request header of the proxy's own.
-    fn own_header(&self, command: Command, session: SessionId, tree_id: TreeId) -> Header {
+    pub(super) fn own_header(&self, command: Command, session: SessionId, tree_id: TreeId) -> Header {
         let mut header = Header::request(command, 0);
         header.session_id = self.sessions.get(session).map_or(0, |s| s.node_id.0);
         header.target = Target::Sync { reserved: 0xfeff, tree_id };
@@ -213,8 +246,35 @@ impl Link {
     }
 }
 
-/// Takes the node's grant into the record. False if it is another file.
-fn adopt(open: &mut Open, response: &create::Response<'_>) -> bool {
+/// How a file found under an Open's name compares with what was open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Identity {
+    /// The very file.
+    Same,
+    /// Nothing speaks against it.
+    Alike,
+    /// Another one.
+    Other,
+}
+
+fn identity(open: &Open, response: &create::Response<'_>) -> Identity {
+    let is = response.contexts().filter_map(Result::ok).find_map(|c| match ResponseContext::parse(&c) {
+        ResponseContext::OnDiskId(id) => known_id(id),
+        _ => None,
+    });
+    let birth = Birth::of(response);
+    match (open.on_disk_id, is) {
+        // The first 8 bytes are the file's number; the rest names the volume, which may differ from node to node.
+        (Some(was), Some(is)) if was.get(..8) == is.get(..8) => Identity::Same,
+        (Some(_), Some(_)) => Identity::Other,
+        _ if open.birth.is_at(birth) => Identity::Same,
+        _ if open.birth.can_be(birth) => Identity::Alike,
+        _ => Identity::Other,
+    }
+}
+
+/// Takes the node's grant into the record.
+fn adopt(open: &mut Open, response: &create::Response<'_>) {
     let mut lease = None;
     let mut on_disk_id = None;
     let mut durable = Durable::No;
@@ -227,17 +287,8 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) -> bool {
             _ => {}
         }
     }
-    let birth = Birth::of(response);
-    let same = match (open.on_disk_id, on_disk_id) {
-        // The first 8 bytes are the file's number; the rest names the volume, which may differ from node to node.
-        (Some(was), Some(is)) => was.get(..8) == is.get(..8),
-        _ => open.birth.can_be(birth),
-    };
-    if !same {
-        return false;
-    }
     open.on_disk_id = on_disk_id.or(open.on_disk_id);
-    open.birth = birth;
+    open.birth = Birth::of(response);
     open.oplock_level = response.oplock_level;
     open.durable = durable;
     if let (Some(granted), Some(known)) = (lease, open.lease.as_mut()) {
@@ -246,7 +297,6 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) -> bool {
     } else if let Some(known) = open.lease.as_mut() {
         known.state = 0;
     }
-    true
 }
 
 /// The create contexts of a reclaim.

@@ -6,6 +6,7 @@ use smb_parse::{
     header::{Command, Status},
 };
 
+use super::probe::Finding;
 use crate::ids::RELATED_FILE_ID;
 use crate::link::{
     dispatch::create_disposition,
@@ -18,6 +19,8 @@ use crate::link::{
 pub(crate) enum Verdict {
     /// Send it to the new node: doing it twice is the same as once.
     Resend,
+    /// Whether it was done is to be found out on the new node first.
+    Probe,
     /// The answer is known without the node.
     Synthesize(Status),
     /// CLOSE of an Open that is gone: it is closed.
@@ -33,12 +36,16 @@ pub(crate) enum Kind {
     Idempotent,
     /// CREATE by a disposition that neither fails nor truncates when it is run again.
     Open,
+    /// CREATE that must be the one to create it (FILE_CREATE).
+    Exclusive,
     /// CREATE by any other disposition.
     OtherCreate,
     /// WRITE to the end of the file, wherever that is.
     Append,
-    /// Rename or link.
-    NameChange,
+    /// Rename by an Open.
+    Rename,
+    /// Hard link.
+    Link,
     /// CLOSE.
     Close,
     /// CHANGE_NOTIFY.
@@ -57,14 +64,19 @@ pub(crate) struct Facts {
     pub(crate) kind: Kind,
     /// Nodes lost while it was in flight.
     pub(crate) deaths: u8,
+    /// Whether it was done, as far as that was found out.
+    pub(crate) finding: Finding,
     /// The Open it works on is lost.
     pub(crate) open_lost: bool,
 }
 
 /// FILE_OPEN, FILE_OPEN_IF (MS-SMB2 2.2.13).
 const REPEATABLE_DISPOSITIONS: [u32; 2] = [1, 3];
-/// SMB2_0_INFO_FILE; FileRenameInformation, FileLinkInformation and their Ex forms.
-const NAME_CLASSES: [u8; 4] = [10, 11, 65, 72];
+/// See [`REPEATABLE_DISPOSITIONS`].
+const FILE_CREATE: u32 = 2;
+/// SMB2_0_INFO_FILE; FileRenameInformation and FileLinkInformation with their Ex forms (MS-FSCC 2.4).
+const RENAME_CLASSES: [u8; 2] = [10, 65];
+const LINK_CLASSES: [u8; 2] = [11, 72];
 
 impl Facts {
     pub(crate) fn of(request: &Request, opens: &Opens) -> Self {
@@ -72,7 +84,7 @@ impl Facts {
         let opened =
             request.file_id().is_some_and(|id| id != RELATED_FILE_ID || request.related_file.is_some());
         let lost = opened && opens.of(request).is_none_or(|o| o.state != OpenState::Live);
-        Self { kind: kind(request), deaths: request.deaths, open_lost: lost }
+        Self { kind: kind(request), deaths: request.deaths, finding: request.finding, open_lost: lost }
     }
 }
 
@@ -81,6 +93,7 @@ fn kind(request: &Request) -> Kind {
     match request.header.command {
         Command::CREATE => match create_disposition(msg) {
             Some(d) if REPEATABLE_DISPOSITIONS.contains(&d) => Kind::Open,
+            Some(FILE_CREATE) => Kind::Exclusive,
             _ => Kind::OtherCreate,
         },
         Command::WRITE => match write::Request::parse(msg) {
@@ -88,8 +101,11 @@ fn kind(request: &Request) -> Kind {
             _ => Kind::Append,
         },
         Command::SET_INFO => match set_info::Request::parse(msg) {
-            Ok(s) if s.info_type != 1 || !NAME_CLASSES.contains(&s.file_info_class) => Kind::Idempotent,
-            _ => Kind::NameChange,
+            Ok(s) if s.info_type == 1 && RENAME_CLASSES.contains(&s.file_info_class) => Kind::Rename,
+            Ok(s) if s.info_type == 1 && LINK_CLASSES.contains(&s.file_info_class) => Kind::Link,
+            Ok(_) => Kind::Idempotent,
+            // Refused by every node.
+            Err(_) => Kind::Link,
         },
         Command::IOCTL => match ioctl::Request::parse(msg) {
             Ok(i) if fsctl::is_repeatable(i.ctl_code) => Kind::Idempotent,
@@ -120,9 +136,20 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         // A login is judged afresh, if nobody has answered its beginning.
         Kind::Idempotent | Kind::Open | Kind::Close | Kind::Teardown | Kind::Login => Verdict::Resend,
         Kind::Notify => Verdict::Synthesize(Status::NOTIFY_ENUM_DIR),
-        Kind::OtherCreate | Kind::Append | Kind::NameChange | Kind::OtherIoctl => {
-            Verdict::Fail(Status::INTERNAL_ERROR)
-        }
+        Kind::Rename => match facts.finding {
+            Finding::Undone => Verdict::Resend,
+            Finding::Done => Verdict::Synthesize(Status::SUCCESS),
+            Finding::Unknown | Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
+        },
+        // What it has created is opened for it.
+        Kind::Exclusive if facts.finding == Finding::Done => Verdict::Resend,
+        Kind::Exclusive | Kind::Link => match facts.finding {
+            Finding::Unknown => Verdict::Probe,
+            Finding::Undone => Verdict::Resend,
+            Finding::Done => Verdict::Synthesize(Status::SUCCESS),
+            Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
+        },
+        Kind::OtherCreate | Kind::Append | Kind::OtherIoctl => Verdict::Fail(Status::INTERNAL_ERROR),
     }
 }
 
@@ -132,31 +159,42 @@ mod tests {
 
     #[test]
     fn the_table() {
+        use Finding::{Done, Unclear, Undone, Unknown};
         let internal = Verdict::Fail(Status::INTERNAL_ERROR);
         let rows = [
-            (Kind::Idempotent, Verdict::Resend),
-            (Kind::Open, Verdict::Resend),
-            (Kind::Close, Verdict::Resend),
-            (Kind::Teardown, Verdict::Resend),
-            (Kind::Notify, Verdict::Synthesize(Status::NOTIFY_ENUM_DIR)),
-            (Kind::Login, Verdict::Resend),
-            (Kind::OtherCreate, internal),
-            (Kind::Append, internal),
-            (Kind::NameChange, internal),
-            (Kind::OtherIoctl, internal),
+            (Kind::Idempotent, Unknown, Verdict::Resend),
+            (Kind::Open, Unknown, Verdict::Resend),
+            (Kind::Close, Unknown, Verdict::Resend),
+            (Kind::Teardown, Unknown, Verdict::Resend),
+            (Kind::Notify, Unknown, Verdict::Synthesize(Status::NOTIFY_ENUM_DIR)),
+            (Kind::Login, Unknown, Verdict::Resend),
+            (Kind::OtherCreate, Unknown, internal),
+            (Kind::Append, Unknown, internal),
+            (Kind::Rename, Unknown, internal),
+            (Kind::Rename, Undone, Verdict::Resend),
+            (Kind::Rename, Done, Verdict::Synthesize(Status::SUCCESS)),
+            (Kind::Rename, Unclear, internal),
+            (Kind::Exclusive, Unknown, Verdict::Probe),
+            (Kind::Exclusive, Undone, Verdict::Resend),
+            (Kind::Exclusive, Done, Verdict::Resend),
+            (Kind::Exclusive, Unclear, internal),
+            (Kind::Link, Unknown, Verdict::Probe),
+            (Kind::Link, Undone, Verdict::Resend),
+            (Kind::Link, Done, Verdict::Synthesize(Status::SUCCESS)),
+            (Kind::Link, Unclear, internal),
+            (Kind::OtherIoctl, Unknown, internal),
         ];
-        for (kind, expected) in rows {
-            assert_eq!(verdict(&Facts { kind, deaths: 1, open_lost: false }), expected, "{kind:?}");
-            assert_eq!(verdict(&Facts { kind, deaths: 2, open_lost: false }), internal, "{kind:?} twice");
+        for (kind, finding, expected) in rows {
+            let facts = Facts { kind, deaths: 1, finding, open_lost: false };
+            assert_eq!(verdict(&facts), expected, "{facts:?}");
+            let twice = Facts { deaths: 2, ..facts };
+            assert_eq!(verdict(&twice), internal, "{twice:?}");
             let closed = match kind {
                 Kind::Close => Verdict::Closed,
                 _ => Verdict::Synthesize(Status::FILE_CLOSED),
             };
-            assert_eq!(
-                verdict(&Facts { kind, deaths: 1, open_lost: true }),
-                closed,
-                "{kind:?} on a lost Open"
-            );
+            let lost = Facts { open_lost: true, ..facts };
+            assert_eq!(verdict(&lost), closed, "{lost:?}");
         }
     }
 }

@@ -5,6 +5,7 @@ mod barrier;
 mod debug;
 mod judged;
 mod logins;
+mod names;
 mod node;
 mod rig;
 mod sealed;
@@ -128,16 +129,6 @@ fn a_write_executed_but_not_answered_is_written_again() {
     assert_eq!(status(&rig, id), Status::SUCCESS);
     assert_eq!(rig.nodes[1].seen(Command::WRITE).len(), 1);
     assert_eq!(rig.get("file"), b"NOBODY notices");
-}
-
-#[test]
-fn an_exclusive_create_is_never_run_twice() {
-    let (mut rig, _) = at_work("alice");
-    rig.nodes[0].habits.swallows.push(Command::CREATE);
-    let id = rig.send(&[rig.create(0, "new", 2)])[0];
-    rig.fail_over();
-    assert_eq!(status(&rig, id), Status::INTERNAL_ERROR, "nobody can tell yet whether it was done");
-    assert_eq!(rig.nodes[1].seen(Command::CREATE).len(), 1, "the reclaim of the open file alone");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use std::{
 };
 
 use smb_parse::{
-    FileId,
-    cmd::{create, negotiate, query_info, read, session_setup, tree_connect, write},
+    FileId, Utf16,
+    cmd::{create, negotiate, query_info, read, session_setup, set_info, tree_connect, write},
     compound::elements,
     create_context::tag,
     encode,
@@ -37,6 +37,11 @@ pub(crate) const SECURITY_MODE: u16 = 1;
 pub(crate) const CAPABILITIES: u32 = 0x4;
 /// `SMB2_GLOBAL_CAP_ENCRYPTION`.
 pub(crate) const ENCRYPTION: u32 = 0x40;
+
+/// What every node's clock shows, in units of 100 ns: the number of a file is the time at which it was created.
+pub(crate) const NOW: u64 = 10 * MINUTE;
+/// A minute by that clock.
+pub(crate) const MINUTE: u64 = 600_000_000;
 
 /// The access that every Open has, as the node tells whoever asks.
 pub(crate) const GRANTED: u32 = 0x0012_019f;
@@ -356,6 +361,9 @@ impl Node {
 
     fn on_file(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
         let ok = response(header, Status::SUCCESS);
+        if header.command == Command::SET_INFO {
+            return self.change_name(header, msg, name);
+        }
         let mut disk = self.disk.borrow_mut();
         let Some((number, data)) = disk.get_mut(name) else {
             return encode::error_response(&response(header, Status::DELETE_PENDING));
@@ -397,6 +405,35 @@ impl Node {
         }
     }
 
+    /// Rename and link; what is beneath moves along.
+    fn change_name(&mut self, header: &Header, msg: &[u8], name: &str) -> Vec<u8> {
+        const LINK: u8 = 11;
+        let asked = set_info::Request::parse(msg).expect("SET_INFO");
+        let to = Utf16(asked.new_name().expect("a new name")).to_string_lossy();
+        let mut disk = self.disk.borrow_mut();
+        if disk.contains_key(&to) && asked.buffer[0] == 0 {
+            return encode::error_response(&response(header, Status::OBJECT_NAME_COLLISION));
+        }
+        if asked.file_info_class == LINK {
+            let file = disk[name].clone();
+            disk.insert(to, file);
+            return encode::set_info_response(&response(header, Status::SUCCESS));
+        }
+        let moved = |old: &String| {
+            let rest = old.strip_prefix(name)?;
+            (rest.is_empty() || rest.starts_with('\\')).then(|| format!("{to}{rest}"))
+        };
+        let names: Vec<_> = disk.keys().filter_map(|old| Some((old.clone(), moved(old)?))).collect();
+        for (old, new) in names {
+            let file = disk.remove(&old).expect("it was there");
+            disk.insert(new, file);
+        }
+        for open in self.opens.values_mut() {
+            *open = moved(open).unwrap_or_else(|| open.clone());
+        }
+        encode::set_info_response(&response(header, Status::SUCCESS))
+    }
+
     fn create(&mut self, header: &Header, msg: &[u8], file: &mut FileId) -> Vec<u8> {
         const CREATED: u32 = 2;
         let asked = create::Request::parse(msg).expect("CREATE");
@@ -411,14 +448,20 @@ impl Node {
             return encode::error_response(&response(header, status));
         }
         let id = self.fresh();
-        let number = self.disk.borrow_mut().entry(name.clone()).or_insert((id, Vec::new())).0;
+        let (number, size) = {
+            let mut disk = self.disk.borrow_mut();
+            let (number, data) = disk.entry(name.clone()).or_insert((NOW + id, Vec::new()));
+            (*number, data.len() as u64)
+        };
         self.opens.insert(id, name);
         self.owners.insert(id, header.session_id);
         *file = FileId { persistent: id, volatile: id };
         let oplock = self.habits.oplock.unwrap_or(asked.requested_oplock_level);
         let birth = self.habits.birth.unwrap_or(number);
-        let mut out = [&u16s(&[89])[..], &[oplock, 0], &1_u32.to_le_bytes(), &birth.to_le_bytes()].concat();
-        out.extend([0; 24 + 16 + 4 + 4]);
+        let action: u32 = if exists { 1 } else { CREATED };
+        let mut out = [&u16s(&[89])[..], &[oplock, 0], &action.to_le_bytes(), &birth.to_le_bytes()].concat();
+        // Never read, written when it was created, never changed; not allocated.
+        out.extend([[0; 8], birth.to_le_bytes(), [0; 8], [0; 8], size.to_le_bytes(), [0; 8]].concat());
         out.extend(file.to_bytes());
         if asked.contexts().flatten().any(|context| context.tag == tag::QFID) {
             out.extend([152_u32.to_le_bytes(), 56_u32.to_le_bytes()].concat());
@@ -455,7 +498,7 @@ impl Node {
         for _ in 0..3 {
             out.extend((8_u32 << 20).to_le_bytes());
         }
-        out.extend([0; 16]);
+        out.extend([NOW.to_le_bytes(), [0; 8]].concat());
         out.extend([&u16s(&[128, 0])[..], &(if newest { 128_u32 } else { 0 }).to_le_bytes()].concat());
         if newest {
             // Preauthentication integrity, then signing by GMAC; each padded to 8 bytes.

@@ -720,6 +720,21 @@ impl Rig {
         encode::write(&self.header(Command::WRITE, session), file, offset, 0, data)
     }
 
+    /// A SET_INFO that gives a file another name, or one more: FileRenameInformation is 10, FileLinkInformation 11.
+    pub(crate) fn set_name(
+        &self,
+        session: usize,
+        file: FileId,
+        class: u8,
+        name: &str,
+        replace: bool,
+    ) -> Vec<u8> {
+        let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let length = u32::try_from(name.len()).unwrap().to_le_bytes();
+        let buffer = [&[u8::from(replace)][..], &[0; 15], &length, &name].concat();
+        encode::set_info(&self.header(Command::SET_INFO, session), 1, class, 0, file, &buffer)
+    }
+
     /// Puts a file on the disk that all nodes share.
     pub(crate) fn put(&self, name: &str, number: u64, data: &[u8]) {
         self.disk.borrow_mut().insert(name.into(), (number, data.to_vec()));

@@ -14,6 +14,7 @@ use understudy_core::crypto::sealing::HEADROOM;
 
 use super::{Asked, Belief, Client, Held, Kind, acts::NAMES, login::Ack};
 use crate::{
+    disk::number_of,
     node::is_node_id,
     oracle::{Oracle, Violation},
     world::STATIC_NAMES,
@@ -241,7 +242,7 @@ impl Client {
         let Ok(answer) = create::Response::parse(msg) else {
             return Err(Violation::new("malformed", "an answer to CREATE"));
         };
-        let number = answer.creation_time;
+        let number = number_of(answer.creation_time);
         self.chains.insert(header.message_id, number);
         let Some(slot) = slot.filter(|_| self.sessions.get(*session).is_some_and(|s| !s.over)) else {
             return Ok(());

@@ -15,6 +15,7 @@ use understudy_core::crypto::{Dialect, preauth::Preauth, sealing::HEADROOM, sign
 use super::{Chain, Conn, ConnId, Mark, Out, Server};
 use crate::{
     cover::{seal, signing_alg},
+    disk::number_of,
     oracle::Violation,
 };
 
@@ -170,8 +171,9 @@ impl Server {
 
     /// Sends answers to one frame: each with the request it answers and the session whose key signs it.
     pub(super) fn send(&mut self, conn: ConnId, sealed: Option<u64>, answers: &[(Header, u64, Vec<u8>)]) {
-        let made =
-            |(_, _, msg): &(Header, u64, Vec<u8>)| create::Response::parse(msg).ok().map(|r| r.creation_time);
+        let made = |(_, _, msg): &(Header, u64, Vec<u8>)| {
+            create::Response::parse(msg).ok().map(|r| number_of(r.creation_time))
+        };
         let created: Vec<u64> = answers.iter().filter_map(made).collect();
         let msgs: Vec<&[u8]> = answers.iter().map(|(_, _, msg)| &msg[..]).collect();
         let mut body = encode::compound(&msgs);

@@ -9,7 +9,7 @@ use smb_parse::{
 };
 
 use super::{Caching, Chain, Deed, Open, Out, Server, chain::Step, login::u16s};
-use crate::disk::{BLOCKS, Disk, POISON};
+use crate::disk::{Disk, File, POISON};
 
 /// CreateDisposition (MS-SMB2 2.2.13).
 const OPEN: u32 = 1;
@@ -108,16 +108,17 @@ impl Server {
             Caching::Oplock(level) => level,
             Caching::Lease(_) => 0xff,
         };
-        let later = 1_000_000 + number;
         let action = if found.is_some() { 1 } else { 2 };
-        self.create_answer(chain, header, (oplock_level, action, number, later), &contexts)
+        let file = disk.files.get(&number).cloned().unwrap_or_default();
+        self.create_answer(chain, header, (oplock_level, action), &file, &contexts)
     }
 
     fn create_answer(
         &mut self,
         chain: &Chain,
         header: &Header,
-        (oplock_level, action, birth, later): (u8, u32, u64, u64),
+        (oplock_level, action): (u8, u32),
+        file: &File,
         contexts: &[(&[u8], Vec<u8>)],
     ) -> Step {
         let ok = self.response(chain.conn, header, Status::SUCCESS);
@@ -126,8 +127,9 @@ impl Server {
         plain.extend(u16s(&[89]));
         plain.extend([oplock_level, 0]);
         plain.extend(action.to_le_bytes());
-        for time in [birth, later, later, later, 0, (BLOCKS * 8) as u64] {
-            plain.extend(time.to_le_bytes());
+        let later = file.birth + 1;
+        for value in [file.birth, later, later, later, 0, file.size()] {
+            plain.extend(value.to_le_bytes());
         }
         plain.extend([0; 8]);
         plain.extend(chain.file.to_bytes());

@@ -71,7 +71,7 @@ impl Server {
         for _ in 0..3 {
             out.extend((8_u32 << 20).to_le_bytes());
         }
-        out.extend([0; 16]);
+        out.extend([self.clock.to_le_bytes(), [0; 8]].concat());
         out.extend([&u16s(&[128, 0])[..], &(if newest { 128_u32 } else { 0 }).to_le_bytes()].concat());
         if newest {
             // Preauthentication integrity, then signing; each padded to 8 bytes.

@@ -114,6 +114,8 @@ pub struct Server {
     pub(crate) leases: BTreeMap<([u8; 16], [u8; 16]), Lease>,
     /// Files whose last close deletes them.
     pub(crate) doomed: BTreeSet<u64>,
+    /// In units of 100 ns.
+    pub(crate) clock: u64,
     waiting: VecDeque<Chain>,
     /// Sessions that have ended: they cover what is still to be said in them.
     pub(crate) parted: BTreeMap<u64, Session>,
@@ -136,6 +138,7 @@ impl Server {
             opens: BTreeMap::new(),
             leases: BTreeMap::new(),
             doomed: BTreeSet::new(),
+            clock: 0,
             waiting: VecDeque::new(),
             parted: BTreeMap::new(),
             next: 0,
@@ -170,6 +173,7 @@ impl Server {
 
     /// A whole frame arrived.
     pub fn handle(&mut self, conn: ConnId, frame: &[u8], mark: Mark, disk: &mut Disk) -> Vec<Out> {
+        self.clock = disk.now;
         if let Some(chain) = self.unpack(conn, frame, mark) {
             self.run(chain, disk);
         }

@@ -199,6 +199,7 @@ impl World {
 
     pub(super) fn wait(&mut self, time: Duration) -> bool {
         self.now += time;
+        self.disk.now += u64::try_from(time.as_nanos() / 100).unwrap_or(0);
         for at in 0..self.pairs.len() {
             let mut turns = 0;
             while self.pairs[at].closed.is_none()

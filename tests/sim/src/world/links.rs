@@ -100,7 +100,7 @@ impl World {
                     None => pair.client.give_up_all(),
                 }
             }
-            FileEvent::Lost | FileEvent::Renamed { .. } | FileEvent::Reclaimed { .. } => {}
+            _ => {}
         }
         if self.setup.trace {
             self.tell(format!("files: client {}: {event:?}", at + 1));

@@ -27,7 +27,7 @@ use crate::{
     chance::Chance,
     client::Client,
     coverage::Coverage,
-    disk::Disk,
+    disk::{Disk, START},
     node::{Out, Server},
     oracle::{Oracle, Violation},
     plan::{Hop, Step},
@@ -110,6 +110,7 @@ impl World {
         for name in SHARED_NAMES.iter().chain(&STATIC_NAMES) {
             disk.create(name);
         }
+        disk.now = START;
         let config = Arc::new(LinkConfig { side_channel: setup.side, ..LinkConfig::default() });
         let pair = |at: usize| {
             let mut client = Client::new(at, setup);
