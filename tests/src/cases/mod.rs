@@ -12,6 +12,7 @@ mod logins;
 mod lost_legs;
 mod many_opens;
 mod messages;
+mod names;
 mod outages;
 mod pending;
 mod pipelines;
@@ -81,6 +82,7 @@ pub(crate) fn all() -> Vec<Case> {
         pipelines::CASES,
         two_links::CASES,
         many_opens::CASES,
+        names::CASES,
         secrets::CASES,
         unprotected::CASES,
         injected::CASES,
