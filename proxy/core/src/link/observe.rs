@@ -166,10 +166,6 @@ impl Link {
         }
         self.requests.opened(request, client);
         self.out.file(FileEvent::Opened { open: token, key: open.key() });
-        if self.leaving.is_some() {
-            // A dead node's last answer: all Opens were declared lost before it came.
-            self.out.file(FileEvent::Lost);
-        }
         if create::Response::parse(msg).is_ok_and(|response| response.create_action == CREATED) {
             self.out.file(FileEvent::Made { key: open.key(), birth: open.birth, at: request.at });
         }

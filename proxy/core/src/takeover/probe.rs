@@ -2,13 +2,13 @@
 //! request is answered or sent again.
 //!
 //! A rename is found out by reclaiming its Open: first under the name it had, then under those that renames in flight may
-//! have given to it, in their order. A file has one name of these at a time, so where it is found says how far the lost
-//! node came:
+//! have given to it, in their order. A file has one name of these at a time, so where it is found says which the lost
+//! node has done last:
 //!
 //! | the very file is found | the renames up to there | those behind |
 //! |---|---|---|
 //! | under its last known name | | [`Finding::Undone`] |
-//! | under a new name | [`Finding::Done`]: answered as done; the record has the new name | [`Finding::Undone`] |
+//! | under a new name | that one is [`Finding::Done`]: answered as done; the record has the new name. Others: [`Finding::Unclear`] | unclear |
 //! | nowhere | the Open is lost | the Open is lost |
 //!
 //! An exclusive create and a link are found out by a *probe*: the name is opened by the proxy, for its attributes alone, and
@@ -223,14 +223,19 @@ impl Link {
     pub(super) fn note_place(&mut self, open: OpenToken, renamed: Option<MessageId>, surely: bool) {
         let State::Recovering(recovery) = &self.state else { return };
         let may_still_run = recovery.progress.is_on_the_lost_node();
-        let own = recovery.attempts.0.get(&open).into_iter().flatten().filter(|attempt| attempt.own);
-        for Attempt { id, .. } in own {
-            let Some(request) = self.requests.get_mut(*id) else { continue };
-            request.finding = match renamed {
-                Some(last) if *id <= last => Finding::Done,
-                _ if surely && !may_still_run => Finding::Undone,
-                _ => Finding::Unknown,
+        for Attempt { id, own, .. } in recovery.attempts.0.get(&open).into_iter().flatten() {
+            let Some(request) = self.requests.get_mut(*id).filter(|r| r.finding != Finding::Done) else {
+                continue;
             };
+            match renamed {
+                // Whichever Open of the file shows it.
+                Some(found) if *id == found => request.finding = Finding::Done,
+                _ if !own => {}
+                // A node may do them in another order than they came in.
+                Some(_) => request.finding = Finding::Unclear,
+                _ if surely && !may_still_run => request.finding = Finding::Undone,
+                _ => request.finding = Finding::Unknown,
+            }
         }
         let name = renamed.and_then(|id| recovery.attempts.name(open, id)).map(<[u8]>::to_vec);
         if let (Some(name), Some(id)) = (name, renamed) {
