@@ -53,3 +53,58 @@ impl<'a> Iterator for Elements<'a> {
         Some(Ok(Element { range: at..at + msg.len(), header, msg }))
     }
 }
+
+/// An [`Element`] that is to be changed where it lies.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ElementMut<'a> {
+    /// Where it stands in the body, padding included.
+    pub range: Range<usize>,
+    /// Its header.
+    pub header: Header,
+    /// The message.
+    pub msg: &'a mut [u8],
+}
+
+/// The message at `at` of a frame's body. `at` moves behind it, but stays where it is at an error, after which there is
+/// nothing to be read. `None`: that was all.
+#[inline]
+pub fn next_mut<'a>(body: &'a mut [u8], at: &mut usize) -> Option<Result<ElementMut<'a>, ParseError>> {
+    let rest = body.get(*at..).filter(|rest| !rest.is_empty())?;
+    let element = match elements(rest).next()? {
+        Ok(element) => element,
+        Err(error) => return Some(Err(error)),
+    };
+    let (header, range) = (element.header, *at + element.range.start..*at + element.range.end);
+    *at = range.end;
+    Some(Ok(ElementMut { range: range.clone(), header, msg: body.get_mut(range)? }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{encode, header::Command};
+
+    #[test]
+    fn each_is_found_to_be_changed_where_it_is_found_to_be_read() {
+        let echo = |id| encode::echo(&Header::request(Command::ECHO, id));
+        let whole = encode::compound(&[echo(1), echo(2), echo(3)]);
+        for cut in [whole.len(), whole.len() - 20, 30, 0] {
+            let mut body = whole[..cut].to_vec();
+            let read: Vec<_> = elements(&whole[..cut]).map(|e| e.map(|e| (e.range, e.header))).collect();
+            let (mut at, mut found) = (0, Vec::new());
+            while let Some(next) = next_mut(&mut body, &mut at) {
+                let fine = next.is_ok();
+                found.push(next.map(|ElementMut { range, header, msg }| {
+                    assert_eq!(msg, &whole[range.clone()]);
+                    (range, header)
+                }));
+                if !fine {
+                    break;
+                }
+            }
+            let count = |list: &[Result<_, ParseError>]| list.iter().filter(|one| one.is_ok()).count();
+            assert_eq!(count(&found), count(&read), "cut at {cut}");
+            assert!(found.iter().zip(&read).all(|(one, other)| one.as_ref().ok() == other.as_ref().ok()));
+        }
+    }
+}

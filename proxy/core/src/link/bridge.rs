@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 use smb_parse::{
     cmd::create,
-    compound::elements,
+    compound::{ElementMut, elements, next_mut},
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status},
     patch, transform,
@@ -34,6 +34,15 @@ const FILE_CREATED: u32 = 2;
 /// Whether what a request was to do was found done by the node since lost.
 fn request_is_ours(request: Option<&Request>) -> bool {
     request.is_some_and(|request| request.finding == Finding::Done)
+}
+
+/// Why a frame of a node cannot be read. It was counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// It is sealed in a session that stands, and does not open.
+    Tampered,
+    /// Sealed in no session that is known, or not SMB2.
+    Other,
 }
 
 /// Where an answer of the node goes.
@@ -193,25 +202,20 @@ impl Link {
 
     /// A frame of the node in Bridge.
     pub(super) fn bridge_node_frame(&mut self, now: Instant, frame: BytesMut) {
-        let known = self.names_session(&frame);
-        let Some((opened, mut frame, start)) = self.read_answer(frame) else {
-            if known {
-                self.leave_tampered_leg(now);
-            }
-            return;
+        let (opened, mut frame, start) = match self.read_answer(frame) {
+            Ok(read) => read,
+            Err(Unreadable::Other) => return,
+            Err(Unreadable::Tampered) => return self.leave_tampered_leg(now),
         };
         let mut out = Vec::new();
         let mut at = start;
         let mut whole = true;
-        while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(Ok(element)) = elements(rest).next() else {
+        while let Some(element) = next_mut(&mut frame, &mut at) {
+            let Ok(ElementMut { range, header, msg }) = element else {
                 self.out.event(Event::NotUnderstood);
                 break;
             };
-            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
-            at = range.end;
             self.counters.response(header.command);
-            let Some(msg) = frame.get_mut(range.clone()) else { break };
             match self.bridge_answer(now, opened, &header, msg) {
                 Passage::Client(cover, session) => out.push(Outgoing { range, cover, session }),
                 Passage::Withheld => whole = false,
@@ -223,7 +227,7 @@ impl Link {
     }
 
     /// Whether a frame of the present node is sealed in a session that stands.
-    pub(crate) fn names_session(&self, frame: &BytesMut) -> bool {
+    fn names_session(&self, frame: &BytesMut) -> bool {
         let header = transform::Header::parse(body(frame));
         header.is_ok_and(|header| self.sessions.by_node_id(header.session_id).is_some())
     }
@@ -238,26 +242,27 @@ impl Link {
     }
 
     /// A frame of the present node in plain: whose keys opened it, if it came sealed, and where its messages begin.
-    /// `None`: it cannot be read.
-    pub(crate) fn read_answer(&mut self, frame: BytesMut) -> Option<(Option<SessionId>, BytesMut, usize)> {
+    pub(crate) fn read_answer(
+        &mut self,
+        frame: BytesMut,
+    ) -> Result<(Option<SessionId>, BytesMut, usize), Unreadable> {
         match protocol(body(&frame)) {
-            Protocol::Smb2 => Some((None, frame, PREFIX)),
+            Protocol::Smb2 => return Ok((None, frame, PREFIX)),
             Protocol::Transform => {
                 self.counters.sealed();
-                let opened = self.open_answer(body(&frame));
-                if opened.is_none() {
-                    // Of a session that is over, only the keys are missing.
-                    let known = self.names_session(&frame);
-                    self.out.event(if known { Event::SignatureRefused } else { Event::NotUnderstood });
+                if let Some((session, frame)) = self.open_answer(body(&frame)) {
+                    return Ok((Some(session), frame, HEADROOM));
                 }
-                let (session, frame) = opened?;
-                Some((Some(session), frame, HEADROOM))
+                // Of a session that is over, only the keys are missing.
+                if self.names_session(&frame) {
+                    self.out.event(Event::SignatureRefused);
+                    return Err(Unreadable::Tampered);
+                }
             }
-            _ => {
-                self.out.event(Event::NotUnderstood);
-                None
-            }
+            _ => {}
         }
+        self.out.event(Event::NotUnderstood);
+        Err(Unreadable::Other)
     }
 
     /// One answer of the node, its ids made the client's.

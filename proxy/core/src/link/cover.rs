@@ -129,9 +129,7 @@ impl Incoming {
         let messages = frame.slice(PREFIX.min(frame.len())..);
         Self { frame, messages, sealed: None, opened: false }
     }
-}
 
-impl Incoming {
     /// The record of one of its messages.
     pub(super) fn request(
         &self,

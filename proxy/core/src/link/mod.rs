@@ -21,7 +21,7 @@
 pub(crate) mod answer;
 pub(crate) mod birth;
 pub(crate) mod breaks;
-mod bridge;
+pub(crate) mod bridge;
 pub(crate) mod config;
 pub(crate) mod connection;
 pub(crate) mod cover;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use smb_parse::{
-    compound::elements,
+    compound::{ElementMut, elements, next_mut},
     encode,
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status},
@@ -252,14 +252,11 @@ impl Link {
     fn watch_responses(&mut self, opened: Option<SessionId>, frame: &mut [u8]) -> bool {
         let mut at = 0;
         let mut forward = true;
-        while let Some(rest) = frame.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(Ok(element)) = elements(rest).next() else {
+        while let Some(element) = next_mut(frame, &mut at) {
+            let Ok(ElementMut { header, msg, .. }) = element else {
                 self.out.event(Event::NotUnderstood);
                 break;
             };
-            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
-            at = range.end;
-            let Some(msg) = frame.get_mut(range) else { break };
             self.counters.response(header.command);
             if header.message_id == u64::MAX {
                 self.watch_break(msg);

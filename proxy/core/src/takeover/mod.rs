@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use smb_parse::{
-    compound::elements,
+    compound::{ElementMut, next_mut},
     header::{Command, Flags, Header, Status},
 };
 
@@ -27,6 +27,7 @@ use crate::{
     ids::{LegId, NodeId, SessionId},
     link::{
         Attached, Link, State,
+        bridge::Unreadable,
         cover::{Cover, Outgoing, cover_for_node},
         node_leg::{Clock, NodeLeg, Op, Pending},
         open::OpenState,
@@ -279,22 +280,20 @@ impl Link {
 
     /// Answers of the node in the making.
     pub(crate) fn recovery_node_frame(&mut self, now: Instant, leg: LegId, frame: BytesMut) {
-        let known = self.names_session(&frame);
-        let Some((opened, mut body, mut at)) = self.read_answer(frame) else {
-            if known {
+        let (opened, mut body, mut at) = match self.read_answer(frame) {
+            Ok(read) => read,
+            Err(Unreadable::Other) => return,
+            Err(Unreadable::Tampered) => {
                 // As with one that is signed wrongly.
                 self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
+                return;
             }
-            return;
         };
-        while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
-            let Some(Ok(element)) = elements(rest).next() else {
+        while let Some(element) = next_mut(&mut body, &mut at) {
+            let Ok(ElementMut { header, msg, .. }) = element else {
                 self.out.event(Event::NotUnderstood);
                 break;
             };
-            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
-            at = range.end;
-            let Some(msg) = body.get_mut(range) else { break };
             self.recovery_answer(now, leg, opened, &header, msg);
         }
         self.recovery_advance(now);

@@ -17,7 +17,7 @@ use std::{
 use bytes::BytesMut;
 use smb_parse::{
     cmd::session_setup,
-    compound::elements,
+    compound::{ElementMut, next_mut},
     encode::{self, SessionSetupParams},
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status},
@@ -215,11 +215,9 @@ impl Link {
     pub(super) fn judge_frame(&mut self, now: Instant, leg: LegId, mut frame: BytesMut) {
         let mut at = PREFIX;
         let is_smb2 = protocol(body(&frame)) == Protocol::Smb2;
-        while let Some(rest) = frame.get(at..).filter(|rest| is_smb2 && !rest.is_empty()) {
-            let Some(Ok(element)) = elements(rest).next() else { break };
-            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
-            at = range.end;
-            let Some(msg) = frame.get_mut(range) else { break };
+        while let Some(Ok(ElementMut { header, msg, .. })) =
+            is_smb2.then(|| next_mut(&mut frame, &mut at)).flatten()
+        {
             if self.judging.leg() == Some(leg) {
                 self.judge_answer(now, &header, msg);
             }

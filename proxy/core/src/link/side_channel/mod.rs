@@ -38,7 +38,7 @@ use std::{
 
 use bytes::BytesMut;
 use smb_parse::{
-    compound::elements,
+    compound::{ElementMut, next_mut},
     frame::{PREFIX, Protocol, protocol},
     header::{Flags, Header, Status},
     transform,
@@ -286,10 +286,7 @@ impl Link {
 
     fn side_messages(&mut self, now: Instant, sealed: bool, messages: &mut [u8]) {
         let mut at = 0;
-        while let Some(Ok(element)) = messages.get(at..).and_then(|rest| elements(rest).next()) {
-            let (header, range) = (element.header, at + element.range.start..at + element.range.end);
-            at = range.end;
-            let Some(msg) = messages.get_mut(range) else { return };
+        while let Some(Ok(ElementMut { header, msg, .. })) = next_mut(messages, &mut at) {
             self.side_answer(now, sealed, &header, msg);
         }
     }
