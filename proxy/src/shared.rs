@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use dashmap::DashMap;
@@ -246,8 +246,8 @@ impl Shared {
     }
 
     /// One Link's news.
-    pub(crate) fn file_events(&self, link: LinkId, events: impl Iterator<Item = FileEvent>) {
-        self.change_files(|files| events.for_each(|event| files.handle(link, event)));
+    pub(crate) fn file_events(&self, now: Instant, link: LinkId, events: impl Iterator<Item = FileEvent>) {
+        self.change_files(|files| events.for_each(|event| files.handle(now, link, event)));
     }
 
     fn change_files(&self, change: impl FnOnce(&mut Files)) {

@@ -166,7 +166,14 @@ pub enum FileEvent {
         /// When the client asked for it.
         at: Instant,
     },
-    /// Files may be made that nobody here sees.
+    /// No file stands under a name any more that did: it was deleted, or has another name. That was answered.
+    Gone {
+        /// The name.
+        key: FileKey,
+        /// When the file was created.
+        birth: Birth,
+    },
+    /// Names may be made and removed that nobody here sees.
     Unseen,
     /// Requests of this Link that change names were in flight when their node was lost. What became of them is open.
     Doubtful,

@@ -7,16 +7,19 @@
 //! A Link whose requests were in flight when its node was lost is *in doubt* if they change names: whether they were done
 //! is to be found out. Meanwhile no fresh request of any Link opens a file or changes a name. Links find out one after the
 //! other, in the order in which they are ready, so that no two of them take the same file for their own. What clients have
-//! made is remembered for that, by name and time.
+//! made and removed is remembered for that, by name and time.
 //!
 //! The owner applies every [`FileEvent`] of every Link, calls [`Files::all_lost`] before it tells any Link
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
+
+mod remembered;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     time::Instant,
 };
 
+use self::remembered::{Record, Remembered};
 use crate::{
     event::FileEvent,
     ids::{LinkId, OpenToken},
@@ -50,47 +53,12 @@ pub struct Files {
     doubtful: HashSet<LinkId>,
     /// Those of them that are ready to find out, the first of them at it.
     deciding: VecDeque<LinkId>,
-    made: Made,
-}
-
-/// How many files are remembered that were made.
-const REMEMBERED: usize = 65_536;
-
-/// Names that came to be, and when their files were created.
-#[derive(Debug, Default)]
-struct Made {
-    /// By the last component of the name, for one directory may be in two shares.
-    by_leaf: HashMap<Box<str>, Vec<(FileKey, Birth)>>,
-    /// The oldest first.
-    order: VecDeque<(Instant, FileKey)>,
-    /// The last one that was forgotten was asked for then.
-    forgotten: Option<Instant>,
-    /// Some are never seen.
+    /// Names that came to be, and when they were asked for.
+    made: Remembered,
+    /// Names that are no more, and when that was heard of.
+    gone: Remembered,
+    /// Some changes of names are never seen.
     blind: bool,
-}
-
-impl Made {
-    fn insert(&mut self, key: FileKey, birth: Birth, at: Instant) {
-        self.by_leaf.entry(leaf(&key).into()).or_default().push((key.clone(), birth));
-        self.order.push_back((at, key));
-        while self.order.len() > REMEMBERED {
-            let Some((at, key)) = self.order.pop_front() else { return };
-            self.forgotten = self.forgotten.max(Some(at));
-            if let Some(births) = self.by_leaf.get_mut(leaf(&key)) {
-                // The oldest of its name stands first.
-                if let Some(first) = births.iter().position(|(other, _)| *other == key) {
-                    births.remove(first);
-                }
-                if births.is_empty() {
-                    self.by_leaf.remove(leaf(&key));
-                }
-            }
-        }
-    }
-}
-
-fn leaf(key: &FileKey) -> &str {
-    key.0.rsplit('\\').next().unwrap_or_default()
 }
 
 /// What is known of who made a file.
@@ -99,6 +67,17 @@ pub(crate) enum Maker {
     /// A request that was answered, under that very name.
     Known,
     /// It may have been one that was answered.
+    Unclear,
+    /// None that was answered.
+    Nobody,
+}
+
+/// What is known of whether a name was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remover {
+    /// An answered request has removed a file of that very name.
+    Known,
+    /// It may have.
     Unclear,
     /// None that was answered.
     Nobody,
@@ -148,17 +127,41 @@ impl Files {
 
     /// Who made the file that now stands under a name, if that was after `since`.
     pub(crate) fn maker(&self, key: &FileKey, birth: Birth, since: Instant) -> Maker {
-        let alike = self.made.by_leaf.get(leaf(key)).map(Vec::as_slice).unwrap_or_default();
-        if alike.iter().any(|(other, was)| other == key && was.is_at(birth)) {
-            Maker::Known
-        } else if self.made.blind
-            || self.made.forgotten.is_some_and(|at| at >= since)
-            || alike.iter().any(|(other, was)| was.is_at(birth) || other == key && was.can_be(birth))
-        {
-            Maker::Unclear
-        } else {
-            Maker::Nobody
+        let is_it = |made: &&Record| made.key == *key && made.birth.is_at(birth);
+        let may_be = |made: &Record| made.birth.is_at(birth) || made.key == *key && made.birth.can_be(birth);
+        match self.made.alike(key).find(is_it) {
+            // Links are heard in any order: it may be that what was made is gone, and this is another.
+            Some(made) if self.is_gone_since(made) => Maker::Unclear,
+            Some(_) => Maker::Known,
+            None if self.blind || self.made.has_forgotten(since) => Maker::Unclear,
+            None if self.made.alike(key).any(may_be) => Maker::Unclear,
+            None => Maker::Nobody,
         }
+    }
+
+    fn is_gone_since(&self, made: &Record) -> bool {
+        let is_it =
+            |gone: &Record| gone.key == made.key && gone.birth.is_at(made.birth) && gone.at >= made.at;
+        self.gone.alike(&made.key).any(is_it)
+    }
+
+    /// Whether an answered request has removed a file of that name, by deleting it, or by giving another name to it or to a
+    /// directory above it, and the answer came after `since`.
+    pub fn remover(&self, key: &FileKey, since: Instant) -> Remover {
+        let mut above = Some(key.clone());
+        let mut answer = Remover::Nobody;
+        while let Some(name) = above {
+            let mut alike = self.gone.alike(&name).filter(|gone| gone.at >= since).peekable();
+            if alike.peek().is_some() {
+                answer = Remover::Unclear;
+            }
+            if alike.any(|gone| gone.key == name) {
+                return Remover::Known;
+            }
+            above = name.0.rsplit_once('\\').map(|(directory, _)| FileKey(directory.into()));
+        }
+        let unsure = self.blind || self.gone.has_forgotten(since);
+        if unsure { Remover::Unclear } else { answer }
     }
 
     /// All nodes' Links are about to be moved: every Open of every Link is unreclaimed.
@@ -170,7 +173,7 @@ impl Files {
     }
 
     /// Takes one Link's news in.
-    pub fn handle(&mut self, link: LinkId, event: FileEvent) {
+    pub fn handle(&mut self, now: Instant, link: LinkId, event: FileEvent) {
         match event {
             FileEvent::Opened { open, key } => {
                 self.files.entry(key.clone()).or_default().opens += 1;
@@ -178,10 +181,11 @@ impl Files {
             }
             FileEvent::Closed { open } | FileEvent::GivenUp { open } => self.remove(link, open),
             FileEvent::Renamed { open, key } => self.rename(link, open, key),
+            FileEvent::Gone { key, birth } => self.gone(now, key, birth),
             FileEvent::Lost => self.mark_lost(link),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => self.made.insert(key, birth, at),
-            FileEvent::Unseen => self.made.blind = true,
+            FileEvent::Unseen => self.blind = true,
             FileEvent::Doubtful => {
                 self.deciding.retain(|other| *other != link);
                 self.doubtful.insert(link);
@@ -203,6 +207,11 @@ impl Files {
         for (_, entry) in self.links.remove(&link).into_iter().flatten() {
             self.forget(&entry);
         }
+    }
+
+    fn gone(&mut self, now: Instant, key: FileKey, birth: Birth) {
+        self.made.take(&key, |made| made.birth.is_at(birth));
+        self.gone.insert(key, birth, now);
     }
 
     fn decided(&mut self, link: LinkId) {
@@ -280,21 +289,28 @@ impl Files {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{remembered::REMEMBERED, *};
 
     const A: LinkId = LinkId(1);
     const B: LinkId = LinkId(2);
+
+    /// A first instant; the rest is virtual.
+    #[allow(clippy::disallowed_methods, reason = "see above")]
+    fn now() -> Instant {
+        static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        *START.get_or_init(Instant::now)
+    }
 
     fn key(name: &str) -> FileKey {
         FileKey(name.into())
     }
 
     fn opened(files: &mut Files, link: LinkId, open: u64, name: &str) {
-        files.handle(link, FileEvent::Opened { open: OpenToken(open), key: key(name) });
+        files.handle(now(), link, FileEvent::Opened { open: OpenToken(open), key: key(name) });
     }
 
     fn reclaimed(files: &mut Files, link: LinkId, open: u64) {
-        files.handle(link, FileEvent::Reclaimed { open: OpenToken(open) });
+        files.handle(now(), link, FileEvent::Reclaimed { open: OpenToken(open) });
     }
 
     #[test]
@@ -309,7 +325,7 @@ mod tests {
         reclaimed(&mut files, A, 1);
         assert!(files.is_blocked(&key("x")), "B's Open is not back");
         let version = files.version();
-        files.handle(B, FileEvent::GivenUp { open: OpenToken(1) });
+        files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1) });
         assert!(!files.is_blocked(&key("x")) && files.version() > version);
         assert!(files.is_opening_blocked() && files.is_blocked(&key("y")));
         files.link_gone(A);
@@ -321,12 +337,12 @@ mod tests {
         let mut files = Files::default();
         opened(&mut files, A, 1, "x");
         files.all_lost();
-        files.handle(A, FileEvent::Lost);
+        files.handle(now(), A, FileEvent::Lost);
         assert_eq!(files.unreclaimed(), 1);
         reclaimed(&mut files, A, 1);
         reclaimed(&mut files, A, 1);
         assert_eq!(files.unreclaimed(), 0);
-        files.handle(A, FileEvent::Lost);
+        files.handle(now(), A, FileEvent::Lost);
         assert_eq!(files.unreclaimed(), 1);
     }
 
@@ -336,8 +352,8 @@ mod tests {
         opened(&mut files, A, 1, "old");
         opened(&mut files, B, 1, "old");
         opened(&mut files, B, 2, "new");
-        files.handle(A, FileEvent::Renamed { open: OpenToken(1), key: key("new") });
-        files.handle(B, FileEvent::Lost);
+        files.handle(now(), A, FileEvent::Renamed { open: OpenToken(1), key: key("new") });
+        files.handle(now(), B, FileEvent::Lost);
         assert!(files.is_blocked(&key("new")) && !files.is_blocked(&key("old")));
         reclaimed(&mut files, B, 1);
         assert!(files.is_blocked(&key("new")));
@@ -346,44 +362,88 @@ mod tests {
         assert_eq!(files.files.get(&key("new")).map(|c| c.opens), Some(3));
     }
 
+    fn made(files: &mut Files, name: &str, time: u64, at: Instant) {
+        files.handle(now(), A, FileEvent::Made { key: key(name), birth: Birth::set(time), at });
+    }
+
+    fn gone(files: &mut Files, name: &str, time: u64, at: Instant) {
+        files.handle(at, A, FileEvent::Gone { key: key(name), birth: Birth::set(time) });
+    }
+
+    fn maker(files: &Files, name: &str, time: u64) -> Maker {
+        files.maker(&key(name), Birth::set(time), now())
+    }
+
+    fn later(seconds: u64) -> Instant {
+        now() + std::time::Duration::from_secs(seconds)
+    }
+
     #[test]
     fn who_made_a_file_is_remembered_by_name_and_time() {
-        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
-        let now = Instant::now();
         let mut files = Files::default();
-        let mut made = |name: &str, time, at| {
-            let event = FileEvent::Made { key: key(name), birth: Birth::set(time), at };
-            files.handle(A, event);
-        };
-        made(r"share\dir\x", 5, now);
-        let maker = |files: &Files, name: &str, time| files.maker(&key(name), Birth::set(time), now);
+        made(&mut files, r"share\dir\x", 5, now());
         assert_eq!(maker(&files, r"share\dir\x", 5), Maker::Known);
         assert_eq!(maker(&files, r"share\dir\x", 6), Maker::Nobody, "another one since");
         assert_eq!(maker(&files, r"other\x", 5), Maker::Unclear, "a share of the same directory");
         assert_eq!(maker(&files, r"share\dir\y", 5), Maker::Nobody);
         for n in 0..REMEMBERED {
-            files.handle(B, FileEvent::Made { key: key(&n.to_string()), birth: Birth::set(1), at: now });
+            made(&mut files, &n.to_string(), 1, now());
         }
         assert_eq!(maker(&files, r"share\dir\x", 5), Maker::Unclear, "it is forgotten");
-        let later = now + std::time::Duration::from_secs(1);
-        assert_eq!(files.maker(&key("y"), Birth::set(1), later), Maker::Nobody, "what came since is known");
-        files.handle(B, FileEvent::Unseen);
-        assert_eq!(files.maker(&key("y"), Birth::set(1), later), Maker::Unclear);
+        let since = later(1);
+        assert_eq!(files.maker(&key("y"), Birth::set(1), since), Maker::Nobody, "what came since is known");
+        files.handle(now(), B, FileEvent::Unseen);
+        assert_eq!(files.maker(&key("y"), Birth::set(1), since), Maker::Unclear);
+    }
+
+    #[test]
+    fn who_made_what_is_gone_has_not_made_what_stands_there_now() {
+        let mut files = Files::default();
+        made(&mut files, r"share\x", 5, now());
+        gone(&mut files, r"share\x", 5, later(1));
+        assert_eq!(maker(&files, r"share\x", 5), Maker::Nobody);
+        made(&mut files, r"share\x", 5, later(2));
+        assert_eq!(maker(&files, r"share\x", 5), Maker::Known, "it was made again");
+        gone(&mut files, r"share\y", 5, later(2));
+        made(&mut files, r"share\y", 5, later(1));
+        assert_eq!(maker(&files, r"share\y", 5), Maker::Unclear, "who removed it was heard first");
+    }
+
+    #[test]
+    fn that_a_name_was_removed_is_remembered() {
+        let mut files = Files::default();
+        let remover = |files: &Files, name: &str, since| files.remover(&key(name), since);
+        assert_eq!(remover(&files, r"share\dir\x", now()), Remover::Nobody);
+        gone(&mut files, r"share\dir\x", 5, later(5));
+        assert_eq!(remover(&files, r"share\dir\x", later(5)), Remover::Known);
+        assert_eq!(remover(&files, r"share\dir\x", later(6)), Remover::Nobody, "it was before");
+        assert_eq!(remover(&files, r"share\dir\y", now()), Remover::Nobody);
+        assert_eq!(remover(&files, r"other\x", now()), Remover::Unclear, "a share of the same directory");
+        gone(&mut files, r"share\dir", 5, later(7));
+        assert_eq!(remover(&files, r"share\dir\y\z", later(7)), Remover::Known, "the directory is gone");
+        assert_eq!(remover(&files, r"share\directory\y", later(7)), Remover::Nobody);
+        for n in 0..REMEMBERED {
+            gone(&mut files, &n.to_string(), 1, later(8));
+        }
+        assert_eq!(remover(&files, r"share\dir\x", now()), Remover::Unclear, "it is forgotten");
+        assert_eq!(remover(&files, r"share\dir\x", later(9)), Remover::Nobody, "what came since is known");
+        files.handle(now(), B, FileEvent::Unseen);
+        assert_eq!(remover(&files, r"share\dir\x", later(9)), Remover::Unclear);
     }
 
     #[test]
     fn links_in_doubt_have_their_turns() {
         let mut files = Files::default();
-        files.handle(A, FileEvent::Doubtful);
-        files.handle(B, FileEvent::Doubtful);
+        files.handle(now(), A, FileEvent::Doubtful);
+        files.handle(now(), B, FileEvent::Doubtful);
         assert!(files.is_in_doubt() && !files.may_decide(A));
-        files.handle(B, FileEvent::Deciding);
-        files.handle(A, FileEvent::Deciding);
+        files.handle(now(), B, FileEvent::Deciding);
+        files.handle(now(), A, FileEvent::Deciding);
         assert!(files.may_decide(B) && !files.may_decide(A), "B was ready first");
-        files.handle(B, FileEvent::Doubtful);
+        files.handle(now(), B, FileEvent::Doubtful);
         assert!(files.may_decide(A), "B has lost its node again");
         let version = files.version();
-        files.handle(A, FileEvent::Decided);
+        files.handle(now(), A, FileEvent::Decided);
         assert!(files.is_in_doubt() && files.version() > version);
         files.link_gone(B);
         assert!(!files.is_in_doubt());
@@ -402,13 +462,13 @@ mod tests {
             let known = files.links.get(&link).is_some_and(|o| o.contains_key(&OpenToken(open)));
             match draw(8) {
                 0..=2 if !known => opened(&mut files, link, open, &name),
-                0..=2 => files.handle(link, FileEvent::Closed { open: OpenToken(open) }),
-                3 => files.handle(link, FileEvent::Renamed { open: OpenToken(open), key: key(&name) }),
+                0..=2 => files.handle(now(), link, FileEvent::Closed { open: OpenToken(open) }),
+                3 => files.handle(now(), link, FileEvent::Renamed { open: OpenToken(open), key: key(&name) }),
                 4 => reclaimed(&mut files, link, open),
-                5 => files.handle(link, FileEvent::Lost),
+                5 => files.handle(now(), link, FileEvent::Lost),
                 6 if step % 50 == 0 => files.all_lost(),
                 7 if step % 50 == 0 => files.link_gone(link),
-                _ => files.handle(link, FileEvent::GivenUp { open: OpenToken(open) }),
+                _ => files.handle(now(), link, FileEvent::GivenUp { open: OpenToken(open) }),
             }
             let entries = || files.links.values().flat_map(HashMap::values);
             assert_eq!(files.unreclaimed, entries().filter(|e| !e.reclaimed).count() as u64);

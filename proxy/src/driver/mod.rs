@@ -398,7 +398,7 @@ impl Driver {
                 self.event(event);
             }
             if !self.file_events.is_empty() {
-                self.shared.file_events(self.id, self.file_events.drain(..));
+                self.shared.file_events(now, self.id, self.file_events.drain(..));
             }
             while let Some(effect) = self.link.poll_effect() {
                 quiet = false;

@@ -34,6 +34,8 @@ mod class {
 }
 /// `SMB2_0_INFO_FILE` (MS-SMB2 2.2.39).
 const INFO_FILE: u8 = 1;
+/// FILE_DELETE_ON_CLOSE, a CreateOption (MS-SMB2 2.2.13).
+const DELETE_ON_CLOSE: u32 = 0x1000;
 /// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
 const CREATED: u32 = 2;
 /// `SMB2_LOCKFLAG_UNLOCK` (MS-SMB2 2.2.26.1).
@@ -175,8 +177,11 @@ impl Link {
 
     pub(super) fn observe_close(&mut self, request: &Request) {
         let Some(token) = self.request_open(request) else { return };
-        self.opens.remove(token);
+        let Some(open) = self.opens.remove(token) else { return };
         self.out.file(FileEvent::Closed { open: token });
+        if open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0 {
+            self.out.file(FileEvent::Gone { key: open.key(), birth: open.birth });
+        }
     }
 
     /// The Open a request is about.
@@ -242,7 +247,7 @@ impl Link {
     /// An Open has another name now, and with it every Open of the same file and of what is beneath it.
     pub(crate) fn observe_rename(&mut self, token: crate::ids::OpenToken, name: &[u8]) {
         let Some(open) = self.opens.get(token) else { return };
-        let (old, share) = (open.key(), open.share.clone());
+        let (old, share, birth) = (open.key(), open.share.clone(), open.birth);
         let key = file_key(&share, name);
         let beneath = format!("{}\\", old.0);
         let old_units = open.name.len();
@@ -255,6 +260,9 @@ impl Link {
                 other.name = [name, &rest].concat();
                 self.out.file(FileEvent::Renamed { open: other.token, key: other.key() });
             }
+        }
+        if old != key {
+            self.out.file(FileEvent::Gone { key: old, birth });
         }
         self.out.file(FileEvent::Renamed { open: token, key });
     }

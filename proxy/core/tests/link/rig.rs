@@ -377,7 +377,7 @@ impl Rig {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::File(event) => self.files.borrow_mut().handle(self.id, event),
+            Event::File(event) => self.files.borrow_mut().handle(self.now, self.id, event),
             Event::Takeover(report) => self.takeovers.push(*report),
             Event::SignatureRefused => self.refused += 1,
             Event::SessionLost { loss, .. } => self.losses.push(loss),
@@ -762,6 +762,6 @@ impl Rig {
 
     /// Another Link's news of files, as the owner would apply it.
     pub(crate) fn file_event(&self, link: LinkId, event: FileEvent) {
-        self.files.borrow_mut().handle(link, event);
+        self.files.borrow_mut().handle(self.now, link, event);
     }
 }

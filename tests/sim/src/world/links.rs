@@ -105,7 +105,7 @@ impl World {
         if self.setup.trace {
             self.tell(format!("files: client {}: {event:?}", at + 1));
         }
-        self.files.handle(LinkId(at as u64 + 1), event);
+        self.files.handle(self.now, LinkId(at as u64 + 1), event);
     }
 
     fn effect(&mut self, at: usize, effect: Effect) {
