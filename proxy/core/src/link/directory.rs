@@ -5,7 +5,7 @@ use std::time::Instant;
 use smb_parse::{
     cmd::query_directory,
     encode,
-    header::{Header, Status},
+    header::{Command, Header, Status},
 };
 
 use super::{Link, State, request::Request};
@@ -56,12 +56,24 @@ impl Link {
         true
     }
 
-    /// Everything in the node's answer was known: the same request once more.
+    /// Everything in the node's answer was known: the same request once more. Not behind a LOGOFF: the node would end the
+    /// connection over what is sealed for a session that it does not have any more, and what waits is cancelled by it anyhow.
     fn ask_for_more(&mut self, now: Instant, id: MessageId) {
+        if self.is_logging_off(id) {
+            self.fail_request(id, Status::CANCELLED);
+            return;
+        }
         self.restore_ids_of(id);
         if !self.send_unit(now, &[id]) && matches!(self.state, State::Bridge(_)) {
             self.parked.push_back(vec![id]);
         }
+    }
+
+    /// Whether the session of a request is being logged off.
+    fn is_logging_off(&self, id: MessageId) -> bool {
+        let Some(session) = self.requests.get(id).map(|r| r.header.session_id) else { return false };
+        let logs_off = |r: &Request| r.header.command == Command::LOGOFF && r.header.session_id == session;
+        self.requests.iter().any(logs_off)
     }
 
     fn answer_rest(&mut self, id: MessageId, token: OpenToken, rest: &[u8]) {
