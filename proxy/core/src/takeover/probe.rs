@@ -200,7 +200,7 @@ impl Link {
     /// Under which other names each Open is to be looked for.
     pub(super) fn attempts(&self) -> Attempts {
         let mut attempts = Attempts::default();
-        let in_flight = self.requests.iter().filter(|r| r.deaths > 0 && r.finding != Finding::Done);
+        let in_flight = self.requests.iter().filter(|r| r.deaths > 0 && !r.is_beyond_doubt());
         for request in in_flight {
             let (Some((true, to)), Some(by)) = (new_name(request), self.opens.of(request)) else { continue };
             for open in self.opens.iter().filter(|o| o.state == OpenState::Unreclaimed) {
@@ -224,7 +224,7 @@ impl Link {
         let State::Recovering(recovery) = &self.state else { return };
         let may_still_run = recovery.progress.is_on_the_lost_node();
         for Attempt { id, own, .. } in recovery.attempts.0.get(&open).into_iter().flatten() {
-            let Some(request) = self.requests.get_mut(*id).filter(|r| r.finding != Finding::Done) else {
+            let Some(request) = self.requests.get_mut(*id).filter(|r| !r.is_beyond_doubt()) else {
                 continue;
             };
             match renamed {
@@ -426,11 +426,23 @@ impl Link {
 }
 
 impl Request {
-    /// What was found out on a node since lost counts no more, but for a rename that was done.
+    /// What was found out on a node since lost counts no more, but for a rename that was done, and for one behind which
+    /// another was done: where the file is now tells nothing of that one.
     pub(crate) fn forget_finding(&mut self) {
-        if self.finding != Finding::Done || self.header.command != Command::SET_INFO {
+        let is_rename = || matches!(new_name(self), Some((true, _)));
+        let stays = match self.finding {
+            Finding::Done => self.header.command == Command::SET_INFO,
+            Finding::Unclear => is_rename(),
+            Finding::Unknown | Finding::Undone => false,
+        };
+        if !stays {
             self.finding = Finding::Unknown;
         }
+    }
+
+    /// Whether nothing more can be found out of a rename.
+    fn is_beyond_doubt(&self) -> bool {
+        matches!(self.finding, Finding::Done | Finding::Unclear)
     }
 
     /// Whether the node's answer decides what becomes of it.
