@@ -17,7 +17,7 @@ use super::{
     answer::{Check, body, body_mut, changes_state},
     cover::{Cover, Incoming, Outgoing, cover_for_node},
     node_leg::{Op, Pending},
-    open::minted_file_id,
+    open::{minted_file_id, minted_tree_id},
     request::{Chain, Interim, Request},
 };
 use crate::{
@@ -436,10 +436,10 @@ impl Link {
     /// A TREE_CONNECT succeeded: the client gets a TreeId that no other of its trees has.
     fn adopt_tree(&mut self, request: &Request, header: &Header, msg: &mut [u8]) {
         let Some(mut tree) = super::session::tree_from(&request.msg, header, msg) else { return };
-        let Some(session) = self.sessions.get(request.header.session_id) else { return };
-        let mut id = tree.node_id.0;
-        while session.trees.contains_key(&crate::ids::Client(id)) || id == 0 || id == u32::MAX {
-            id = id.wrapping_add(0x0100_0001);
+        let session = request.header.session_id;
+        let mut id = minted_tree_id(self.mint());
+        while self.sessions.tree(session, id).is_some() {
+            id = minted_tree_id(self.mint());
         }
         tree.client_id = crate::ids::Client(id);
         patch::set_tree_id(msg, id);

@@ -262,6 +262,12 @@ pub(crate) fn known_id(id: [u8; 32]) -> Option<[u8; 32]> {
     id.iter().take(8).any(|byte| *byte != 0).then_some(id)
 }
 
+/// A TreeId of the proxy's own, from a number that is not used again soon.
+pub(crate) fn minted_tree_id(number: u64) -> TreeId {
+    const MARK: TreeId = 0x5500_0000;
+    MARK | TreeId::try_from(number & 0xff_ffff).unwrap_or(0)
+}
+
 /// Of which request an answer's FileId is minted: never the same twice in a Link, and unlike any node's.
 pub(crate) fn minted_file_id(link: u64, message_id: MessageId) -> FileId {
     const MARK: u64 = 0x5553_0000_0000_0000;
