@@ -1,5 +1,6 @@
 //! How messages are signed and sealed, alike at both ends.
 
+use smb_parse::frame::PREFIX;
 use understudy_core::{
     auth::keys::SessionKey,
     crypto::{
@@ -36,6 +37,21 @@ pub(crate) fn seal(key: &SealingKey, session: u64, nonces: &mut Nonces, body: &[
     let sealed = key.seal(&mut frame, session, nonces.next(&mut Chance::new(session)));
     debug_assert!(sealed);
     frame
+}
+
+/// Changes a frame, if it is sealed or its first message is signed. False if it is neither.
+pub(crate) fn tamper(frame: &mut [u8]) -> bool {
+    const FLAGS: usize = PREFIX + 16;
+    const SIGNED: u8 = 8;
+    let covered =
+        frame.get(PREFIX) == Some(&0xfd) || frame.get(FLAGS).is_some_and(|flags| flags & SIGNED != 0);
+    match frame.last_mut() {
+        Some(last) if covered => {
+            *last ^= 0x80;
+            true
+        }
+        _ => false,
+    }
 }
 
 /// How everyone signs in a dialect: the newest by what is agreed, which is GMAC or CMAC.

@@ -38,6 +38,9 @@ impl Mood {
         if draw < self.faults {
             return fault(world, chance);
         }
+        if self.evil > 0 && draw >= 990 {
+            return Step::Tamper(chance.below(world.pairs.len()));
+        }
         if draw < self.faults + self.waits {
             return match chance.below(4) {
                 0 => Step::Tick,

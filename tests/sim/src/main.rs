@@ -70,7 +70,7 @@ fn report(seed: u64, outcome: &Outcome) -> ExitCode {
         println!("seed {seed}: {} steps, no rule broken", outcome.taken);
         return ExitCode::SUCCESS;
     };
-    println!("seed {seed} breaks a rule: {}: {}\n", violation.rule, violation.text);
+    println!("seed {seed} breaks a rule: {violation}\n");
     let (setup, steps) = shrink::shrink(&outcome.setup, &outcome.steps, violation);
     let short = run::steps(&setup, &steps, true);
     println!("Its story:\n{}\n", short.story.join("\n"));
@@ -94,7 +94,7 @@ fn many(from: u64, runs: u64, (strict, quiet, keep_going): (bool, bool, bool)) -
             coverage.add(&outcome.coverage);
             if let Some(violation) = &outcome.violation {
                 if keep_going {
-                    println!("seed {seed}: {}: {}", violation.rule, violation.text);
+                    println!("seed {seed}: {violation}");
                 }
                 stop.store(!keep_going, Ordering::Relaxed);
                 failed.push((seed, outcome));

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::known::Known;
+use crate::{
+    known::Known,
+    rules::{Belongs, belongs},
+};
 
 /// Something that must not happen has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,9 +24,20 @@ impl Violation {
         Self { rule, text: text.into(), known: None }
     }
 
+    /// What its rule belongs to.
+    pub fn belongs(&self) -> Belongs {
+        belongs(self.rule)
+    }
+
     /// One that is known.
     pub fn known(self, known: Known) -> Self {
         Self { known: Some(known), ..self }
+    }
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {}", self.rule, self.belongs(), self.text)
     }
 }
 
@@ -32,6 +46,7 @@ struct Write {
     start: u64,
     end: Option<u64>,
     acknowledged: bool,
+    ordered: bool,
     /// Where nodes have put it.
     at: Vec<(u64, usize)>,
 }
@@ -63,6 +78,16 @@ impl Oracle {
     pub fn write_sent(&mut self, tag: u64) {
         let start = self.tick();
         self.writes.insert(tag, Write { start, ..Write::default() });
+    }
+
+    /// The client sends it alone: it is done in its turn.
+    pub fn is_in_order(&mut self, tag: u64) {
+        self.writes.entry(tag).or_default().ordered = true;
+    }
+
+    /// Whether that WRITE is to be done in its turn.
+    pub fn is_ordered(&self, tag: u64) -> bool {
+        self.writes.get(&tag).is_some_and(|write| write.ordered)
     }
 
     /// A node has executed one.

@@ -145,6 +145,8 @@ pub enum Step {
         beside: bool,
         kept: usize,
     },
+    /// Somebody between the node and the proxy changes the node's next frame.
+    Tamper(usize),
     /// Slow storage answers.
     Storage,
     Wait(u64),
@@ -266,6 +268,7 @@ impl Step {
                 let which = if *beside { "beside" } else { "main" };
                 format!("client {} leg {which} breaks after {kept} answers", client + 1)
             }
+            Self::Tamper(at) => format!("client {} answer is tampered with", at + 1),
             Self::Storage => "storage answers".into(),
             Self::Wait(ms) => format!("{ms} ms pass"),
             Self::Tick => "timer".into(),
@@ -279,6 +282,7 @@ impl Step {
         let number = |word: &str| word.trim_end_matches(':').parse::<usize>().ok()?.checked_sub(1);
         Some(match words {
             ["client", at, "frame", hop] => Self::Hop(number(at)?, HOPS.iter().find(|(_, w)| w == hop)?.0),
+            ["client", at, "answer", "is", "tampered", "with"] => Self::Tamper(number(at)?),
             ["client", at, "link", "is", "told"] => Self::Tell(number(at)?),
             ["client", at, "leg", which, "breaks", "after", kept, "answers"] => {
                 Self::Cut { client: number(at)?, beside: *which == "beside", kept: kept.parse().ok()? }

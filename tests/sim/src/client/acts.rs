@@ -226,6 +226,7 @@ impl Client {
             Act::Write { block, .. } => {
                 let tag = oracle.tag();
                 oracle.write_sent(tag);
+                oracle.is_in_order(tag);
                 (encode::write(header, id, block * 8, 0, &tag.to_le_bytes()), Kind::Write { tag })
             }
             Act::EvilWrite { .. } => {

@@ -7,7 +7,7 @@ use smb_parse::{
     compound::elements,
     create_context::ResponseContext,
     frame::{PREFIX, Protocol, protocol},
-    header::{Flags, Header, Status},
+    header::{Command, Flags, Header, Status},
     patch, transform,
 };
 use understudy_core::crypto::sealing::HEADROOM;
@@ -15,7 +15,7 @@ use understudy_core::crypto::sealing::HEADROOM;
 use super::{Asked, Belief, Client, Held, Kind, acts::NAMES, login::Ack};
 use crate::{
     disk::number_of,
-    node::is_node_id,
+    node::{is_node_id, is_node_tree},
     oracle::{Oracle, Violation},
     world::STATIC_NAMES,
 };
@@ -25,11 +25,12 @@ const ACK_REQUIRED: u32 = 1;
 type Check = Result<(), Violation>;
 
 impl Client {
-    /// A frame arrives: what it sends at once in return. `relay`: ids may be a node's; `None` then, else the ids that
-    /// were the node's when the Link left Relay.
+    /// A frame arrives: what it sends at once in return. `own`: the proxy has made or translated it. `foreign`: whether an
+    /// id of a node is one that the client must not get.
     pub fn hear(
         &mut self,
         frame: &[u8],
+        own: bool,
         foreign: &dyn Fn(u64) -> bool,
         oracle: &mut Oracle,
     ) -> Result<Vec<Vec<u8>>, Violation> {
@@ -63,7 +64,7 @@ impl Client {
                     format!("{name}: the client gets a node's id {id:x}"),
                 ));
             }
-            out.extend(self.hear_message(&element.header, element.msg, opened.is_some(), oracle)?);
+            out.extend(self.hear_message(&element.header, element.msg, (opened.is_some(), own), oracle)?);
         }
         Ok(out)
     }
@@ -72,7 +73,7 @@ impl Client {
         &mut self,
         header: &Header,
         msg: &[u8],
-        sealed: bool,
+        (sealed, own): (bool, bool),
         oracle: &mut Oracle,
     ) -> Result<Option<Vec<u8>>, Violation> {
         let status = Status(header.status);
@@ -105,12 +106,16 @@ impl Client {
             if asked.interim.replace(async_id).is_some() {
                 return Err(Violation::new("two interims", format!("{name} {id}")));
             }
+            (asked.interim_relayed, asked.granted) = (!own, u32::from(header.credits));
             return Ok(None);
         }
         if asked.interim.is_some() && header.async_id() != asked.interim {
             return Err(Violation::new("interim", format!("{name} {id} ends with another AsyncId")));
         }
         let Some(asked) = self.asked.remove(&id) else { return Ok(None) };
+        if own {
+            check_translation(&asked, header)?;
+        }
         self.finals.insert(id);
         self.last.insert(name, status.0);
         self.answers.push((header.command, id, status));
@@ -244,16 +249,20 @@ impl Client {
         };
         let number = number_of(answer.creation_time);
         self.chains.insert(header.message_id, number);
+        let lease = answer.contexts().flatten().find_map(|context| match ResponseContext::parse(&context) {
+            ResponseContext::Lease(lease) => Some(lease),
+            _ => None,
+        });
         let Some(slot) = slot.filter(|_| self.sessions.get(*session).is_some_and(|s| !s.over)) else {
+            // What others still hold has this state now.
+            if let Some((lease, known)) = lease.and_then(|l| Some((l, self.leases.get_mut(&l.key)?))) {
+                (known.state, known.epoch) = (lease.state, lease.epoch);
+            }
             return Ok(());
         };
         if self.slots.values().any(|h| h.id == answer.file_id) {
             return Err(Violation::new("id twice", format!("FileId {:x}", answer.file_id.volatile)));
         }
-        let lease = answer.contexts().flatten().find_map(|context| match ResponseContext::parse(&context) {
-            ResponseContext::Lease(lease) => Some(lease),
-            _ => None,
-        });
         if lease.is_some_and(|l| {
             Some(l.key) != *key || l.state & !wanted.1 != 0 && self.keys.get(&l.key) == Some(&1)
         }) {
@@ -359,6 +368,25 @@ impl Client {
         }
         Ok(())
     }
+}
+
+/// An answer in Bridge grants at least what its request took, and names the client's tree.
+fn check_translation(asked: &Asked, header: &Header) -> Check {
+    let name = header.command.name();
+    if !asked.interim_relayed && asked.granted + u32::from(header.credits) == 0 {
+        return Err(Violation::new("credits", format!("{name} {} brings none", header.message_id)));
+    }
+    let wanted = asked.tree.filter(|_| asked.command != Command::TREE_CONNECT);
+    if let (Some(wanted), Some(tree)) = (wanted, header.tree_id())
+        && wanted != tree
+    {
+        let text = format!("{name} {}: TreeId {tree:x} in the place of {wanted:x}", header.message_id);
+        return Err(Violation::new("foreign id", text));
+    }
+    if asked.command == Command::TREE_CONNECT && header.tree_id().is_some_and(is_node_tree) {
+        return Err(Violation::new("foreign id", "the client gets a node's TreeId"));
+    }
+    Ok(())
 }
 
 /// What a status says of something that may be done once. `None`: nobody can tell.

@@ -14,7 +14,7 @@ use smb_parse::{
     compound::elements,
     encode,
     frame::PREFIX,
-    header::{Command, Header, Status, Target},
+    header::{Command, Flags, Header, Status, Target},
 };
 use understudy_core::crypto::{
     Dialect,
@@ -118,6 +118,12 @@ pub struct Asked {
     pub command: Command,
     start: u64,
     interim: Option<u64>,
+    /// Its STATUS_PENDING came from the node itself.
+    interim_relayed: bool,
+    /// What its STATUS_PENDING granted.
+    granted: u32,
+    /// The TreeId that its answer must have.
+    tree: Option<u32>,
     signed: bool,
     pub(crate) sealed: bool,
     pub(crate) evil: bool,
@@ -245,6 +251,16 @@ impl Client {
                 .any(|h| h.number == number && !h.gone && h.locks.get(&(block as u64)) == Some(&true))
     }
 
+    /// The files that it has open, once for each Open.
+    pub(crate) fn open_files(&self) -> impl Iterator<Item = u64> {
+        self.slots.values().filter(|h| !h.gone && !h.directory).map(|h| h.number)
+    }
+
+    /// Whether the proxy cannot read what it says.
+    pub(crate) fn is_opaque(&self) -> bool {
+        self.setup.protection.seals() && self.has(User::Mallory)
+    }
+
     /// The files of which it believes to hold something, with oplock level and lease state.
     pub(crate) fn beliefs(&self) -> impl Iterator<Item = (&Held, u8, u32)> {
         self.slots.values().filter(|h| !h.gone && !h.directory).map(|h| {
@@ -320,6 +336,7 @@ impl Client {
             }
             asked.sealed = seals.is_some();
             asked.evil = evil;
+            asked.tree = header.tree_id().filter(|_| !header.flags.contains(Flags::RELATED));
             self.asked.insert(header.message_id, asked);
         }
         let mut frame = match seals {

@@ -145,7 +145,7 @@ impl Server {
         let fail = |status| Step::Done(status, u16s(&[9, 0, 0, 0]));
         match oplock_break::Ack::parse(msg) {
             Ok(oplock_break::Ack::Oplock { oplock_level, file_id }) => {
-                if chain.mark.bridge && !self.is_mine(file_id.volatile) {
+                if chain.mark.bridge && !self.is_mine(chain.conn, file_id.volatile) {
                     self.offend("foreign id", format!("FileId {:x} in an acknowledgement", file_id.volatile));
                 }
                 let Some(open) = self.opens.get_mut(&file_id.volatile) else {

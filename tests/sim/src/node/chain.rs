@@ -220,7 +220,7 @@ impl Server {
             }
             _ => {}
         }
-        if chain.mark.bridge && header.session_id != 0 && !self.is_mine(header.session_id) {
+        if chain.mark.bridge && header.session_id != 0 && !self.is_mine(conn, header.session_id) {
             self.offend("foreign id", format!("SessionId {:x} is not of this node", header.session_id));
         }
         if !self.sessions.contains_key(&header.session_id) {
@@ -271,7 +271,7 @@ impl Server {
             None => return fail(Status::INVALID_PARAMETER),
         };
         chain.file = id;
-        if chain.mark.bridge && id != FileId::ALL_ONES && !self.is_mine(id.volatile) {
+        if chain.mark.bridge && id != FileId::ALL_ONES && !self.is_mine(conn, id.volatile) {
             self.offend("foreign id", format!("FileId {:x} is not of this node", id.volatile));
         }
         if self.opens.get(&id.volatile).is_none_or(|o| o.session != header.session_id) {

@@ -26,6 +26,7 @@ impl Conn {
             cipher: None,
             gmac: false,
             guid: [0; 16],
+            first: 0,
             preauth: Preauth::new(),
             logins: BTreeMap::new(),
             channels: BTreeMap::new(),

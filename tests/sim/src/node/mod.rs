@@ -88,6 +88,8 @@ pub(crate) struct Conn {
     pub(crate) cipher: Option<Cipher>,
     pub(crate) gmac: bool,
     pub(crate) guid: [u8; 16],
+    /// Ids that are given out on it are greater.
+    pub(crate) first: u64,
     pub(crate) preauth: Preauth,
     pub(crate) logins: BTreeMap<u64, Login>,
     /// Keys of sessions of other connections that this one is bound to.
@@ -155,7 +157,7 @@ impl Server {
 
     /// A connection was accepted.
     pub fn connect(&mut self, conn: ConnId) {
-        self.conns.insert(conn, Conn::new());
+        self.conns.insert(conn, Conn { first: self.next, ..Conn::new() });
     }
 
     /// A connection ended: its sessions and all they have open are gone.
@@ -236,15 +238,21 @@ impl Server {
         (u32::try_from(self.id).unwrap_or(0) + 1) << 28 | (self.life & 0xff) << 16 | number
     }
 
-    /// Whether a 64-bit id is of this server's present life.
-    pub(crate) fn is_mine(&self, id: u64) -> bool {
-        id & !0xffff_ffff == self.mark()
+    /// Whether a 64-bit id was given out on that connection: a client's own, of before, is not.
+    pub(crate) fn is_mine(&self, conn: ConnId, id: u64) -> bool {
+        let first = self.conns.get(&conn).map_or(0, |c| c.first);
+        id & !0xffff_ffff == self.mark() && id & 0xffff_ffff > first
     }
 
     pub(crate) fn offend(&mut self, rule: &'static str, text: String) {
         let text = format!("node {}: {text}", self.id + 1);
         self.out.push(Out::Offence(Violation::new(rule, text)));
     }
+}
+
+/// Whether a TreeId looks like one that some node gave out.
+pub fn is_node_tree(id: u32) -> bool {
+    (1..=9).contains(&(id >> 28)) && (1..0x100).contains(&((id >> 16) & 0xff))
 }
 
 /// Whether a 64-bit id looks like one that some node gave out.

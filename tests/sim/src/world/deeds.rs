@@ -12,7 +12,10 @@ impl World {
         let Some(actor) = self.pairs.iter().position(|p| p.wires.values().any(|w| w.conn == conn)) else {
             return;
         };
-        let result = self.judge(actor, mark, &deed);
+        let result = self.judge(actor, mark, &deed).and_then(|()| match &deed {
+            Deed::Wrote { number, block, tag } => self.check_order(conn, *number, *block, *tag),
+            _ => Ok(()),
+        });
         if let Err(violation) = result {
             self.fail(violation);
         }
@@ -89,7 +92,7 @@ impl World {
     }
 
     /// Whether a client has all that it believes on the node that serves now, and has heard all that was said.
-    fn is_attached(&self, at: usize) -> bool {
+    pub(super) fn is_attached(&self, at: usize) -> bool {
         let pair = &self.pairs[at];
         let leg = pair.main.and_then(|leg| pair.wires.get(&leg));
         pair.client.alive
@@ -98,27 +101,5 @@ impl World {
             && pair.to_client.is_empty()
             && !pair.client.has_acks()
             && leg.is_some_and(|wire| !wire.over && self.nodes[wire.node].knows(wire.conn))
-    }
-
-    /// When nothing is under way: no client believes more than its node has granted.
-    pub(super) fn compare_beliefs(&self) -> Result<(), Violation> {
-        for (at, pair) in self.pairs.iter().enumerate() {
-            if !self.is_attached(at) {
-                continue;
-            }
-            let Some(wire) = pair.main.and_then(|leg| pair.wires.get(&leg)) else { continue };
-            for (held, oplock, state) in pair.client.beliefs() {
-                let granted = self.nodes[wire.node].granted(wire.conn, held.number);
-                if oplock > granted.0 || state & !granted.1 != 0 {
-                    let text = format!(
-                        "client {} believes oplock {oplock}, lease {state:x} on file {}; granted: {granted:x?}",
-                        at + 1,
-                        held.number
-                    );
-                    return Err(Violation::new("more than granted", text));
-                }
-            }
-        }
-        Ok(())
     }
 }

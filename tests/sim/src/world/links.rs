@@ -18,8 +18,9 @@ impl World {
             let mut quiet = true;
             while let Some(transmit) = self.pairs[at].link.poll_transmit() {
                 quiet = false;
+                let own = matches!(self.pairs[at].link.mode(), "takeover" | "bridge");
                 match transmit.to {
-                    Leg::Client => self.pairs[at].to_client.push_back(transmit.frame),
+                    Leg::Client => self.pairs[at].to_client.push_back((transmit.frame, own)),
                     Leg::Node(leg) => self.send_to_node(at, leg, transmit.frame),
                 }
             }

@@ -1,5 +1,6 @@
 //! Clients, Links, nodes and the wires between them, on virtual time. One [`Step`](crate::plan::Step) at a time.
 
+mod checks;
 mod deeds;
 mod faults;
 mod legs;
@@ -47,7 +48,8 @@ pub struct Pair {
     /// Its Link.
     pub link: Link,
     to_proxy: VecDeque<Vec<u8>>,
-    to_client: VecDeque<Bytes>,
+    /// With whether the proxy has made it; else it is the node's own.
+    to_client: VecDeque<(Bytes, bool)>,
     wires: BTreeMap<LegId, Wire>,
     /// The leg that serves the client, as the Link has it.
     main: Option<LegId>,
@@ -86,6 +88,7 @@ pub struct World {
     lost: bool,
     /// Some file was renamed.
     renames: bool,
+    order: checks::Order,
     next_conn: u64,
     generation: u64,
     epoch: u64,
@@ -151,6 +154,7 @@ impl World {
             assignment: Some((first, Cause::Crash)),
             lost: false,
             renames: false,
+            order: checks::Order::new(),
             next_conn: 0,
             generation: 1,
             epoch: 1,
@@ -183,6 +187,7 @@ impl World {
             Step::GoOn(node) => self.stop_node(*node, false),
             Step::Fence(node) => self.fence(*node),
             Step::Cut { client, beside, kept } => self.cut(*client, *beside, *kept),
+            Step::Tamper(at) => self.tamper(*at),
             Step::Storage => self.storage_answers(),
             Step::Wait(ms) => self.wait(Duration::from_millis(*ms)),
             Step::Tick => self.tick(),
@@ -193,6 +198,7 @@ impl World {
             Step::Expect(at, command, status) => self.expect(*at, command, *status),
         };
         self.look_at_links();
+        self.check();
         done
     }
 
@@ -210,7 +216,7 @@ impl World {
             self.coverage.count(format!("known: {}", known.label()));
             return self.tell(format!("~ {}: {}", known.label(), violation.text));
         }
-        self.tell(format!("! {}: {}", violation.rule, violation.text));
+        self.tell(format!("! {violation}"));
         self.violation.get_or_insert(violation);
     }
 
@@ -289,7 +295,7 @@ impl World {
 
     fn carry_to_client(&mut self, at: usize) -> bool {
         let pair = &mut self.pairs[at];
-        let Some(frame) = pair.to_client.pop_front() else {
+        let Some((frame, own)) = pair.to_client.pop_front() else {
             if pair.closed.is_some() && pair.client.alive {
                 pair.client.close();
                 return true;
@@ -304,7 +310,7 @@ impl World {
         let relay = pair.relay;
         let foreign =
             |id: u64| relay.is_none_or(|(mark, limit)| id & !0xffff_ffff != mark || id & 0xffff_ffff > limit);
-        let result = pair.client.hear(&frame, &foreign, &mut self.oracle);
+        let result = pair.client.hear(&frame, own, &foreign, &mut self.oracle);
         for (command, id, status) in std::mem::take(&mut pair.client.answers) {
             if let Some(deaths) = pair.in_flight.remove(&id) {
                 self.coverage.replayed(command, deaths, status);
