@@ -7,7 +7,7 @@ use prometheus::{
 use smb_parse::header::Command;
 use understudy_core::{
     effect::CloseReason,
-    event::{Phase, Protection, SessionLoss, SideChannelFailure, TakeoverReport},
+    event::{Phase, Protection, Replay, SessionLoss, SideChannelFailure, TakeoverReport},
     link::Counters,
 };
 
@@ -31,6 +31,7 @@ pub(crate) struct Metrics {
     phases: HistogramVec,
     opens: IntCounterVec,
     requests: IntCounterVec,
+    replays: IntCounterVec,
     pub(crate) closed: IntCounterVec,
     pub(crate) leg_losses: IntCounterVec,
     pub(crate) node_health: IntGaugeVec,
@@ -98,6 +99,12 @@ impl Metrics {
             phases: phase_histogram(r)?,
             opens: counters(r, "takeover_opens_total", "Opens in takeovers", &["result"])?,
             requests: counters(r, "takeover_requests_total", "Requests in flight in takeovers", &["result"])?,
+            replays: counters(
+                r,
+                "replays_total",
+                "What became of requests in flight, by kind and by what was known of them",
+                &["request", "known", "verdict"],
+            )?,
             closed: counters(r, "client_closed_total", "Client connections ended, by reason", &["reason"])?,
             leg_losses: counters(r, "leg_losses_total", "Node connections lost", &["node", "how"])?,
             node_health: gauges(r, "node_up", "1 while the node answers", &["node"])?,
@@ -184,6 +191,11 @@ impl Metrics {
         }
         self.sealed.inc_by(counters.sealed);
         self.side_channel_answers.inc_by(counters.aside);
+    }
+
+    /// Takes in what became of a request in flight.
+    pub(crate) fn replay(&self, row: Replay) {
+        self.replays.with_label_values(&[row.request, row.known, row.verdict]).inc();
     }
 
     /// Takes the end of a takeover in.

@@ -40,6 +40,8 @@ pub enum Event {
     Succession(Succession),
     /// A takeover ended, well or badly.
     Takeover(Box<TakeoverReport>),
+    /// What became of a request that was in flight when its node was lost was decided.
+    Replay(Replay),
     /// The Link waits for a node; the text says what for. Said once a wait.
     Waiting(&'static str),
     /// A frame was refused because its signature was missing or wrong.
@@ -365,6 +367,17 @@ pub struct TakeoverReport {
     pub failed_requests: u32,
     /// How long each phase took, in order of execution.
     pub phases: [(Phase, Duration); Phase::ALL.len()],
+}
+
+/// A row of the replay table, as it was taken for one request. Metric labels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replay {
+    /// The kind of request.
+    pub request: &'static str,
+    /// What was known: whether it was done, that its Open is lost, or that it was in flight at two deaths.
+    pub known: &'static str,
+    /// What became of it.
+    pub verdict: &'static str,
 }
 
 /// The phases of a takeover, in order.

@@ -26,6 +26,7 @@ pub(super) fn event(shared: &Shared, link: LinkId, client: SocketAddr, event: Ev
         Event::Session(news) => session(shared, link, client, &news),
         Event::SessionEnded(protection) => sessions(shared, protection).dec(),
         Event::SessionLost { user, loss } => session_lost(shared, link, client, &user, loss),
+        Event::Replay(row) => shared.metrics.replay(row),
         Event::Takeover(report) => takeover(shared, link, client, &report),
         Event::Waiting(what) => tracing::warn!(link = link.0, %client, "waiting: {what}"),
         Event::SignatureRefused => {

@@ -53,7 +53,17 @@ impl Coverage {
         }
     }
 
-    /// How often that was hit.
+    /// How often exactly that was hit.
+    pub fn count_of(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or(0)
+    }
+
+    /// All that was hit.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
+    /// How often anything that begins so was hit.
     pub fn of(&self, what: &str) -> u64 {
         self.0.iter().filter(|(name, _)| name.starts_with(what)).map(|(_, count)| count).sum()
     }

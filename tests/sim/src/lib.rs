@@ -16,6 +16,7 @@ pub mod node;
 pub mod oracle;
 #[allow(missing_docs, reason = "the variants read as they are written in scenario files")]
 pub mod plan;
+pub mod required;
 pub mod rules;
 pub mod run;
 pub mod scenario;

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
+    event::Event,
     files::Files,
     ids::{MessageId, OpenToken, RELATED_FILE_ID, SessionId},
     takeover::{
@@ -174,7 +175,9 @@ impl Link {
         let command = request.header.command;
         if request.deaths > 0 {
             let facts = Facts::of(request, &self.opens);
-            match verdict(&facts) {
+            let verdict = verdict(&facts);
+            self.out.event(Event::Replay(facts.row(verdict)));
+            match verdict {
                 Verdict::Resend => {}
                 Verdict::Closed => {
                     self.answer_closed(id);

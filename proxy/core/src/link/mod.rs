@@ -403,6 +403,15 @@ impl Link {
         }
     }
 
+    /// Where a takeover stands, in a word; `None` if there is none.
+    pub fn stage(&self) -> Option<&'static str> {
+        match &self.state {
+            State::Recovering(recovery) => Some(recovery.stage()),
+            State::Bridge(_) if self.replaying.is_some() => Some("barrier"),
+            _ => None,
+        }
+    }
+
     /// Messages counted since the last call.
     pub fn take_counters(&mut self) -> Counters {
         self.counters.take()

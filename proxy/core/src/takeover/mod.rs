@@ -174,6 +174,19 @@ impl Recovery {
         }
     }
 
+    /// Where it stands, in a word.
+    pub(crate) fn stage(&self) -> &'static str {
+        match self.stage {
+            Stage::Waiting(_) => "waiting",
+            Stage::Connecting(_) => "connecting",
+            Stage::Negotiating(_) => "negotiating",
+            Stage::Authenticating(..) => "authenticating",
+            Stage::ConnectingTrees(_) => "trees",
+            Stage::Reclaiming(_) => "reclaiming",
+            Stage::Flagging(_) => "flagging",
+        }
+    }
+
     /// The report of a takeover that ends here.
     pub(crate) fn report(&self, now: Instant, failed: Option<CloseReason>) -> TakeoverReport {
         let mut report = self.progress.report(failed);

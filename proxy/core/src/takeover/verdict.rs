@@ -7,6 +7,7 @@ use smb_parse::{
 };
 
 use super::probe::Finding;
+use crate::event::Replay;
 use crate::ids::RELATED_FILE_ID;
 use crate::link::{
     dispatch::create_disposition,
@@ -150,6 +151,53 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
             Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
         },
         Kind::OtherCreate | Kind::Append | Kind::OtherIoctl => Verdict::Fail(Status::INTERNAL_ERROR),
+    }
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Idempotent => "idempotent",
+            Self::Open => "open",
+            Self::Exclusive => "exclusive_create",
+            Self::OtherCreate => "other_create",
+            Self::Append => "append",
+            Self::Rename => "rename",
+            Self::Link => "link",
+            Self::Close => "close",
+            Self::Notify => "notify",
+            Self::Teardown => "teardown",
+            Self::Login => "login",
+            Self::OtherIoctl => "other_ioctl",
+        }
+    }
+}
+
+impl Verdict {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Resend => "resend",
+            // It could not be asked.
+            Self::Probe => "not_probed",
+            Self::Synthesize(_) => "synthesize",
+            Self::Closed => "closed",
+            Self::Fail(_) => "fail",
+        }
+    }
+}
+
+impl Facts {
+    /// The row of the table that was taken.
+    pub(crate) fn row(&self, verdict: Verdict) -> Replay {
+        let known = match self.finding {
+            _ if self.deaths > 1 => "second_death",
+            _ if self.open_lost => "open_lost",
+            Finding::Unknown => "unknown",
+            Finding::Undone => "undone",
+            Finding::Done => "done",
+            Finding::Unclear => "unclear",
+        };
+        Replay { request: self.kind.label(), known, verdict: verdict.label() }
     }
 }
 

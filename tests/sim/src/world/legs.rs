@@ -198,6 +198,9 @@ impl World {
             ToLink::Lost(loss) => {
                 wire.over = true;
                 let last = wire.last;
+                if let Some(stage) = self.pairs[at].stage.filter(|_| !beside) {
+                    self.coverage.count(crate::required::stage_lost(stage));
+                }
                 if !beside {
                     self.coverage.count(format!("leg lost in {before} after {last}"));
                     self.lose_in_flight(at);

@@ -9,11 +9,22 @@ use understudy_core::{
 };
 
 use super::{World, legs::Wire};
-use crate::node::Mark;
+use crate::{node::Mark, required};
 
 impl World {
     /// Does what a Link wants until it wants nothing.
     pub(super) fn drain(&mut self, at: usize) {
+        self.satisfy(at);
+        let pair = &mut self.pairs[at];
+        let stage = pair.link.stage();
+        if std::mem::replace(&mut pair.stage, stage) != stage
+            && let Some(stage) = stage
+        {
+            self.coverage.count(required::stage_entered(stage));
+        }
+    }
+
+    fn satisfy(&mut self, at: usize) {
         loop {
             let mut quiet = true;
             while let Some(transmit) = self.pairs[at].link.poll_transmit() {
@@ -69,6 +80,9 @@ impl World {
             Event::Takeover(report) => {
                 self.tell(format!("takeover of client {}: {report:?}", at + 1));
                 self.coverage.takeover(&report);
+            }
+            Event::Replay(row) => {
+                self.coverage.count(required::row(row.request, row.known, row.verdict));
             }
             Event::Succession(succession) => {
                 for other in (0..self.pairs.len()).filter(|other| *other != at) {

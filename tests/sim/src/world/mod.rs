@@ -53,6 +53,8 @@ pub struct Pair {
     wires: BTreeMap<LegId, Wire>,
     /// The leg that serves the client, as the Link has it.
     main: Option<LegId>,
+    /// Where its takeover stands.
+    stage: Option<&'static str>,
     /// The generation that the Link was told.
     told: u64,
     files_seen: u64,
@@ -128,6 +130,7 @@ impl World {
                 to_client: VecDeque::new(),
                 wires: BTreeMap::new(),
                 main: None,
+                stage: None,
                 told: 0,
                 files_seen: 0,
                 waits: false,
