@@ -313,6 +313,10 @@ impl Link {
             self.out.event(Event::SignatureRefused);
             return Passage::Withheld;
         }
+        if request.header.command == Command::LOCK {
+            // A node that lets it wait was not killed by it. It may wait longer than many a node lives.
+            request.deaths = 0;
+        }
         if request.interim != Interim::None {
             return Passage::Withheld;
         }

@@ -16,7 +16,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use bytes::BytesMut;
 use smb_parse::{
     FileId,
-    cmd::{oplock_break, read},
+    cmd::{lock::Lock, oplock_break, read},
     encode::{self, IoctlParams, QueryInfoParams},
     frame::PREFIX,
     fsctl,
@@ -504,6 +504,29 @@ fn a_second_loss_makes_a_request_a_suspect() {
     assert_eq!(status(&rig, id), Status::INTERNAL_ERROR);
     assert!(rig.nodes[0].seen(Command::READ).is_empty(), "no third node gets it");
     assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+}
+
+#[test]
+fn a_lock_that_is_waited_for_outlives_any_number_of_nodes() {
+    let (mut rig, file) = at_work("alice");
+    let waits = |node: &mut Node| {
+        node.habits.pends.push(Command::LOCK);
+        node.habits.swallows.push(Command::LOCK);
+    };
+    rig.nodes.iter_mut().for_each(waits);
+    let lock =
+        encode::lock(&rig.header(Command::LOCK, 0), file, 0, &[Lock { offset: 0, length: 1, flags: 2 }]);
+    let id = rig.send(&[lock])[0];
+    let known = rig.users();
+    for death in 0..5 {
+        rig.fail_over();
+        assert!(rig.final_answer(id).is_none(), "it is still waited for");
+        let (alive, dead) = (1 - death % 2, death % 2);
+        assert_eq!(rig.nodes[alive].seen(Command::LOCK).len(), 1);
+        rig.up = vec![true, true];
+        rig.nodes[dead] = Node::new(0x7000 + 0x1000 * death as u64, &rig.disk, &known);
+        waits(&mut rig.nodes[dead]);
+    }
 }
 
 #[test]
