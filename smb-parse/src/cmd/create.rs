@@ -76,6 +76,26 @@ pub struct Response<'a> {
     area: &'a [u8],
 }
 
+impl Response<'static> {
+    /// One without contexts; all but the FileId is 0.
+    pub const fn of(file_id: FileId) -> Self {
+        Self {
+            oplock_level: 0,
+            flags: 0,
+            create_action: 0,
+            creation_time: 0,
+            last_access_time: 0,
+            last_write_time: 0,
+            change_time: 0,
+            allocation_size: 0,
+            end_of_file: 0,
+            file_attributes: 0,
+            file_id,
+            area: &[],
+        }
+    }
+}
+
 impl<'a> Response<'a> {
     /// Reads the body of an answer.
     pub fn parse(msg: &'a [u8]) -> Result<Self, ParseError> {
