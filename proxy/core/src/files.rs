@@ -12,6 +12,7 @@
 //! The owner applies every [`FileEvent`] of every Link, calls [`Files::all_lost`] before it tells any Link
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
 
+mod lately;
 mod remembered;
 
 use std::{
@@ -19,7 +20,10 @@ use std::{
     time::Instant,
 };
 
-use self::remembered::{Record, Remembered};
+use self::{
+    lately::Lately,
+    remembered::{Record, Remembered},
+};
 use crate::{
     event::FileEvent,
     ids::{LinkId, OpenToken},
@@ -57,6 +61,7 @@ pub struct Files {
     made: Remembered,
     /// Names that are no more, and when that was heard of.
     gone: Remembered,
+    lately: Lately,
     /// Some changes of names are never seen.
     blind: bool,
 }
@@ -164,6 +169,16 @@ impl Files {
         if unsure { Remover::Unclear } else { answer }
     }
 
+    /// The file that an answered request has given this name to last, and when that was heard of; unless it is gone.
+    pub(crate) fn holder(&self, key: &FileKey) -> Option<(Birth, Instant)> {
+        self.lately.holder(key)
+    }
+
+    /// Whether others may have changed the file of this name since then, or may do so now: they have it open, or had.
+    pub(crate) fn is_shared_since(&self, key: &FileKey, since: Instant) -> bool {
+        self.blind || self.files.contains_key(key) || self.lately.may_be_closed_since(key, since)
+    }
+
     /// All nodes' Links are about to be moved: every Open of every Link is unreclaimed.
     pub fn all_lost(&mut self) {
         let links: Vec<LinkId> = self.links.keys().copied().collect();
@@ -179,12 +194,21 @@ impl Files {
                 self.files.entry(key.clone()).or_default().opens += 1;
                 self.links.entry(link).or_default().insert(open, Entry { key, reclaimed: true });
             }
-            FileEvent::Closed { open } | FileEvent::GivenUp { open } => self.remove(link, open),
+            FileEvent::Closed { open } | FileEvent::GivenUp { open } => {
+                let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
+                if let Some(entry) = entry {
+                    self.lately.closed(&entry.key, Some(now));
+                }
+                self.remove(link, open);
+            }
             FileEvent::Renamed { open, key } => self.rename(link, open, key),
             FileEvent::Gone { key, birth } => self.gone(now, key, birth),
             FileEvent::Lost => self.mark_lost(link),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
-            FileEvent::Made { key, birth, at } => self.made.insert(key, birth, at),
+            FileEvent::Made { key, birth, at } => {
+                self.lately.given(&key, birth, now);
+                self.made.insert(key, birth, at);
+            }
             FileEvent::Unseen => self.blind = true,
             FileEvent::Doubtful => {
                 self.deciding.retain(|other| *other != link);
@@ -205,11 +229,13 @@ impl Files {
     pub fn link_gone(&mut self, link: LinkId) {
         self.decided(link);
         for (_, entry) in self.links.remove(&link).into_iter().flatten() {
+            self.lately.closed(&entry.key, None);
             self.forget(&entry);
         }
     }
 
     fn gone(&mut self, now: Instant, key: FileKey, birth: Birth) {
+        self.lately.gone(&key, birth);
         self.made.take(&key, |made| made.birth.is_at(birth));
         self.gone.insert(key, birth, now);
     }

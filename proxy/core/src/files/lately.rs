@@ -1,0 +1,96 @@
+//! What answered requests have done to a name lately: which file it was given to, and when an Open of it was closed.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
+
+use super::{FileKey, remembered::REMEMBERED};
+use crate::link::birth::Birth;
+
+/// When the last Open of a name was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Closed {
+    #[default]
+    Never,
+    At(Instant),
+    /// With its client.
+    Sometime,
+}
+
+#[derive(Debug, Default)]
+struct Happened {
+    given: Option<(Birth, Instant)>,
+    closed: Closed,
+    /// The place in the order that counts.
+    turn: u64,
+}
+
+/// The names to which something has happened, as many as there is room for.
+#[derive(Debug, Default)]
+pub(super) struct Lately {
+    by_name: HashMap<FileKey, Happened>,
+    /// The oldest first.
+    order: VecDeque<(u64, FileKey)>,
+    turn: u64,
+    /// The latest of those that were forgotten.
+    forgotten: Option<Instant>,
+}
+
+impl Lately {
+    /// A file has this name now.
+    pub(super) fn given(&mut self, key: &FileKey, birth: Birth, now: Instant) {
+        self.note(key).given = Some((birth, now));
+        self.forget(now);
+    }
+
+    /// That file has not any more.
+    pub(super) fn gone(&mut self, key: &FileKey, birth: Birth) {
+        if let Some(happened) = self.by_name.get_mut(key)
+            && happened.given.is_some_and(|(given, _)| given.can_be(birth))
+        {
+            happened.given = None;
+        }
+    }
+
+    /// An Open of it was closed; without a time when its client is gone.
+    pub(super) fn closed(&mut self, key: &FileKey, now: Option<Instant>) {
+        self.note(key).closed = now.map_or(Closed::Sometime, Closed::At);
+        if let Some(now) = now {
+            self.forget(now);
+        }
+    }
+
+    fn note(&mut self, key: &FileKey) -> &mut Happened {
+        self.turn += 1;
+        self.order.push_back((self.turn, key.clone()));
+        let happened = self.by_name.entry(key.clone()).or_default();
+        happened.turn = self.turn;
+        happened
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while self.order.len() > REMEMBERED {
+            let Some((turn, key)) = self.order.pop_front() else { return };
+            if self.by_name.get(&key).is_some_and(|happened| happened.turn == turn) {
+                self.by_name.remove(&key);
+                // It was earlier; later is on the safe side.
+                self.forgotten = Some(now);
+            }
+        }
+    }
+
+    /// The file that was given this name last, and when that was heard of; unless it is gone.
+    pub(super) fn holder(&self, key: &FileKey) -> Option<(Birth, Instant)> {
+        self.by_name.get(key)?.given
+    }
+
+    /// Whether an Open of it may have been closed since then.
+    pub(super) fn may_be_closed_since(&self, key: &FileKey, since: Instant) -> bool {
+        match self.by_name.get(key).map(|happened| happened.closed) {
+            Some(Closed::At(at)) if at >= since => true,
+            Some(Closed::Sometime) => true,
+            _ => self.forgotten.is_some_and(|at| at >= since),
+        }
+    }
+}
