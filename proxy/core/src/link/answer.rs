@@ -16,7 +16,7 @@ use crate::{
 
 impl Link {
     /// Answers a request with an error and forgets it.
-    pub(super) fn fail_request(&mut self, id: MessageId, status: Status) {
+    pub(crate) fn fail_request(&mut self, id: MessageId, status: Status) {
         if let Some(request) = self.requests.remove(id) {
             let msg = encode::error_response(&self.response_header(&request, status));
             self.answer(&request, &msg);
@@ -25,12 +25,12 @@ impl Link {
     }
 
     /// Answers a request with a message whose header came from [`Self::response_header`], covered as the request was.
-    pub(super) fn answer(&mut self, request: &Request, msg: &[u8]) {
+    pub(crate) fn answer(&mut self, request: &Request, msg: &[u8]) {
         self.send_to_client(request.cover(), request.header.session_id, msg);
     }
 
     /// The header of an answer of ours. Grants credits; final answers only.
-    pub(super) fn response_header(&mut self, request: &Request, status: Status) -> Header {
+    pub(crate) fn response_header(&mut self, request: &Request, status: Status) -> Header {
         let credits = match request.interim {
             Interim::Node(_) => 0,
             Interim::None | Interim::Ours => self.credits.grant(request.charge(), request.header.credits),

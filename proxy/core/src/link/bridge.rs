@@ -28,14 +28,6 @@ use crate::{
     takeover::probe::Finding,
 };
 
-/// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
-const FILE_CREATED: u32 = 2;
-
-/// Whether what a request was to do was found done by the node since lost.
-fn request_is_ours(request: Option<&Request>) -> bool {
-    request.is_some_and(|request| request.finding == Finding::Done)
-}
-
 /// Why a frame of a node cannot be read. It was counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unreadable {
@@ -358,14 +350,18 @@ impl Link {
         if header.command == Command::QUERY_DIRECTORY && self.withhold_entries(now, id, header, msg) {
             return Passage::Withheld;
         }
-        if header.command == Command::CREATE && request_is_ours(self.requests.get(id)) {
-            if !Status(header.status).is_success() {
-                // It was created, and cannot be had.
+        let (finding, action) =
+            self.requests.get(id).map_or((Finding::Unknown, None), |r| (r.finding, r.action));
+        if header.command == Command::CREATE {
+            if finding == Finding::Done && !Status(header.status).is_success() {
+                // It was created or emptied, and cannot be had.
                 self.note_failed(true);
                 self.fail_request(id, Status::INTERNAL_ERROR);
                 return Passage::Withheld;
             }
-            patch::set_create_action(msg, FILE_CREATED);
+            if let Some(action) = action.filter(|_| Status(header.status).is_success()) {
+                patch::set_create_action(msg, action);
+            }
         }
         let Some(request) = self.requests.remove(id) else { return Passage::Withheld };
         if header.command == Command::TREE_CONNECT && Status(header.status).is_success() {

@@ -138,6 +138,9 @@ impl Link {
         if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) {
             return false;
         }
+        if self.settle_compound(ids) {
+            return true;
+        }
         let mut send = Vec::with_capacity(ids.len());
         for id in ids {
             if self.requests.get(*id).is_none() || self.verify_kept(*id) != Check::Passed {
@@ -152,20 +155,27 @@ impl Link {
         if send.len() == ids.len() {
             self.transmit_unit(&send);
         } else {
-            self.transmit_rest(ids, &send);
+            self.transmit_rest(&send);
         }
         true
     }
 
-    /// A compound of which some members are answered: the rest goes alone, if it does not lean on them.
-    fn transmit_rest(&mut self, ids: &[MessageId], send: &[MessageId]) {
+    /// A compound of which some members are answered: what leans on a CREATE goes with it, the rest alone.
+    fn transmit_rest(&mut self, send: &[MessageId]) {
+        let mut together: Vec<MessageId> = Vec::new();
         for id in send {
-            let leans = self.requests.get(*id).is_some_and(Request::is_related);
-            if leans && ids.first() != Some(id) {
+            let leans = self.requests.get(*id).is_some_and(Request::leans);
+            if leans && together.is_empty() {
                 self.fail_request(*id, Status::INTERNAL_ERROR);
-            } else {
-                self.transmit_unit(&[*id]);
+                continue;
             }
+            if !leans && !together.is_empty() {
+                self.transmit_unit(&std::mem::take(&mut together));
+            }
+            together.push(*id);
+        }
+        if !together.is_empty() {
+            self.transmit_unit(&together);
         }
     }
 
@@ -275,7 +285,7 @@ impl Link {
             let start = frame.len();
             frame.extend_from_slice(&request.msg);
             let Some(msg) = frame.get_mut(start..) else { continue };
-            if ids.len() == 1 {
+            if ids.last() == Some(id) {
                 patch::set_next_command(msg, 0);
             }
             if let Err(status) = self.translate(request, msg, start == HEADROOM) {

@@ -55,6 +55,10 @@ pub(crate) struct Request {
     pub(crate) deaths: u8,
     /// Whether the last of them had done it, as far as that is found out.
     pub(crate) finding: Finding,
+    /// The CreateAction that its client is to be told, if the node's is not.
+    pub(crate) action: Option<u32>,
+    /// What it opens is deleted by its own compound, or it is the member that says so.
+    pub(crate) deletes: bool,
     /// It changes names, and until it is answered others wait.
     pub(crate) doubtful: bool,
     /// Its name is looked for on the new node.
@@ -102,6 +106,8 @@ impl Request {
             sent: None,
             deaths: 0,
             finding: Finding::Unknown,
+            action: None,
+            deletes: false,
             doubtful: false,
             probe: Probe::Unasked,
             filler: None,
@@ -124,6 +130,12 @@ impl Request {
     /// Whether it works on what an earlier member of its compound opened or connected.
     pub(crate) fn is_related(&self) -> bool {
         self.header.flags.contains(Flags::RELATED)
+    }
+
+    /// Whether it works on what an earlier member is still to open or to connect.
+    pub(crate) fn leans(&self) -> bool {
+        let on_create = self.file_id() == Some(RELATED_FILE_ID) && self.related_file.is_none();
+        self.is_related() && (on_create || self.header.tree_id() == Some(u32::MAX))
     }
 
     /// The FileId in its fixed part, as it stands in `msg`.

@@ -4,6 +4,9 @@
 //!
 //! [`Recovery`] holds the stage, consumed by value; a stage has only its own data.
 
+mod claim;
+mod compound;
+mod copies;
 pub(crate) mod cursor;
 pub(crate) mod login;
 pub(crate) mod probe;

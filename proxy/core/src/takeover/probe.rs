@@ -11,18 +11,39 @@
 //! | under a new name | that one is [`Finding::Done`]: answered as done; the record has the new name. Others: [`Finding::Unclear`] | unclear |
 //! | nowhere | the Open is lost | the Open is lost |
 //!
-//! An exclusive create and a link are found out by a *probe*: the name is opened by the proxy, for its attributes alone, and
-//! closed again.
+//! A CREATE that makes or empties files and a link are found out by a *probe*: the name is opened by the proxy, for its
+//! attributes alone, and closed again. What changes names within a compound of its own CREATE is found out alike, see
+//! [`super::compound`].
 //!
-//! | under the name stands | exclusive create | link |
+//! | under the name stands | FILE_CREATE | FILE_OPEN_IF |
 //! |---|---|---|
 //! | nothing | undone; unclear with FILE_DELETE_ON_CLOSE | undone |
-//! | the file of the link's Open (on-disk id) | | done |
-//! | another one | | undone: it collides, or replaces it |
-//! | what an answered request has made | undone: it collides | |
-//! | what is a minute older than the request | undone: it collides | |
-//! | empty, as new as the request, made by nobody else | done: sent as FILE_OPEN, answered FILE_CREATED | |
-//! | anything else | [`Finding::Unclear`] | unclear |
+//! | what an answered request has made, or what is a minute older than the request | undone: it collides | undone |
+//! | as new as the request, made by nobody else | done if it is empty, or holds what its own compound writes | done; [`Finding::Partly`] if it was to bring more than a file shows |
+//! | anything else | [`Finding::Unclear`] | unclear: sent again, and told as the node says |
+//!
+//! What was done is sent as FILE_OPEN, and answered FILE_CREATED.
+//!
+//! | under the name stands | a disposition that empties it |
+//! |---|---|
+//! | nothing | undone |
+//! | what nobody else has open, or had since the request came | undone, even if it was done: nothing is lost |
+//! | what others have open, not written since the request came | undone |
+//! | what others have open, empty, written since | done: sent as FILE_OPEN |
+//! | anything else | unclear |
+//!
+//! Its CreateAction is FILE_CREATED if the file is of its making as above, whatever the node says.
+//!
+//! | under the new name stands | link |
+//! |---|---|
+//! | nothing | undone; unclear if an answered request has removed the name |
+//! | the file of the link's Open (on-disk id), of no answered request | done |
+//! | another file, or what an answered request has made | undone: it collides, or replaces it |
+//! | what has no on-disk id | unclear |
+//!
+//! Whether a file was deleted by an Open, the reclaim of that shows, too: if its name is gone it was deleted; so it was if
+//! another file has the name, and a CLOSE of the Open was in flight behind. Whether an append was done, the end of the file
+//! shows, if nobody else can have moved it.
 //!
 //! The clock is that of the node that had the request, told by its answer to NEGOTIATE.
 //!
@@ -45,27 +66,27 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use smb_parse::{
-    cmd::{create, set_info},
-    create_context::{Context, ResponseContext, tag},
+    cmd::{create, set_info, write},
+    create_context::{Context, tag},
     encode::{self, CreateParams},
     header::{Command, Flags, Header, Status},
 };
 
 use super::{
     Progress,
-    verdict::{Facts, Verdict, verdict},
+    claim::{self, Asked, CREATED, Claim, Holder, Name, Sighting, TOLERANCE},
+    verdict::{Facts, Kind, Subject, Verdict, verdict},
 };
 use crate::{
     event::{Event, FileEvent},
-    files::{Files, Maker},
+    files::{FileKey, Files, Maker},
     ids::{MessageId, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
         answer::Check,
-        birth::Birth,
         dispatch::create_disposition,
         node_leg::Op,
-        open::{Open, OpenState, file_key, known_id},
+        open::{Open, OpenState, file_key},
         request::Request,
     },
 };
@@ -77,21 +98,16 @@ const RENAME: [u8; 2] = [10, 65];
 /// FileLinkInformation and its Ex form (MS-FSCC 2.4.28).
 const LINK: [u8; 2] = [11, 72];
 
-/// How far clocks may be apart, and times be rounded, in units of 100 ns: two seconds.
-const TOLERANCE: u64 = 20_000_000;
-/// What is so much older than a request is not of its making, in units of 100 ns.
-const OLD: u64 = 600_000_000;
-/// FILE_CREATE and FILE_OPEN_IF, FILE_OPEN (MS-SMB2 2.2.13).
-const CREATING: [u32; 2] = [2, 3];
+/// FILE_SUPERSEDE, FILE_OPEN (MS-SMB2 2.2.13).
+const FILE_SUPERSEDE: u32 = 0;
 const FILE_OPEN: u32 = 1;
 /// FILE_READ_ATTRIBUTES (MS-SMB2 2.2.13.1.1); sharing everything.
 const READ_ATTRIBUTES: u32 = 0x80;
 const SHARE_ALL: u32 = 7;
-/// FILE_DIRECTORY_FILE, FILE_DELETE_ON_CLOSE (MS-SMB2 2.2.13), FILE_ATTRIBUTE_DIRECTORY and READONLY, HIDDEN, SYSTEM (MS-FSCC 2.6).
+/// FILE_DIRECTORY_FILE, FILE_DELETE_ON_CLOSE, FILE_OPEN_REPARSE_POINT (MS-SMB2 2.2.13).
 const DIRECTORY_FILE: u32 = 0x1;
 const DELETE_ON_CLOSE: u32 = 0x1000;
-const DIRECTORY: u32 = 0x10;
-const SETTABLE: u32 = 0x7;
+const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
 
 /// What is known of a request in flight whose node was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -103,6 +119,8 @@ pub(crate) enum Finding {
     Undone,
     /// It was done.
     Done,
+    /// It was done, but perhaps not all of it.
+    Partly,
     /// Nobody can tell.
     Unclear,
 }
@@ -114,22 +132,12 @@ pub(crate) enum Probe {
     Asked,
     /// Nothing has that name.
     Absent,
+    /// Nor is there a directory where it could be.
+    Pathless,
     /// This has it.
     There(Sighting),
     /// It cannot be looked at.
     Obscure,
-}
-
-/// What stands under a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sighting {
-    birth: Birth,
-    /// CreationTime and LastWriteTime.
-    created: u64,
-    written: u64,
-    size: u64,
-    attributes: u32,
-    on_disk_id: Option<[u8; 32]>,
 }
 
 /// Whether a Link has to find something out. See the module's table.
@@ -138,34 +146,6 @@ pub(crate) enum Doubt {
     None,
     Waiting,
     Deciding,
-}
-
-/// What speaks for and against an exclusive create having made what stands there.
-#[derive(Debug, Clone, Copy)]
-struct Claim {
-    maker: Maker,
-    /// When it came, on the clock of its node.
-    asked: Option<u64>,
-    /// It brought nothing that may have been left undone, or that a file cannot show.
-    bare: bool,
-    directory: bool,
-    attributes: u32,
-}
-
-/// Whether an exclusive create has made it.
-fn whose(claim: &Claim, there: &Sighting) -> Finding {
-    let Claim { maker, asked, bare, directory, attributes } = *claim;
-    let is_old = asked.is_some_and(|asked| there.created.saturating_add(OLD) < asked);
-    let is_new = |time: u64| asked.is_some_and(|asked| time.saturating_add(TOLERANCE) >= asked);
-    let is_alike = there.size == 0
-        && directory == (there.attributes & DIRECTORY != 0)
-        && there.attributes & attributes & SETTABLE == attributes & SETTABLE;
-    match maker {
-        Maker::Known => Finding::Undone,
-        _ if is_old => Finding::Undone,
-        Maker::Nobody if bare && is_alike && is_new(there.created) && is_new(there.written) => Finding::Done,
-        _ => Finding::Unclear,
-    }
 }
 
 /// A name that an Open may have since a rename in flight.
@@ -202,15 +182,28 @@ impl Link {
         let mut attempts = Attempts::default();
         let in_flight = self.requests.iter().filter(|r| r.deaths > 0 && !r.is_beyond_doubt());
         for request in in_flight {
-            let (Some((true, to)), Some(by)) = (new_name(request), self.opens.of(request)) else { continue };
+            let Some((true, to)) = new_name(request) else { continue };
+            let by = self.opens.of(request);
+            let Some((old, units)) = self.old_name(request) else { continue };
             for open in self.opens.iter().filter(|o| o.state == OpenState::Unreclaimed) {
-                if let Some(name) = renamed(open, by, to) {
-                    let attempt = Attempt { id: request.message_id(), own: open.token == by.token, name };
+                let own = by.is_some_and(|by| by.token == open.token);
+                if let Some(name) = if own { Some(to.to_vec()) } else { renamed(open, &old, units, to) } {
+                    let attempt = Attempt { id: request.message_id(), own, name };
                     attempts.0.entry(open.token).or_default().push(attempt);
                 }
             }
         }
         attempts
+    }
+
+    /// What a rename's file was called, and how long its name is: by its Open, or by the CREATE of its own compound.
+    fn old_name(&self, request: &Request) -> Option<(FileKey, usize)> {
+        if let Some(by) = self.opens.of(request) {
+            return Some((by.key(), by.name.len()));
+        }
+        let create = self.own_create(request)?;
+        let name = create::Request::parse(&create.msg).ok()?.name.0;
+        Some((self.key_of(create, name)?, name.len()))
     }
 
     /// The rename by which the Open is to be looked for, now that it is not there under the name after `tried`.
@@ -238,6 +231,10 @@ impl Link {
             }
         }
         let name = renamed.and_then(|id| recovery.attempts.name(open, id)).map(<[u8]>::to_vec);
+        let deletes = self.may_be_deleted(open);
+        if let Some(open) = self.opens.get_mut(open).filter(|_| deletes) {
+            open.delete_pending |= open.create_options & DELETE_ON_CLOSE != 0;
+        }
         if let (Some(name), Some(id)) = (name, renamed) {
             self.observe_rename(open, &name);
             if let Some(at) = self.requests.get(id).map(|rename| rename.at) {
@@ -248,13 +245,68 @@ impl Link {
 }
 
 impl Link {
+    /// The lost node may have closed the Open, and deleted its file with that.
+    pub(super) fn may_be_deleted(&self, open: OpenToken) -> bool {
+        let Some(open) = self.opens.get(open) else { return false };
+        let on_it = |r: &Request| self.opens.of(r).is_some_and(|o| o.token == open.token);
+        let closes = |r: &Request| match r.header.command {
+            Command::CLOSE => on_it(r),
+            Command::TREE_DISCONNECT => r.header.tree_id() == Some(open.tree.0) && is_of(r, open),
+            Command::LOGOFF => is_of(r, open),
+            _ => false,
+        };
+        let deletes = |r: &Request| {
+            r.header.command == Command::SET_INFO
+                && on_it(r)
+                && Facts::of(r, &self.opens).kind == Kind::Delete
+        };
+        let in_flight = || self.requests.iter().filter(|r| r.deaths > 0);
+        let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
+        in_flight().any(closes) && (flagged || in_flight().any(deletes))
+    }
+
+    /// The options by which an Open is had again. The file found may be another one, made since the lost node deleted the
+    /// Open's own: FILE_DELETE_ON_CLOSE would delete it. Its flag is set when it is known to be the very file.
+    pub(super) fn reclaim_options(&self, open: &Open) -> u32 {
+        let without = if self.may_be_deleted(open.token) { DELETE_ON_CLOSE } else { 0 };
+        open.create_options & !without
+    }
+
+    /// The Open is not there: what that says of requests in flight on it. `stranger`: another file has its name.
+    pub(super) fn note_absence(&mut self, open: OpenToken, status: Status, stranger: bool) {
+        let gone = matches!(status, Status::OBJECT_NAME_NOT_FOUND | Status::OBJECT_PATH_NOT_FOUND);
+        let works_on_it = |r: &&Request| r.deaths == 1 && self.opens.of(r).is_some_and(|o| o.token == open);
+        let closes = |r: &Request| r.header.command == Command::CLOSE;
+        // While it was open, nobody could give its name to another file by deleting it.
+        let gone = gone || stranger && self.requests.iter().filter(works_on_it).any(closes);
+        let deletes = |r: &&Request| Facts::of(r, &self.opens).kind == Kind::Delete;
+        let deletes: Vec<_> =
+            self.requests.iter().filter(works_on_it).filter(deletes).map(Request::message_id).collect();
+        for id in deletes.into_iter().filter(|_| gone) {
+            if let Some(request) = self.requests.get_mut(id) {
+                request.finding = Finding::Done;
+            }
+        }
+    }
+}
+
+impl Link {
     /// The node is lost: which requests are open to doubt.
     pub(crate) fn begin_doubt(&mut self) {
         let mut doubt = false;
+        self.note_what_compounds_delete();
         for request in self.requests.iter_mut() {
+            request.action = None;
             request.probe = Probe::Unasked;
             request.doubtful = request.deaths == 1 && request.sent.is_none() && changes_names(request);
             doubt |= request.doubtful;
+        }
+        let doubtful = self.requests.iter().filter(|r| r.doubtful && r.compounded);
+        let creates: Vec<_> = doubtful.filter_map(|r| self.own_create(r)).map(Request::message_id).collect();
+        for create in creates {
+            if let Some(request) = self.requests.get_mut(create) {
+                request.doubtful = true;
+            }
         }
         if doubt {
             self.doubt = Doubt::Waiting;
@@ -292,37 +344,57 @@ impl Link {
             return false;
         }
         let others = |r: &Request| r.unit != unit && r.is_being_found_out();
-        !self.requests.iter().any(others) && ids.iter().all(|id| self.is_found_out(*id, files))
+        if self.requests.iter().any(others) {
+            return false;
+        }
+        match self.story(ids) {
+            Some(story) => self.is_story_told(&story, files),
+            None => ids.iter().all(|id| self.is_found_out(*id, files)),
+        }
     }
 
     fn is_found_out(&mut self, id: MessageId, files: &Files) -> bool {
         let Some(request) = self.requests.get(id) else { return true };
-        if verdict(&Facts::of(request, &self.opens)) != Verdict::Probe
-            || self.verify_kept(id) != Check::Passed
-        {
+        let facts = Facts::of(request, &self.opens);
+        if verdict(&facts) != Verdict::Probe || self.verify_kept(id) != Check::Passed {
+            return true;
+        }
+        if facts.subject == Subject::OwnCreate {
+            // A compound of no shape that is known.
+            self.note_finding(id, Finding::Unclear, None);
             return true;
         }
         let Some(request) = self.requests.get(id) else { return true };
-        let finding = match request.probe {
+        let (finding, action) = match request.probe {
             Probe::Unasked => match self.send_probe(id) {
                 Some(()) => return false,
-                None => Finding::Unclear,
+                None => (Finding::Unclear, None),
             },
             Probe::Asked => return false,
             // On a leg that was cut, a node that lives deletes what it has made.
-            Probe::Absent if deletes_on_close(request) => Finding::Unclear,
-            Probe::Absent => Finding::Undone,
-            Probe::There(there) => self.judge(request, &there, files),
-            Probe::Obscure => Finding::Unclear,
+            Probe::Absent | Probe::Pathless if facts.kind == Kind::Exclusive && deletes_on_close(request) => {
+                (Finding::Unclear, None)
+            }
+            Probe::Absent | Probe::Pathless if facts.kind != Kind::Link => (Finding::Undone, None),
+            Probe::Obscure => (Finding::Unclear, None),
+            Probe::Absent | Probe::Pathless => (self.judge_link(request, None, files), None),
+            Probe::There(there) if facts.kind == Kind::Link => {
+                (self.judge_link(request, Some(there), files), None)
+            }
+            Probe::There(there) => self.judge_create(request, facts.kind, &there, files),
         };
-        if let Some(request) = self.requests.get_mut(id) {
-            request.finding = finding;
-        }
+        self.note_finding(id, finding, action);
         true
     }
 
+    pub(super) fn note_finding(&mut self, id: MessageId, finding: Finding, action: Option<u32>) {
+        if let Some(request) = self.requests.get_mut(id) {
+            (request.finding, request.action) = (finding, action);
+        }
+    }
+
     /// Opens the name of a request, when credits allow. `None`: it would tell nothing.
-    fn send_probe(&mut self, id: MessageId) -> Option<()> {
+    pub(super) fn send_probe(&mut self, id: MessageId) -> Option<()> {
         let State::Bridge(leg) = &self.state else { return None };
         if self.replaying.as_ref().is_none_or(Progress::is_on_the_lost_node) {
             return None;
@@ -335,10 +407,10 @@ impl Link {
         let tree = self.sessions.tree(session, request.header.tree_id()?).filter(|tree| !tree.lost)?;
         let tree = tree.node_id.0;
         let asked = create::Request::parse(&request.msg);
-        let name = match (&asked, new_name(request)) {
+        let (name, options) = match (&asked, new_name(request)) {
             (Ok(_), _) if request.header.flags.contains(Flags::DFS) => return None,
-            (Ok(asked), _) => asked.name.0,
-            (Err(_), name) => name?.1,
+            (Ok(asked), _) => (asked.name.0, asked.create_options & OPEN_REPARSE_POINT),
+            (Err(_), name) => (name?.1, OPEN_REPARSE_POINT),
         };
         let header = self.own_header(Command::CREATE, session, tree);
         let msg = encode::create(
@@ -350,7 +422,7 @@ impl Link {
                 file_attributes: 0,
                 share_access: SHARE_ALL,
                 create_disposition: FILE_OPEN,
-                create_options: 0,
+                create_options: options,
                 name_utf16: name,
                 contexts: &[(tag::QFID, Vec::new())],
             },
@@ -381,13 +453,14 @@ impl Link {
                 self.out.event(Event::SignatureRefused);
                 Probe::Obscure
             }
-            Status::OBJECT_NAME_NOT_FOUND | Status::OBJECT_PATH_NOT_FOUND => Probe::Absent,
+            Status::OBJECT_NAME_NOT_FOUND => Probe::Absent,
+            Status::OBJECT_PATH_NOT_FOUND => Probe::Pathless,
             status if status.is_success() => match create::Response::parse(msg) {
                 Ok(response) => {
                     let header = self.own_header(Command::CLOSE, session, tree);
                     let close = encode::close(&header, 0, response.file_id);
                     self.send_in_session(session, &close, Op::Discard);
-                    Probe::There(sighting(&response))
+                    Probe::There(Sighting::of(&response))
                 }
                 Err(_) => Probe::Obscure,
             },
@@ -398,30 +471,85 @@ impl Link {
         }
     }
 
-    /// Whether a request has made what stands under its name.
-    fn judge(&self, request: &Request, there: &Sighting, files: &Files) -> Finding {
-        if request.header.command == Command::SET_INFO {
-            let linked = self.opens.of(request).and_then(|open| open.on_disk_id);
-            return match (linked, there.on_disk_id) {
-                (Some(linked), Some(there)) if linked.get(..8) == there.get(..8) => Finding::Done,
-                (Some(_), Some(_)) => Finding::Undone,
-                _ => Finding::Unclear,
-            };
-        }
-        let tree = request.header.tree_id().and_then(|id| self.sessions.tree(request.header.session_id, id));
-        let since = request.at.checked_sub(Duration::from_nanos(TOLERANCE * 100));
-        let (Ok(asked), Some(tree), Some(since)) = (create::Request::parse(&request.msg), tree, since) else {
+    /// Whether a link was made.
+    fn judge_link(&self, request: &Request, there: Option<Sighting>, files: &Files) -> Finding {
+        let (Some(open), Some((_, name))) = (self.opens.of(request), new_name(request)) else {
             return Finding::Unclear;
         };
-        let key = file_key(&tree.share, asked.name.0);
+        let key = file_key(&open.share, name);
+        let source = (open.on_disk_id, holder(files, &open.key(), request));
+        claim::linked(source, &known(files, &key, there, request))
+    }
+
+    /// Whether a CREATE has made, or emptied, what stands under its name; and the CreateAction to be told, if the node's is not.
+    fn judge_create(
+        &self,
+        request: &Request,
+        kind: Kind,
+        there: &Sighting,
+        files: &Files,
+    ) -> (Finding, Option<u32>) {
+        const UNCLEAR: (Finding, Option<u32>) = (Finding::Unclear, None);
+        let Ok(asked) = create::Request::parse(&request.msg) else { return UNCLEAR };
+        let Some(key) = self.key_of(request, asked.name.0) else { return UNCLEAR };
         let claim = Claim {
-            maker: files.maker(&key, there.birth, since),
-            asked: self.clock.map(|clock| clock.time(request.at)),
+            maker: known(files, &key, Some(*there), request).maker,
+            asked: self.asked(request),
             bare: !key.0.contains(':') && asked.contexts().all(|context| context.is_ok_and(is_harmless)),
             directory: asked.create_options & DIRECTORY_FILE != 0,
             attributes: asked.file_attributes,
+            size: self.written_by_compound(request),
         };
-        whose(&claim, there)
+        let as_created = |finding| (finding, (finding == Finding::Done).then_some(CREATED));
+        match kind {
+            Kind::Exclusive => as_created(claim::created(&claim, there)),
+            Kind::OpenIf => as_created(claim::opened(&claim, there)),
+            _ => {
+                let shared = files.is_shared_since(&key, request.at);
+                claim::emptied(&claim, there, shared, asked.create_disposition == FILE_SUPERSEDE)
+            }
+        }
+    }
+
+    /// How far the members behind a CREATE write what it opens.
+    fn written_by_compound(&self, create: &Request) -> u64 {
+        let members = self.requests.iter().filter(|r| r.unit == create.unit && r.deaths > 0);
+        let end = |r: &Request| {
+            let asked = write::Request::parse(&r.msg).ok()?;
+            asked.offset.checked_add(u64::try_from(asked.data.len()).ok()?)
+        };
+        members.filter(|r| r.header.command == Command::WRITE).filter_map(end).max().unwrap_or(0)
+    }
+
+    /// The file that a request calls by a name.
+    pub(super) fn key_of(&self, request: &Request, name: &[u8]) -> Option<FileKey> {
+        let tree = self.sessions.tree(request.header.session_id, request.header.tree_id()?)?;
+        Some(file_key(&tree.share, name))
+    }
+
+    /// When a request came, on the clock of the node that is lost.
+    pub(super) fn asked(&self, request: &Request) -> Asked {
+        Asked(self.clock.map(|clock| clock.time(request.at)))
+    }
+}
+
+/// What is known of a name for a request in flight.
+pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, request: &Request) -> Name {
+    let since = request.at.checked_sub(Duration::from_nanos(TOLERANCE * 100)).unwrap_or(request.at);
+    Name {
+        there,
+        holder: holder(files, key, request),
+        maker: there.map_or(Maker::Nobody, |there| files.maker(key, there.birth, since)),
+        remover: files.remover(key, since),
+    }
+}
+
+/// Which file has a name, seen from a request in flight.
+fn holder(files: &Files, key: &FileKey, request: &Request) -> Holder {
+    match files.holder(key) {
+        None => Holder::Unknown,
+        Some((birth, heard)) if heard > request.at => Holder::Since(birth),
+        Some((birth, _)) => Holder::Before(birth),
     }
 }
 
@@ -433,7 +561,7 @@ impl Request {
         let stays = match self.finding {
             Finding::Done => self.header.command == Command::SET_INFO,
             Finding::Unclear => is_rename(),
-            Finding::Unknown | Finding::Undone => false,
+            Finding::Unknown | Finding::Undone | Finding::Partly => false,
         };
         if !stays {
             self.finding = Finding::Unknown;
@@ -451,6 +579,10 @@ impl Request {
     }
 }
 
+fn is_of(request: &Request, open: &Open) -> bool {
+    request.header.session_id == open.session.0
+}
+
 /// Whether what a CREATE opens is deleted when it is closed.
 fn deletes_on_close(request: &Request) -> bool {
     create::Request::parse(&request.msg).is_ok_and(|asked| asked.create_options & DELETE_ON_CLOSE != 0)
@@ -461,27 +593,14 @@ fn is_harmless(context: Context<'_>) -> bool {
     matches!(context.tag, tag::RQLS | tag::DHNQ | tag::DH2Q | tag::QFID | tag::MXAC | tag::AAPL | tag::ALSI)
 }
 
-fn sighting(response: &create::Response<'_>) -> Sighting {
-    let on_disk_id =
-        response.contexts().filter_map(Result::ok).find_map(|c| match ResponseContext::parse(&c) {
-            ResponseContext::OnDiskId(id) => known_id(id),
-            _ => None,
-        });
-    Sighting {
-        birth: Birth::of(response),
-        created: response.creation_time,
-        written: response.last_write_time,
-        size: response.end_of_file,
-        attributes: response.file_attributes,
-        on_disk_id,
-    }
-}
-
 /// Whether others must know what became of a request before they open files or change names.
 fn changes_names(request: &Request) -> bool {
     match request.header.command {
-        Command::CREATE => create_disposition(&request.msg).is_some_and(|d| CREATING.contains(&d)),
-        Command::SET_INFO => new_name(request).is_some(),
+        Command::CREATE => {
+            let opens = |disposition| disposition == FILE_OPEN;
+            request.deletes || create_disposition(&request.msg).is_some_and(|d| !opens(d))
+        }
+        Command::SET_INFO => request.deletes || new_name(request).is_some(),
         _ => false,
     }
 }
@@ -497,63 +616,14 @@ pub(crate) fn new_name(request: &Request) -> Option<(bool, &[u8])> {
     parsed.new_name().filter(|_| changes).map(|name| (is_rename, name))
 }
 
-/// What `open` is called after `by` was renamed to `to`, if it is the same file or beneath.
-fn renamed(open: &Open, by: &Open, to: &[u8]) -> Option<Vec<u8>> {
-    if open.token == by.token {
-        return Some(to.to_vec());
-    }
-    let (theirs, old) = (file_key(&open.share, &open.name), file_key(&by.share, &by.name));
-    if theirs == old {
+/// What `open` is called after what was called `old` was renamed to `to`, if it is the same file or beneath. `bytes`: how
+/// long the old name is.
+fn renamed(open: &Open, old: &FileKey, bytes: usize, to: &[u8]) -> Option<Vec<u8>> {
+    let theirs = open.key();
+    if theirs == *old {
         return Some(to.to_vec());
     }
     let beneath = theirs.0.strip_prefix(&*old.0).is_some_and(|rest| rest.starts_with('\\'));
-    let rest = open.name.get(by.name.len()..)?;
+    let rest = open.name.get(bytes..)?;
     beneath.then(|| [to, rest].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: u64 = 100 * OLD;
-
-    fn claim() -> Claim {
-        Claim { maker: Maker::Nobody, asked: Some(NOW), bare: true, directory: false, attributes: 0x20 }
-    }
-
-    fn there() -> Sighting {
-        let birth = Birth::set(NOW);
-        Sighting { birth, created: NOW, written: NOW, size: 0, attributes: 0x20, on_disk_id: None }
-    }
-
-    #[test]
-    fn whose_file_it_is() {
-        use Finding::{Done, Unclear, Undone};
-        let second = 10_000_000;
-        let rows = [
-            ("new, empty, of nobody else", claim(), there(), Done),
-            ("clocks differ by a second", claim(), Sighting { created: NOW - second, ..there() }, Done),
-            (
-                "a directory",
-                Claim { directory: true, ..claim() },
-                Sighting { attributes: 0x10, ..there() },
-                Done,
-            ),
-            ("another's", Claim { maker: Maker::Known, ..claim() }, there(), Undone),
-            ("perhaps another's", Claim { maker: Maker::Unclear, ..claim() }, there(), Unclear),
-            ("old", claim(), Sighting { created: NOW - 2 * OLD, ..there() }, Undone),
-            ("neither old nor new", claim(), Sighting { created: NOW - OLD / 2, ..there() }, Unclear),
-            ("written before", claim(), Sighting { written: NOW - OLD / 2, ..there() }, Unclear),
-            ("no clock", Claim { asked: None, ..claim() }, there(), Unclear),
-            ("another's, no clock", Claim { asked: None, maker: Maker::Known, ..claim() }, there(), Undone),
-            ("not empty", claim(), Sighting { size: 1, ..there() }, Unclear),
-            ("a directory for a file", claim(), Sighting { attributes: 0x10, ..there() }, Unclear),
-            ("a file for a directory", Claim { directory: true, ..claim() }, there(), Unclear),
-            ("it brought more", Claim { bare: false, ..claim() }, there(), Unclear),
-            ("not hidden", Claim { attributes: 0x22, ..claim() }, there(), Unclear),
-        ];
-        for (what, claim, there, expected) in rows {
-            assert_eq!(whose(&claim, &there), expected, "{what}");
-        }
-    }
 }

@@ -96,7 +96,7 @@ impl Link {
                 file_attributes: 0,
                 share_access: open.share_access,
                 create_disposition: FILE_OPEN,
-                create_options: open.create_options,
+                create_options: self.reclaim_options(open),
                 name_utf16: new_name.unwrap_or(&open.name),
                 contexts: &contexts,
             },
@@ -117,13 +117,14 @@ impl Link {
         let found = found.map(|(response, open)| (response.file_id, identity(open, response)));
         let is_back = match found {
             Some((_, Identity::Same)) => true,
-            Some((_, Identity::Alike)) => renamed.is_none(),
+            Some((_, Identity::Alike)) => renamed.is_none() && !self.may_be_deleted(token),
             _ => false,
         };
         let Some(response) = response.filter(|_| is_back) else {
             if let Some((stranger, _)) = found {
                 self.close_stranger(token, stranger);
             }
+            self.note_absence(token, Status(header.status), found.is_some());
             self.look_elsewhere(token, renamed);
             return;
         };

@@ -2,11 +2,10 @@
 
 use smb_parse::{
     cmd::{ioctl, set_info, write},
-    fsctl,
     header::{Command, Status},
 };
 
-use super::probe::Finding;
+use super::{copies, probe::Finding};
 use crate::event::Replay;
 use crate::ids::RELATED_FILE_ID;
 use crate::link::{
@@ -35,18 +34,22 @@ pub(crate) enum Verdict {
 pub(crate) enum Kind {
     /// Reads, or sets something to a value.
     Idempotent,
-    /// CREATE by a disposition that neither fails nor truncates when it is run again.
+    /// CREATE of what exists (FILE_OPEN), or one that every node refuses.
     Open,
+    /// CREATE of what exists, or else of a new file (FILE_OPEN_IF).
+    OpenIf,
     /// CREATE that must be the one to create it (FILE_CREATE).
     Exclusive,
-    /// CREATE by any other disposition.
-    OtherCreate,
+    /// CREATE that empties what exists (FILE_OVERWRITE, FILE_OVERWRITE_IF, FILE_SUPERSEDE).
+    Overwrite,
     /// WRITE to the end of the file, wherever that is.
     Append,
-    /// Rename by an Open.
+    /// Rename.
     Rename,
     /// Hard link.
     Link,
+    /// A file is to be deleted: by its disposition, or by a CREATE whose own compound closes what it deletes.
+    Delete,
     /// CLOSE.
     Close,
     /// CHANGE_NOTIFY.
@@ -67,35 +70,66 @@ pub(crate) struct Facts {
     pub(crate) deaths: u8,
     /// Whether it was done, as far as that was found out.
     pub(crate) finding: Finding,
-    /// The Open it works on is lost.
-    pub(crate) open_lost: bool,
+    /// What it works on.
+    pub(crate) subject: Subject,
 }
 
-/// FILE_OPEN, FILE_OPEN_IF (MS-SMB2 2.2.13).
-const REPEATABLE_DISPOSITIONS: [u32; 2] = [1, 3];
-/// See [`REPEATABLE_DISPOSITIONS`].
+/// What a request works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// An Open that is back, or none.
+    Live,
+    /// What a CREATE of its own compound opens, which was in flight too.
+    OwnCreate,
+    /// An Open that is lost.
+    Lost,
+    /// A pipe: none outlives its node.
+    LostPipe,
+}
+
+/// CreateDisposition (MS-SMB2 2.2.13).
+const FILE_SUPERSEDE: u32 = 0;
 const FILE_CREATE: u32 = 2;
-/// SMB2_0_INFO_FILE; FileRenameInformation and FileLinkInformation with their Ex forms (MS-FSCC 2.4).
+const FILE_OPEN_IF: u32 = 3;
+const FILE_OVERWRITE: u32 = 4;
+const FILE_OVERWRITE_IF: u32 = 5;
+/// FileRenameInformation and FileLinkInformation with their Ex forms (MS-FSCC 2.4).
 const RENAME_CLASSES: [u8; 2] = [10, 65];
 const LINK_CLASSES: [u8; 2] = [11, 72];
+/// FileDispositionInformation and its Ex form (MS-FSCC 2.4.11, 2.4.12); both delete if the lowest bit is set.
+const DISPOSITION_CLASSES: [u8; 2] = [13, 64];
 
 impl Facts {
     pub(crate) fn of(request: &Request, opens: &Opens) -> Self {
-        // A related request whose CREATE is not answered either will work on what that opens.
-        let opened =
-            request.file_id().is_some_and(|id| id != RELATED_FILE_ID || request.related_file.is_some());
-        let lost = opened && opens.of(request).is_none_or(|o| o.state != OpenState::Live);
-        Self { kind: kind(request), deaths: request.deaths, finding: request.finding, open_lost: lost }
+        let kind = kind(request, opens);
+        Self { kind, deaths: request.deaths, finding: request.finding, subject: subject(request, opens) }
     }
 }
 
-fn kind(request: &Request) -> Kind {
+fn subject(request: &Request, opens: &Opens) -> Subject {
+    match request.file_id() {
+        None if request.deletes => return Subject::OwnCreate,
+        None => return Subject::Live,
+        // A related request whose CREATE is not answered either will work on what that opens.
+        Some(RELATED_FILE_ID) if request.related_file.is_none() => return Subject::OwnCreate,
+        Some(_) => {}
+    }
+    match opens.of(request) {
+        Some(open) if open.state == OpenState::Live => Subject::Live,
+        Some(open) if open.is_pipe => Subject::LostPipe,
+        _ => Subject::Lost,
+    }
+}
+
+fn kind(request: &Request, opens: &Opens) -> Kind {
     let msg = &request.msg;
     match request.header.command {
+        Command::CREATE if request.deletes => Kind::Delete,
         Command::CREATE => match create_disposition(msg) {
-            Some(d) if REPEATABLE_DISPOSITIONS.contains(&d) => Kind::Open,
+            Some(FILE_OPEN_IF) => Kind::OpenIf,
             Some(FILE_CREATE) => Kind::Exclusive,
-            _ => Kind::OtherCreate,
+            Some(FILE_SUPERSEDE | FILE_OVERWRITE | FILE_OVERWRITE_IF) => Kind::Overwrite,
+            _ => Kind::Open,
         },
         Command::WRITE => match write::Request::parse(msg) {
             Ok(w) if w.offset != u64::MAX => Kind::Idempotent,
@@ -104,12 +138,19 @@ fn kind(request: &Request) -> Kind {
         Command::SET_INFO => match set_info::Request::parse(msg) {
             Ok(s) if s.info_type == 1 && RENAME_CLASSES.contains(&s.file_info_class) => Kind::Rename,
             Ok(s) if s.info_type == 1 && LINK_CLASSES.contains(&s.file_info_class) => Kind::Link,
+            Ok(s) if s.info_type == 1 && DISPOSITION_CLASSES.contains(&s.file_info_class) => {
+                if s.buffer.first().is_some_and(|flags| flags & 1 != 0) {
+                    Kind::Delete
+                } else {
+                    Kind::Idempotent
+                }
+            }
             Ok(_) => Kind::Idempotent,
             // Refused by every node.
             Err(_) => Kind::Link,
         },
         Command::IOCTL => match ioctl::Request::parse(msg) {
-            Ok(i) if fsctl::is_repeatable(i.ctl_code) => Kind::Idempotent,
+            Ok(i) if copies::is_repeatable(&i, opens) => Kind::Idempotent,
             _ => Kind::OtherIoctl,
         },
         Command::CLOSE => Kind::Close,
@@ -126,31 +167,44 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
     if facts.deaths > 1 {
         return Verdict::Fail(Status::INTERNAL_ERROR);
     }
-    if facts.open_lost {
+    match (facts.subject, facts.kind) {
         // The lost node may have closed it, and deleted the file with that.
-        if facts.kind == Kind::Close {
-            return Verdict::Closed;
+        (Subject::Lost | Subject::LostPipe, Kind::Close) => return Verdict::Closed,
+        (Subject::Lost, Kind::Delete) if facts.finding == Finding::Done => {
+            return Verdict::Synthesize(Status::SUCCESS);
         }
-        return Verdict::Synthesize(Status::FILE_CLOSED);
+        (Subject::Lost, _) => return Verdict::Synthesize(Status::FILE_CLOSED),
+        (Subject::LostPipe, _) => return Verdict::Synthesize(Status::PIPE_DISCONNECTED),
+        (Subject::Live | Subject::OwnCreate, _) => {}
     }
     match facts.kind {
         // A login is judged afresh, if nobody has answered its beginning.
         Kind::Idempotent | Kind::Open | Kind::Close | Kind::Teardown | Kind::Login => Verdict::Resend,
+        // The Open is back, and its flag is set once more.
+        Kind::Delete if facts.subject == Subject::Live => Verdict::Resend,
         Kind::Notify => Verdict::Synthesize(Status::NOTIFY_ENUM_DIR),
-        Kind::Rename => match facts.finding {
-            Finding::Undone => Verdict::Resend,
-            Finding::Done => Verdict::Synthesize(Status::SUCCESS),
-            Finding::Unknown | Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
-        },
-        // What it has created is opened for it.
-        Kind::Exclusive if facts.finding == Finding::Done => Verdict::Resend,
-        Kind::Exclusive | Kind::Link => match facts.finding {
+        // What it has created or emptied is opened for it.
+        Kind::OpenIf | Kind::Exclusive | Kind::Overwrite if facts.finding == Finding::Done => Verdict::Resend,
+        // Nothing is lost by it, and nobody is told that it has made what another has.
+        Kind::OpenIf if facts.finding == Finding::Unclear => Verdict::Resend,
+        // The reclaim of its Open has shown what there is to be known.
+        Kind::Rename if facts.subject == Subject::Live && facts.finding == Finding::Unknown => {
+            Verdict::Fail(Status::INTERNAL_ERROR)
+        }
+        Kind::Append if facts.finding == Finding::Unknown => Verdict::Fail(Status::INTERNAL_ERROR),
+        Kind::OpenIf
+        | Kind::Exclusive
+        | Kind::Overwrite
+        | Kind::Append
+        | Kind::Rename
+        | Kind::Link
+        | Kind::Delete => match facts.finding {
             Finding::Unknown => Verdict::Probe,
             Finding::Undone => Verdict::Resend,
             Finding::Done => Verdict::Synthesize(Status::SUCCESS),
-            Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
+            Finding::Partly | Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
         },
-        Kind::OtherCreate | Kind::Append | Kind::OtherIoctl => Verdict::Fail(Status::INTERNAL_ERROR),
+        Kind::OtherIoctl => Verdict::Fail(Status::INTERNAL_ERROR),
     }
 }
 
@@ -160,7 +214,9 @@ impl Kind {
             Self::Idempotent => "idempotent",
             Self::Open => "open",
             Self::Exclusive => "exclusive_create",
-            Self::OtherCreate => "other_create",
+            Self::OpenIf => "open_if",
+            Self::Overwrite => "overwrite",
+            Self::Delete => "delete",
             Self::Append => "append",
             Self::Rename => "rename",
             Self::Link => "link",
@@ -191,10 +247,11 @@ impl Facts {
     pub(crate) fn row(&self, verdict: Verdict) -> Replay {
         let known = match self.finding {
             _ if self.deaths > 1 => "second_death",
-            _ if self.open_lost => "open_lost",
+            _ if matches!(self.subject, Subject::Lost | Subject::LostPipe) => "open_lost",
             Finding::Unknown => "unknown",
             Finding::Undone => "undone",
             Finding::Done => "done",
+            Finding::Partly => "partly",
             Finding::Unclear => "unclear",
         };
         Replay { request: self.kind.label(), known, verdict: verdict.label() }
@@ -207,42 +264,51 @@ mod tests {
 
     #[test]
     fn the_table() {
-        use Finding::{Done, Unclear, Undone, Unknown};
+        use Finding::{Done, Partly, Unclear, Undone, Unknown};
+        use Subject::{Live, Lost, LostPipe, OwnCreate};
         let internal = Verdict::Fail(Status::INTERNAL_ERROR);
+        let done = Verdict::Synthesize(Status::SUCCESS);
+        let notify = Verdict::Synthesize(Status::NOTIFY_ENUM_DIR);
+        // In the order of Unknown, Undone, Done, Partly, Unclear.
+        let [resend, probe] = [Verdict::Resend, Verdict::Probe];
         let rows = [
-            (Kind::Idempotent, Unknown, Verdict::Resend),
-            (Kind::Open, Unknown, Verdict::Resend),
-            (Kind::Close, Unknown, Verdict::Resend),
-            (Kind::Teardown, Unknown, Verdict::Resend),
-            (Kind::Notify, Unknown, Verdict::Synthesize(Status::NOTIFY_ENUM_DIR)),
-            (Kind::Login, Unknown, Verdict::Resend),
-            (Kind::OtherCreate, Unknown, internal),
-            (Kind::Append, Unknown, internal),
-            (Kind::Rename, Unknown, internal),
-            (Kind::Rename, Undone, Verdict::Resend),
-            (Kind::Rename, Done, Verdict::Synthesize(Status::SUCCESS)),
-            (Kind::Rename, Unclear, internal),
-            (Kind::Exclusive, Unknown, Verdict::Probe),
-            (Kind::Exclusive, Undone, Verdict::Resend),
-            (Kind::Exclusive, Done, Verdict::Resend),
-            (Kind::Exclusive, Unclear, internal),
-            (Kind::Link, Unknown, Verdict::Probe),
-            (Kind::Link, Undone, Verdict::Resend),
-            (Kind::Link, Done, Verdict::Synthesize(Status::SUCCESS)),
-            (Kind::Link, Unclear, internal),
-            (Kind::OtherIoctl, Unknown, internal),
+            (Kind::Idempotent, Live, [resend; 5]),
+            (Kind::Idempotent, OwnCreate, [resend; 5]),
+            (Kind::Open, Live, [resend; 5]),
+            (Kind::OpenIf, Live, [probe, resend, resend, internal, resend]),
+            (Kind::Exclusive, Live, [probe, resend, resend, internal, internal]),
+            (Kind::Overwrite, Live, [probe, resend, resend, internal, internal]),
+            (Kind::Append, Live, [internal, resend, done, internal, internal]),
+            (Kind::Rename, Live, [internal, resend, done, internal, internal]),
+            (Kind::Rename, OwnCreate, [probe, resend, done, internal, internal]),
+            (Kind::Link, Live, [probe, resend, done, internal, internal]),
+            (Kind::Link, OwnCreate, [probe, resend, done, internal, internal]),
+            (Kind::Delete, Live, [resend; 5]),
+            (Kind::Delete, OwnCreate, [probe, resend, done, internal, internal]),
+            (Kind::Close, Live, [resend; 5]),
+            (Kind::Close, OwnCreate, [resend; 5]),
+            (Kind::Notify, Live, [notify; 5]),
+            (Kind::Teardown, Live, [resend; 5]),
+            (Kind::Login, Live, [resend; 5]),
+            (Kind::OtherIoctl, Live, [internal; 5]),
         ];
-        for (kind, finding, expected) in rows {
-            let facts = Facts { kind, deaths: 1, finding, open_lost: false };
-            assert_eq!(verdict(&facts), expected, "{facts:?}");
-            let twice = Facts { deaths: 2, ..facts };
-            assert_eq!(verdict(&twice), internal, "{twice:?}");
-            let closed = match kind {
-                Kind::Close => Verdict::Closed,
-                _ => Verdict::Synthesize(Status::FILE_CLOSED),
-            };
-            let lost = Facts { open_lost: true, ..facts };
-            assert_eq!(verdict(&lost), closed, "{lost:?}");
+        for (kind, subject, expected) in rows {
+            for (finding, expected) in [Unknown, Undone, Done, Partly, Unclear].into_iter().zip(expected) {
+                let facts = Facts { kind, deaths: 1, finding, subject };
+                assert_eq!(verdict(&facts), expected, "{facts:?}");
+                let twice = Facts { deaths: 2, ..facts };
+                assert_eq!(verdict(&twice), internal, "{twice:?}");
+                for (subject, status) in [(Lost, Status::FILE_CLOSED), (LostPipe, Status::PIPE_DISCONNECTED)]
+                {
+                    let expected = match (kind, subject, finding) {
+                        (Kind::Close, ..) => Verdict::Closed,
+                        (Kind::Delete, Lost, Done) => done,
+                        _ => Verdict::Synthesize(status),
+                    };
+                    let lost = Facts { subject, ..facts };
+                    assert_eq!(verdict(&lost), expected, "{lost:?}");
+                }
+            }
         }
     }
 }

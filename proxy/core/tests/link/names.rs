@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// FileRenameInformation (MS-FSCC 2.4.42).
-const RENAME: u8 = 10;
+pub(crate) const RENAME: u8 = 10;
 /// FileLinkInformation (MS-FSCC 2.4.28).
-const LINK: u8 = 11;
+pub(crate) const LINK: u8 = 11;
 /// FILE_CREATE (MS-SMB2 2.2.13); FILE_CREATED, a CreateAction (2.2.14).
 const CREATE: u32 = 2;
 const CREATED: u32 = 2;
-const TEXT: &[u8] = b"the very file";
+pub(crate) const TEXT: &[u8] = b"the very file";
 
 /// A client that has `file` open.
 fn at_work() -> (Rig, FileId) {
@@ -373,7 +373,7 @@ fn a_node_lost_while_it_is_asked_leaves_the_question_to_the_next() {
 }
 
 /// Two clients on one disk.
-fn two() -> [Rig; 2] {
+pub(crate) fn two() -> [Rig; 2] {
     let (disk, files): (Disk, Rc<RefCell<Files>>) = Default::default();
     [1, 2].map(|id| {
         let users = Users([("alice".to_owned(), 3)].into());

@@ -137,6 +137,10 @@ pub(crate) struct Habits {
     pub(crate) single_channel: bool,
     /// Signs no answer.
     pub(crate) forgets_to_sign: bool,
+    /// Says of every file that it was never changed; else that it was just now.
+    pub(crate) unchanged: bool,
+    /// Says of every file that it was written then.
+    pub(crate) written: Option<u64>,
 }
 
 /// One server, its only client, and that client's connections: one, or one more that is bound to its sessions.
@@ -150,6 +154,8 @@ pub(crate) struct Node {
     aside: Wire,
     sessions: BTreeMap<u64, Session>,
     pub(crate) opens: BTreeMap<u64, String>,
+    /// The Opens with which their file is deleted.
+    doomed: BTreeSet<u64>,
     /// The session of each Open.
     owners: BTreeMap<u64, u64>,
     /// The key of a session that has just ended.
@@ -176,6 +182,7 @@ impl Node {
             aside: Wire::new(),
             sessions: BTreeMap::new(),
             opens: BTreeMap::new(),
+            doomed: BTreeSet::new(),
             owners: BTreeMap::new(),
             parted: None,
             next: 0,
@@ -362,7 +369,7 @@ impl Node {
     fn on_file(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
         let ok = response(header, Status::SUCCESS);
         if header.command == Command::SET_INFO {
-            return self.change_name(header, msg, name);
+            return self.set_info(header, msg, id, name);
         }
         let mut disk = self.disk.borrow_mut();
         let Some((number, data)) = disk.get_mut(name) else {
@@ -387,6 +394,9 @@ impl Node {
             }
             Command::CLOSE => {
                 self.opens.remove(&id.volatile);
+                if self.doomed.remove(&id.volatile) {
+                    disk.remove(name);
+                }
                 body(&ok, &[&u16s(&[60])[..], &[0; 58]].concat())
             }
             Command::QUERY_INFO => {
@@ -403,6 +413,20 @@ impl Node {
             Command::FLUSH => body(&ok, &u16s(&[4, 0])),
             _ => encode::error_response(&response(header, Status::NOT_SUPPORTED)),
         }
+    }
+
+    fn set_info(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
+        const DISPOSITION: u8 = 13;
+        let asked = set_info::Request::parse(msg).expect("SET_INFO");
+        if asked.file_info_class != DISPOSITION {
+            return self.change_name(header, msg, name);
+        }
+        if asked.buffer == [1] {
+            self.doomed.insert(id.volatile);
+        } else {
+            self.doomed.remove(&id.volatile);
+        }
+        encode::set_info_response(&response(header, Status::SUCCESS))
     }
 
     /// Rename and link; what is beneath moves along.
@@ -436,11 +460,12 @@ impl Node {
 
     fn create(&mut self, header: &Header, msg: &[u8], file: &mut FileId) -> Vec<u8> {
         const CREATED: u32 = 2;
+        const DELETE_ON_CLOSE: u32 = 0x1000;
         let asked = create::Request::parse(msg).expect("CREATE");
         let name = asked.name.to_string_lossy();
         let exists = self.disk.borrow().contains_key(&name);
         let status = match (asked.create_disposition, exists) {
-            (1, false) => Status::OBJECT_NAME_NOT_FOUND,
+            (1 | 4, false) => Status::OBJECT_NAME_NOT_FOUND,
             (CREATED, true) => Status::OBJECT_NAME_COLLISION,
             _ => Status::SUCCESS,
         };
@@ -451,17 +476,30 @@ impl Node {
         let (number, size) = {
             let mut disk = self.disk.borrow_mut();
             let (number, data) = disk.entry(name.clone()).or_insert((NOW + id, Vec::new()));
+            if matches!(asked.create_disposition, 0 | 4 | 5) {
+                data.clear();
+            }
             (*number, data.len() as u64)
         };
         self.opens.insert(id, name);
+        if asked.create_options & DELETE_ON_CLOSE != 0 {
+            self.doomed.insert(id);
+        }
         self.owners.insert(id, header.session_id);
         *file = FileId { persistent: id, volatile: id };
         let oplock = self.habits.oplock.unwrap_or(asked.requested_oplock_level);
         let birth = self.habits.birth.unwrap_or(number);
-        let action: u32 = if exists { 1 } else { CREATED };
+        let action: u32 = match asked.create_disposition {
+            _ if !exists => CREATED,
+            0 => 0,
+            4 | 5 => 3,
+            _ => 1,
+        };
         let mut out = [&u16s(&[89])[..], &[oplock, 0], &action.to_le_bytes(), &birth.to_le_bytes()].concat();
-        // Never read, written when it was created, never changed; not allocated.
-        out.extend([[0; 8], birth.to_le_bytes(), [0; 8], [0; 8], size.to_le_bytes(), [0; 8]].concat());
+        let written = self.habits.written.unwrap_or(birth).to_le_bytes();
+        let changed = if self.habits.unchanged { 0 } else { NOW }.to_le_bytes();
+        // Never read; not allocated.
+        out.extend([[0; 8], written, changed, [0; 8], size.to_le_bytes(), [0; 8]].concat());
         out.extend(file.to_bytes());
         if asked.contexts().flatten().any(|context| context.tag == tag::QFID) {
             out.extend([152_u32.to_le_bytes(), 56_u32.to_le_bytes()].concat());

@@ -1,0 +1,489 @@
+//! What a look at the disk says of a request that changes names, in flight when its node was lost: pure functions over what
+//! stands there and what answered requests are known to have done. The tables are in [`super::probe`] and
+//! [`super::compound`].
+
+use smb_parse::{cmd::create, create_context::ResponseContext};
+
+use super::probe::Finding;
+use crate::{
+    files::{Maker, Remover},
+    link::{birth::Birth, open::known_id},
+};
+
+/// How far clocks may be apart, and times be rounded, in units of 100 ns: two seconds.
+pub(super) const TOLERANCE: u64 = 20_000_000;
+/// What is so much older than a request is not of its making, in units of 100 ns.
+pub(super) const OLD: u64 = 600_000_000;
+/// CreateAction (MS-SMB2 2.2.14).
+pub(super) const SUPERSEDED: u32 = 0;
+pub(super) const CREATED: u32 = 2;
+pub(super) const OVERWRITTEN: u32 = 3;
+/// FILE_ATTRIBUTE_DIRECTORY and READONLY, HIDDEN, SYSTEM (MS-FSCC 2.6).
+const DIRECTORY: u32 = 0x10;
+const SETTABLE: u32 = 0x7;
+
+/// What stands under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    pub(super) birth: Birth,
+    /// CreationTime, LastAccessTime, LastWriteTime and ChangeTime.
+    pub(super) created: u64,
+    pub(super) accessed: u64,
+    pub(super) written: u64,
+    pub(super) changed: u64,
+    pub(super) allocated: u64,
+    pub(super) size: u64,
+    pub(super) attributes: u32,
+    pub(super) on_disk_id: Option<[u8; 32]>,
+}
+
+impl Sighting {
+    /// As an answer to CREATE has it.
+    pub(super) fn of(response: &create::Response<'_>) -> Self {
+        let on_disk_id =
+            response.contexts().filter_map(Result::ok).find_map(|c| match ResponseContext::parse(&c) {
+                ResponseContext::OnDiskId(id) => known_id(id),
+                _ => None,
+            });
+        Self {
+            birth: Birth::of(response),
+            created: response.creation_time,
+            accessed: response.last_access_time,
+            written: response.last_write_time,
+            changed: response.change_time,
+            allocated: response.allocation_size,
+            size: response.end_of_file,
+            attributes: response.file_attributes,
+            on_disk_id,
+        }
+    }
+}
+
+/// Whether two on-disk ids are of one file: the rest of them names the volume, which may differ from node to node.
+pub(super) fn is_same_file(one: Option<[u8; 32]>, other: Option<[u8; 32]>) -> Option<bool> {
+    Some(one?.get(..8) == other?.get(..8))
+}
+
+/// When a request came, on the clock of its node.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked(pub(super) Option<u64>);
+
+impl Asked {
+    /// It may have happened since.
+    fn may_follow(self, time: u64) -> bool {
+        self.0.is_none_or(|asked| time.saturating_add(TOLERANCE) >= asked)
+    }
+
+    /// It has happened since, or just before.
+    fn is_near(self, time: u64) -> bool {
+        self.0.is_some() && self.may_follow(time)
+    }
+
+    /// It was long before.
+    fn is_long_after(self, time: u64) -> bool {
+        self.0.is_some_and(|asked| time.saturating_add(OLD) < asked)
+    }
+}
+
+/// What speaks for and against a CREATE having made what stands there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) maker: Maker,
+    pub(super) asked: Asked,
+    /// It brought nothing that may have been left undone, or that a file cannot show.
+    pub(super) bare: bool,
+    pub(super) directory: bool,
+    pub(super) attributes: u32,
+    /// How large it may be by now: its own compound may have written to it.
+    pub(super) size: u64,
+}
+
+impl Claim {
+    fn is_alike(&self, there: &Sighting) -> bool {
+        there.size <= self.size
+            && self.directory == (there.attributes & DIRECTORY != 0)
+            && there.attributes & self.attributes & SETTABLE == self.attributes & SETTABLE
+    }
+
+    /// Whether it has made the file, whatever has become of that since. `None`: nobody can tell.
+    fn has_made(&self, there: &Sighting) -> Option<bool> {
+        match self.maker {
+            Maker::Known => Some(false),
+            _ if self.asked.is_long_after(there.created) => Some(false),
+            Maker::Nobody if self.asked.is_near(there.created) => Some(true),
+            _ => None,
+        }
+    }
+}
+
+/// Whether an exclusive create has made it.
+pub(super) fn created(claim: &Claim, there: &Sighting) -> Finding {
+    match claim.has_made(there) {
+        Some(false) => Finding::Undone,
+        Some(true) if claim.bare && claim.is_alike(there) && claim.asked.is_near(there.written) => {
+            Finding::Done
+        }
+        _ => Finding::Unclear,
+    }
+}
+
+/// Whether a CREATE that opens what exists has made it.
+pub(super) fn opened(claim: &Claim, there: &Sighting) -> Finding {
+    match claim.has_made(there) {
+        Some(false) => Finding::Undone,
+        Some(true) if claim.bare => Finding::Done,
+        Some(true) => Finding::Partly,
+        None => Finding::Unclear,
+    }
+}
+
+/// Whether a CREATE that empties what exists has done so, and the CreateAction that its client is to be told, if that is not
+/// what the node will say. `shared`: others have, or had, the file open meanwhile.
+pub(super) fn emptied(
+    claim: &Claim,
+    there: &Sighting,
+    shared: bool,
+    supersedes: bool,
+) -> (Finding, Option<u32>) {
+    let action = match claim.has_made(there) {
+        Some(true) => CREATED,
+        _ if supersedes => SUPERSEDED,
+        _ => OVERWRITTEN,
+    };
+    if !shared || !claim.asked.may_follow(there.written) {
+        // Done or not, there is nothing in it that anybody was told is there.
+        return (Finding::Undone, (action == CREATED).then_some(CREATED));
+    }
+    let is_done = claim.bare && claim.is_alike(there) && claim.asked.is_near(there.written);
+    if is_done { (Finding::Done, Some(action)) } else { (Finding::Unclear, None) }
+}
+
+/// Which file has a name as far as answered requests tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// None is known.
+    Unknown,
+    /// One that had it before the request came.
+    Before(Birth),
+    /// One that got it while the request was under way.
+    Since(Birth),
+}
+
+impl Holder {
+    fn is_before(self, birth: Birth) -> bool {
+        matches!(self, Self::Before(known) if known.can_be(birth))
+    }
+
+    fn is_since(self, birth: Birth) -> bool {
+        matches!(self, Self::Since(known) if known.can_be(birth))
+    }
+}
+
+/// All that is known of a name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Name {
+    pub(super) there: Option<Sighting>,
+    pub(super) holder: Holder,
+    /// Who made what stands there.
+    pub(super) maker: Maker,
+    /// Who removed what stood there.
+    pub(super) remover: Remover,
+}
+
+impl Name {
+    /// What stands there has got the name while the request was under way.
+    fn is_anew(&self) -> bool {
+        self.there.is_some_and(|there| self.holder.is_since(there.birth))
+    }
+
+    /// What stands there had the name before the request came.
+    fn is_as_before(&self, asked: Asked) -> bool {
+        self.there.is_some_and(|there| self.holder.is_before(there.birth) || !asked.may_follow(there.created))
+    }
+}
+
+/// Whether a file was deleted by its name.
+pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
+    match name.there {
+        // Whoever removed what answered requests have left there was not answered.
+        None if name.holder != Holder::Unknown => Finding::Done,
+        None => match name.remover {
+            Remover::Known => Finding::Undone,
+            Remover::Unclear => Finding::Unclear,
+            Remover::Nobody => Finding::Done,
+        },
+        // To delete it again would delete what another client has made since.
+        Some(_) if name.is_anew() && name.remover == Remover::Nobody => Finding::Done,
+        Some(_) if name.is_anew() => Finding::Unclear,
+        Some(_) if name.is_as_before(asked) => Finding::Undone,
+        Some(_) => Finding::Unclear,
+    }
+}
+
+/// Whether what stood under `old` was renamed to `new`.
+pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
+    let anew = old.is_anew();
+    if old.there.is_some() && !anew {
+        return if old.is_as_before(asked) { Finding::Undone } else { Finding::Unclear };
+    }
+    // To do it again would rename what another client has made since.
+    let undone = if anew { Finding::Unclear } else { Finding::Undone };
+    let Some(there) = new.there else {
+        return if new.remover == Remover::Known { Finding::Unclear } else { undone };
+    };
+    if new.holder.is_before(there.birth) || new.holder.is_since(there.birth) {
+        return undone;
+    }
+    if let Holder::Before(was) = old.holder {
+        return if was.can_be(there.birth) { Finding::Done } else { undone };
+    }
+    match (new.maker, old.remover) {
+        (Maker::Known, _) => undone,
+        _ if asked.is_long_after(there.changed) => undone,
+        (Maker::Nobody, Remover::Nobody) if asked.is_near(there.changed) => Finding::Done,
+        (_, Remover::Known) => undone,
+        _ => Finding::Unclear,
+    }
+}
+
+/// Whether `new` was made a link of `source`: what has, or had, that name and on-disk id.
+pub(super) fn linked(source: (Option<[u8; 32]>, Holder), new: &Name) -> Finding {
+    let Some(there) = new.there else {
+        return if new.remover == Remover::Known { Finding::Unclear } else { Finding::Undone };
+    };
+    match is_same_file(source.0, there.on_disk_id) {
+        None => Finding::Unclear,
+        Some(false) => Finding::Undone,
+        // An answered request has made it: this one collides.
+        Some(true) if new.holder.is_before(there.birth) || new.holder.is_since(there.birth) => {
+            Finding::Undone
+        }
+        Some(true) if new.maker == Maker::Known => Finding::Undone,
+        // It may be known by another path; but then by the source's.
+        Some(true) if new.maker == Maker::Unclear && source.1 == Holder::Unknown => Finding::Unclear,
+        Some(true) => Finding::Done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 100 * OLD;
+    const SECOND: u64 = 10_000_000;
+
+    fn claim() -> Claim {
+        let asked = Asked(Some(NOW));
+        Claim { maker: Maker::Nobody, asked, bare: true, directory: false, attributes: 0x20, size: 0 }
+    }
+
+    fn at(time: u64) -> Sighting {
+        Sighting {
+            birth: Birth::set(time),
+            created: time,
+            accessed: time,
+            written: time,
+            changed: time,
+            allocated: 0,
+            size: 0,
+            attributes: 0x20,
+            on_disk_id: None,
+        }
+    }
+
+    fn there() -> Sighting {
+        at(NOW)
+    }
+
+    #[test]
+    fn whose_file_it_is() {
+        use Finding::{Done, Partly, Unclear, Undone};
+        let older = Claim { asked: Asked(None), ..claim() };
+        // For a CREATE that must be the one to make it, and for one that opens it else.
+        let rows = [
+            ("new, empty, of nobody else", claim(), there(), Done, Done),
+            ("clocks differ by a second", claim(), Sighting { created: NOW - SECOND, ..there() }, Done, Done),
+            (
+                "a directory",
+                Claim { directory: true, ..claim() },
+                Sighting { attributes: 0x10, ..there() },
+                Done,
+                Done,
+            ),
+            ("another's", Claim { maker: Maker::Known, ..claim() }, there(), Undone, Undone),
+            ("perhaps another's", Claim { maker: Maker::Unclear, ..claim() }, there(), Unclear, Unclear),
+            ("old", claim(), Sighting { created: NOW - 2 * OLD, ..there() }, Undone, Undone),
+            (
+                "neither old nor new",
+                claim(),
+                Sighting { created: NOW - OLD / 2, ..there() },
+                Unclear,
+                Unclear,
+            ),
+            ("written before", claim(), Sighting { written: NOW - OLD / 2, ..there() }, Unclear, Done),
+            ("no clock", older, there(), Unclear, Unclear),
+            ("another's, no clock", Claim { maker: Maker::Known, ..older }, there(), Undone, Undone),
+            ("not empty", claim(), Sighting { size: 1, ..there() }, Unclear, Done),
+            (
+                "written by its compound",
+                Claim { size: 1, ..claim() },
+                Sighting { size: 1, ..there() },
+                Done,
+                Done,
+            ),
+            ("a directory for a file", claim(), Sighting { attributes: 0x10, ..there() }, Unclear, Done),
+            ("a file for a directory", Claim { directory: true, ..claim() }, there(), Unclear, Done),
+            ("it brought more", Claim { bare: false, ..claim() }, there(), Unclear, Partly),
+            ("not hidden", Claim { attributes: 0x22, ..claim() }, there(), Unclear, Done),
+        ];
+        for (what, claim, there, exclusive, open_if) in rows {
+            assert_eq!(created(&claim, &there), exclusive, "{what}");
+            assert_eq!(opened(&claim, &there), open_if, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_emptied_again() {
+        use Finding::{Done, Unclear, Undone};
+        let old = Sighting { size: 9, ..at(NOW - 2 * OLD) };
+        let fresh = Sighting { written: NOW, ..old };
+        let (not, overwritten) = (None, Some(OVERWRITTEN));
+        let rows = [
+            ("nobody else had it", claim(), fresh, false, (Undone, not)),
+            ("nobody else had it, and it made it", claim(), there(), false, (Undone, Some(CREATED))),
+            ("others have it, not written since", claim(), old, true, (Undone, not)),
+            ("others have it, written since", claim(), fresh, true, (Unclear, not)),
+            (
+                "others have it, empty since",
+                claim(),
+                Sighting { size: 0, ..fresh },
+                true,
+                (Done, overwritten),
+            ),
+            ("others have it, empty for long", claim(), Sighting { size: 0, ..old }, true, (Undone, not)),
+            ("others have it, and it made it", claim(), there(), true, (Done, Some(CREATED))),
+            (
+                "others have it, it brought more",
+                Claim { bare: false, ..claim() },
+                Sighting { size: 0, ..fresh },
+                true,
+                (Unclear, not),
+            ),
+            ("no clock", Claim { asked: Asked(None), ..claim() }, old, true, (Unclear, not)),
+        ];
+        for (what, claim, there, shared, expected) in rows {
+            assert_eq!(emptied(&claim, &there, shared, false), expected, "{what}");
+        }
+        let superseded = emptied(&claim(), &Sighting { size: 0, ..fresh }, true, true);
+        assert_eq!(superseded, (Done, Some(SUPERSEDED)));
+    }
+
+    const BORN: u64 = NOW - 3 * OLD;
+
+    /// A name with nothing known of it.
+    fn name(there: Option<Sighting>) -> Name {
+        Name { there, holder: Holder::Unknown, maker: Maker::Nobody, remover: Remover::Nobody }
+    }
+
+    fn held(there: Option<Sighting>, holder: Holder) -> Name {
+        Name { holder, ..name(there) }
+    }
+
+    fn removed(remover: Remover) -> Name {
+        Name { remover, ..name(None) }
+    }
+
+    #[test]
+    fn whether_a_name_was_deleted() {
+        use Finding::{Done, Unclear, Undone};
+        let (old, fresh) = (at(BORN), there());
+        let (before, since) = (Holder::Before(fresh.birth), Holder::Since(fresh.birth));
+        let rows = [
+            ("it is not there", name(None), Done),
+            ("answered: removed", removed(Remover::Known), Undone),
+            ("answered: perhaps removed", removed(Remover::Unclear), Unclear),
+            ("answered: removed, and made again", Name { holder: before, ..removed(Remover::Known) }, Done),
+            ("it is there", name(Some(old)), Undone),
+            ("it was made just before", held(Some(fresh), before), Undone),
+            ("it was made by nobody known, just now", name(Some(fresh)), Unclear),
+            ("it was made since", held(Some(fresh), since), Done),
+            (
+                "it was made since, and removed by another",
+                Name { remover: Remover::Known, ..held(Some(fresh), since) },
+                Unclear,
+            ),
+        ];
+        for (what, name, expected) in rows {
+            assert_eq!(deleted(&name, Asked(Some(NOW))), expected, "{what}");
+        }
+        assert_eq!(deleted(&name(Some(old)), Asked(None)), Unclear, "no clock");
+    }
+
+    #[test]
+    fn whether_a_name_was_changed() {
+        use Finding::{Done, Unclear, Undone};
+        let (old, fresh) = (at(BORN), there());
+        let moved = Sighting { changed: NOW, ..old };
+        let other = Sighting { changed: NOW, ..at(BORN + 1) };
+        let (is_old, is_fresh) = (Holder::Before(old.birth), Holder::Since(fresh.birth));
+        let anew = held(Some(fresh), is_fresh);
+        let known = |there| Name { maker: Maker::Known, ..name(there) };
+        let rows = [
+            ("it has its old name", name(Some(old)), name(None), Undone),
+            ("it has its old name, another the new", name(Some(old)), name(Some(moved)), Undone),
+            ("what has the old name is unknown, and new", name(Some(fresh)), name(Some(moved)), Unclear),
+            ("neither name is there", name(None), name(None), Undone),
+            ("neither, and another removed the new", name(None), removed(Remover::Known), Unclear),
+            ("it has the new name, since now", name(None), name(Some(moved)), Done),
+            ("what has the new name has not changed", name(None), name(Some(old)), Undone),
+            (
+                "it changed a while ago",
+                name(None),
+                name(Some(Sighting { changed: NOW - OLD / 2, ..old })),
+                Unclear,
+            ),
+            ("an answered request made the new", name(None), known(Some(moved)), Undone),
+            ("perhaps one did", name(None), Name { maker: Maker::Unclear, ..name(Some(moved)) }, Unclear),
+            ("an answered request gave it the new", name(None), held(Some(moved), is_old), Undone),
+            ("it is known to be the file", held(None, is_old), name(Some(moved)), Done),
+            (
+                "the same, under a like name elsewhere",
+                held(None, is_old),
+                Name { maker: Maker::Unclear, ..name(Some(moved)) },
+                Done,
+            ),
+            ("it is known to be another", held(None, is_old), name(Some(other)), Undone),
+            ("an answered request removed the old", removed(Remover::Known), name(Some(moved)), Undone),
+            ("the old name was made anew", anew, name(Some(moved)), Done),
+            ("the old name was made anew, no new one", anew, name(None), Unclear),
+            ("the old name was made anew, the new is another's", anew, known(Some(moved)), Unclear),
+        ];
+        for (what, old, new, expected) in rows {
+            assert_eq!(renamed(&old, &new, Asked(Some(NOW))), expected, "{what}");
+        }
+        assert_eq!(renamed(&name(None), &name(Some(moved)), Asked(None)), Unclear, "no clock");
+    }
+
+    #[test]
+    fn whether_a_link_was_made() {
+        use Finding::{Done, Unclear, Undone};
+        let id = |n: u8| Some([n; 32]);
+        let file = |n| Sighting { on_disk_id: id(n), ..at(BORN) };
+        let is = Holder::Before(Birth::set(BORN));
+        let rows = [
+            ("it is not there", name(None), Undone),
+            ("it is not there, and another removed it", removed(Remover::Known), Unclear),
+            ("it is the file", name(Some(file(1))), Done),
+            ("it is another file", name(Some(file(2))), Undone),
+            ("nobody knows", name(Some(at(BORN))), Unclear),
+            ("an answered request made it", held(Some(file(1)), is), Undone),
+            ("the same, by time", Name { maker: Maker::Known, ..name(Some(file(1))) }, Undone),
+            ("perhaps one did", Name { maker: Maker::Unclear, ..name(Some(file(1))) }, Unclear),
+        ];
+        for (what, new, expected) in rows {
+            assert_eq!(linked((id(1), Holder::Unknown), &new), expected, "{what}");
+        }
+        let alike = Name { maker: Maker::Unclear, ..name(Some(file(1))) };
+        assert_eq!(linked((id(1), is), &alike), Done, "it is known by the source's name");
+    }
+}
