@@ -203,6 +203,7 @@ impl Metrics {
         let result = if report.failed.is_none() { "ok" } else { "failed" };
         self.takeovers.with_label_values(&[result, report.cause.label()]).inc();
         self.opens.with_label_values(&["reclaimed"]).inc_by(u64::from(report.opens_reclaimed));
+        self.opens.with_label_values(&["kept"]).inc_by(u64::from(report.opens_kept));
         self.opens.with_label_values(&["lost"]).inc_by(u64::from(report.opens_lost));
         self.requests.with_label_values(&["replayed"]).inc_by(u64::from(report.replayed));
         self.requests.with_label_values(&["failed"]).inc_by(u64::from(report.failed_requests));

@@ -359,6 +359,8 @@ pub struct TakeoverReport {
     pub sessions_lost: u32,
     /// Opens that are back.
     pub opens_reclaimed: u32,
+    /// Those of them that a node which lives had kept, with their locks.
+    pub opens_kept: u32,
     /// Opens that are lost.
     pub opens_lost: u32,
     /// Requests in flight that were sent again.

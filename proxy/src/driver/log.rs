@@ -144,7 +144,8 @@ fn takeover(shared: &Shared, link: LinkId, client: SocketAddr, report: &Takeover
             tracing::$level!(
                 link = link.0, %client, cause, from, to,
                 sessions = report.sessions, sessions_lost = report.sessions_lost,
-                opens_reclaimed = report.opens_reclaimed, opens_lost = report.opens_lost,
+                opens_reclaimed = report.opens_reclaimed, opens_kept = report.opens_kept,
+                opens_lost = report.opens_lost,
                 replayed = report.replayed, failed_requests = report.failed_requests,
                 total_ms = total,
                 assign_ms = ms(Phase::Assign), connect_ms = ms(Phase::Connect),

@@ -38,6 +38,7 @@ impl Coverage {
         for (what, count) in [
             ("sessions", report.sessions),
             ("opens reclaimed", report.opens_reclaimed),
+            ("opens kept", report.opens_kept),
             ("opens lost", report.opens_lost),
             ("requests replayed", report.replayed),
             ("requests failed", report.failed_requests),

@@ -2,6 +2,7 @@
 
 mod copies;
 mod differences;
+mod every_open;
 mod garbage;
 mod haproxy;
 mod injected;
@@ -82,6 +83,7 @@ pub(crate) fn all() -> Vec<Case> {
         pipelines::CASES,
         two_links::CASES,
         many_opens::CASES,
+        every_open::CASES,
         names::CASES,
         secrets::CASES,
         unprotected::CASES,

@@ -193,6 +193,23 @@ impl Rig {
         Ok(())
     }
 
+    /// Cuts every connection of the proxy to a node. `unseen`: the node hears nothing of it.
+    pub(crate) fn cut_legs(&self, index: usize, unseen: bool) -> Result<()> {
+        let node = self.nodes.get(index).context("no such node")?;
+        if unseen {
+            self.net.set_link(&node.name, false)?;
+        }
+        let cut = ["-K", "-tn", "dst", &node.address, "dport", "=", ":445"];
+        let output = self.net.command("hub", "ss").args(cut).output()?;
+        if !output.status.success() {
+            bail!("ss -K: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        if unseen {
+            self.net.set_link(&node.name, true)?;
+        }
+        Ok(())
+    }
+
     /// Starts a killed node again.
     pub(crate) fn restart(&mut self, index: usize) -> Result<()> {
         self.nodes.get_mut(index).context("no such node")?.start(&self.net)

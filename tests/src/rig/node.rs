@@ -159,11 +159,20 @@ impl Node {
     /// What smbstatus says of the node's sessions: user, dialect, encryption, signing. Only among the node's own
     /// processes does it see that they live.
     pub(crate) fn sessions(&self) -> Result<String> {
+        self.smbstatus("--brief")
+    }
+
+    /// What smbstatus says of the open files: name, and when it was opened.
+    pub(crate) fn open_files(&self) -> Result<String> {
+        self.smbstatus("--locks")
+    }
+
+    fn smbstatus(&self, what: &str) -> Result<String> {
         let init = self.pids().first().context("smbd has no process")?.as_raw_nonzero().to_string();
         let output = Command::new("nsenter")
             .args(["--target", &init, "--pid", "--net", "--mount"])
             .args(self.samba.words("/usr/bin/smbstatus"))
-            .args(["--brief", "-s"])
+            .args([what, "-s"])
             .arg(self.config())
             .output()
             .context("smbstatus")?;

@@ -157,8 +157,12 @@ impl Link {
         }
         self.parked.clear();
         self.begin_doubt();
+        for session in self.sessions.iter_mut().filter(|s| !s.ended) {
+            session.known_as.insert(lost.node, session.node_id);
+        }
         for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
             open.state = OpenState::Unreclaimed;
+            open.had_by = Some(lost.node);
             open.break_is_ours |= std::mem::take(&mut open.break_pending);
         }
         self.opens.forget_node_ids();

@@ -57,6 +57,8 @@ pub(crate) enum Op {
     Login(SessionId),
     /// TREE_CONNECT.
     Tree(SessionId, TreeId),
+    /// CREATE that asks the node for an Open it may have kept.
+    Reconnect(OpenToken),
     /// CREATE of a recorded Open.
     Reclaim(OpenToken),
     /// The same, by the name it has if that rename was done.

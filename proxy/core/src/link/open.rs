@@ -10,7 +10,7 @@ use smb_parse::{
 
 use crate::{
     files::FileKey,
-    ids::{Client, MessageId, Node, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
+    ids::{Client, MessageId, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
     link::{birth::Birth, request::Request},
     takeover::cursor::Cursor,
 };
@@ -25,8 +25,8 @@ pub(crate) enum Durable {
     No,
     /// DHnQ.
     V1,
-    /// DH2Q, with the timeout granted in milliseconds.
-    V2 { timeout: u32 },
+    /// DH2Q, with the timeout granted in milliseconds, and the CreateGuid by which the node knows it.
+    V2 { timeout: u32, create_guid: [u8; 16] },
 }
 
 /// Whether an Open exists on the present node.
@@ -48,6 +48,8 @@ pub(crate) struct Open {
     pub(crate) tree: Client<TreeId>,
     pub(crate) client_id: Client<FileId>,
     pub(crate) node_id: Node<FileId>,
+    /// The node that has given out `node_id`, once it is lost.
+    pub(crate) had_by: Option<NodeId>,
     pub(crate) state: OpenState,
     /// The path in the share, UTF-16LE, renames by this handle followed.
     pub(crate) name: Vec<u8>,
@@ -62,6 +64,8 @@ pub(crate) struct Open {
     pub(crate) oplock_level: u8,
     pub(crate) lease: Option<Lease>,
     pub(crate) durable: Durable,
+    /// The CreateGuid of the reclaim under way.
+    pub(crate) reclaimed_as: [u8; 16],
     /// TWrp: a previous version.
     pub(crate) timewarp: Option<u64>,
     /// QFid, if the client or the proxy asked for it: 32 bytes, the first 8 the on-disk id.
@@ -219,6 +223,7 @@ pub(crate) fn open_from(
         tree: Client(place.tree),
         client_id,
         node_id: Node(granted.file_id),
+        had_by: None,
         state: OpenState::Live,
         name: asked.name.0.to_vec(),
         share: place.share,
@@ -230,6 +235,7 @@ pub(crate) fn open_from(
         oplock_level: granted.oplock_level,
         lease: None,
         durable: Durable::No,
+        reclaimed_as: [0; 16],
         timewarp: None,
         on_disk_id: None,
         birth: Birth::of(&granted),
@@ -240,16 +246,26 @@ pub(crate) fn open_from(
         break_pending: false,
         break_is_ours: false,
     };
+    let mut guid = [0; 16];
     for context in asked.contexts().filter_map(Result::ok) {
-        if let RequestContext::Timewarp { timestamp } = RequestContext::parse(&context) {
-            open.timewarp = Some(timestamp);
+        match RequestContext::parse(&context) {
+            RequestContext::Timewarp { timestamp } => open.timewarp = Some(timestamp),
+            RequestContext::DurableV2 { create_guid, .. } => guid = create_guid,
+            // What was durable stays so; the answer does not say it again (MS-SMB2 3.3.5.9.7, 3.3.5.9.12).
+            RequestContext::DurableReconnect { .. } => open.durable = Durable::V1,
+            RequestContext::DurableReconnectV2 { create_guid, .. } => {
+                open.durable = Durable::V2 { timeout: 0, create_guid };
+            }
+            _ => {}
         }
     }
     for context in granted.contexts().filter_map(Result::ok) {
         match ResponseContext::parse(&context) {
             ResponseContext::Lease(lease) => open.lease = Some(lease),
             ResponseContext::Durable => open.durable = Durable::V1,
-            ResponseContext::DurableV2 { timeout, .. } => open.durable = Durable::V2 { timeout },
+            ResponseContext::DurableV2 { timeout, .. } => {
+                open.durable = Durable::V2 { timeout, create_guid: guid };
+            }
             ResponseContext::OnDiskId(id) => open.on_disk_id = known_id(id),
             _ => {}
         }

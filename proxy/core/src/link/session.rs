@@ -14,7 +14,7 @@ use crate::{
     auth::{Authority, Credentials, LoginObserver, LoginOutcome},
     crypto::{preauth::Preauth, sealing::Nonces},
     event::Protection,
-    ids::{Client, MessageId, Node, SessionId, TreeId},
+    ids::{Client, MessageId, Node, NodeId, SessionId, TreeId},
     link::{
         connection::{Connection, SIGNING_REQUIRED},
         cover::{SessionKeys, proved_key},
@@ -36,6 +36,8 @@ pub(crate) struct Session {
     pub(crate) client_id: Client<SessionId>,
     /// Its id on the present node.
     pub(crate) node_id: Node<SessionId>,
+    /// Its last id on each node that was lost: to be named there as the one that a new login succeeds.
+    pub(crate) known_as: BTreeMap<NodeId, Node<SessionId>>,
     /// SessionFlags of the node's answer; a further node must give the same.
     pub(crate) flags: u16,
     pub(crate) user: String,
@@ -72,6 +74,7 @@ impl Session {
         Self {
             client_id: Client(0),
             node_id: Node(0),
+            known_as: BTreeMap::new(),
             flags,
             user: name(outcome),
             protection: Protection::NoLogin,

@@ -48,6 +48,7 @@ impl Link {
             State::Recovering(recovery) => {
                 offer(Some(recovery.lost_at() + config.takeover_deadline), "takeover deadline");
                 offer(self.requests.pending_due(config.pending_after), "interim response");
+                offer(recovery.retry_at(), "a file that is not free yet");
             }
             State::Bridge(_) if !self.parked.is_empty() => {
                 offer(self.requests.pending_due(config.pending_after), "interim response");
@@ -94,6 +95,7 @@ impl Link {
             self.out.close_leg(leg, Close::Reset);
             self.leg_lost(now, leg, LegLoss::Silent);
         }
+        self.retry_reclaims(now);
         if self.judging.due(self.config.handshake_timeout).is_some_and(|at| now >= at) {
             self.judge_overdue(now);
         }

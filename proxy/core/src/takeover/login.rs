@@ -34,6 +34,8 @@ pub(crate) struct LoginState {
     preauth: Preauth,
     /// The SessionId the node gave with its first answer; of a session that stands already, its own.
     node_id: SessionId,
+    /// PreviousSessionId: the session on that node whose place it takes, or 0.
+    pub(crate) previous: SessionId,
     /// The security buffer to send next.
     token: Vec<u8>,
 }
@@ -49,7 +51,7 @@ impl LoginState {
     ) -> Result<Self, LoginError> {
         let mut login = authority.login(credentials)?;
         let token = login.start(random)?;
-        Ok(Self { login, preauth: conn.preauth.clone(), node_id, token })
+        Ok(Self { login, preauth: conn.preauth.clone(), node_id, previous: 0, token })
     }
 
     /// Sends the next SESSION_SETUP of a session that does not stand yet.
@@ -67,7 +69,7 @@ impl LoginState {
             flags: 0,
             security_mode: u8::try_from(security_mode & 0xff).unwrap_or(1),
             capabilities: 0,
-            previous_session_id: 0,
+            previous_session_id: self.previous,
             token: &self.token,
         };
         encode::session_setup(&header, &params)
@@ -141,7 +143,8 @@ impl Link {
             let id = session.client_id.0;
             let begun = LoginState::begin(authority, &*self.credentials, &mut *self.random, &leg.conn, 0);
             match begun {
-                Ok(state) => {
+                Ok(mut state) => {
+                    state.previous = session.known_as.get(&leg.node).map_or(0, |id| id.0);
                     logins.insert(id, state);
                     leg.todo.push_back(Op::Login(id));
                 }
@@ -205,6 +208,7 @@ impl Link {
         }
         session.node_keys = accepted.keys.map(Arc::new);
         session.node_id = accepted.node_id;
+        session.known_as.insert(leg.node, accepted.node_id);
         recovery.progress.sessions += 1;
         true
     }

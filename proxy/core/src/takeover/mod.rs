@@ -11,6 +11,7 @@ pub(crate) mod cursor;
 pub(crate) mod login;
 pub(crate) mod probe;
 mod reclaim;
+mod reconnect;
 pub(crate) mod verdict;
 
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use smb_parse::{
     header::{Command, Flags, Header, Status},
 };
 
-use self::{login::Logins, probe::Attempts};
+use self::{login::Logins, probe::Attempts, reconnect::Retries};
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason, Effect, Role},
@@ -47,6 +48,7 @@ pub(crate) struct Recovery {
     pub(crate) progress: Progress,
     /// The names under which Opens are looked for, if they are not there under the last known one.
     attempts: Attempts,
+    retries: Retries,
 }
 
 /// Where it stands.
@@ -73,6 +75,7 @@ pub(crate) struct Progress {
     sessions: u32,
     pub(crate) sessions_lost: u32,
     opens_reclaimed: u32,
+    opens_kept: u32,
     opens_lost: u32,
     replayed: u32,
     failed_requests: u32,
@@ -103,6 +106,7 @@ impl Progress {
             sessions: self.sessions,
             sessions_lost: self.sessions_lost,
             opens_reclaimed: self.opens_reclaimed,
+            opens_kept: self.opens_kept,
             opens_lost: self.opens_lost,
             replayed: self.replayed,
             failed_requests: self.failed_requests,
@@ -117,6 +121,7 @@ impl Recovery {
         Self {
             stage: Stage::Waiting(lost.generation),
             attempts: Attempts::default(),
+            retries: Retries::default(),
             progress: Progress {
                 cause,
                 lost_at: now,
@@ -126,6 +131,7 @@ impl Recovery {
                 sessions: 0,
                 sessions_lost: 0,
                 opens_reclaimed: 0,
+                opens_kept: 0,
                 opens_lost: 0,
                 replayed: 0,
                 failed_requests: 0,
@@ -261,8 +267,10 @@ impl Link {
         self.opens.forget_node_ids();
         self.out.file(FileEvent::Lost);
         if let State::Recovering(recovery) = &mut self.state {
+            recovery.retries = Retries::default();
             recovery.progress.sessions = 0;
             recovery.progress.opens_reclaimed = 0;
+            recovery.progress.opens_kept = 0;
         }
     }
 
@@ -270,8 +278,12 @@ impl Link {
     pub(crate) fn recovery_leg_lost(&mut self, now: Instant, leg: LegId, loss: LegLoss) {
         let State::Recovering(recovery) = &mut self.state else { return };
         let Some(attached) = recovery.attached().filter(|a| a.leg == leg) else { return };
+        let in_login = matches!(recovery.stage, Stage::Authenticating(..));
         recovery.stage = Stage::Waiting(attached.generation);
         recovery.progress.phase_since = now;
+        if in_login && loss == LegLoss::Silent {
+            self.name_no_session_of(attached.node);
+        }
         self.unreclaim();
         self.report_loss(attached, loss);
         if let Some(assignment) = self.assignment.filter(|a| a.generation > attached.generation) {
@@ -349,6 +361,8 @@ impl Link {
                 self.fail_takeover(now, CloseReason::TakeoverFailed, Close::Reset);
             }
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
+            _ if self.comes_too_early(now, &op, Status(header.status)) => {}
+            Op::Reconnect(open) => self.reconnect_answer(open, header, msg),
             Op::Reclaim(open) => self.reclaim_answer(open, None, header, msg),
             Op::ReclaimRenamed(open, rename) => self.reclaim_answer(open, Some(rename), header, msg),
             Op::Locks(open) => self.locks_answer(open, header),
@@ -364,9 +378,11 @@ impl Link {
     fn is_ours(&self, op: &Op, opened: Option<SessionId>, header: &Header, msg: &mut [u8]) -> bool {
         let session = match op {
             Op::Tree(session, _) => Some(*session),
-            Op::Reclaim(open) | Op::ReclaimRenamed(open, _) | Op::Locks(open) | Op::Disposition(open) => {
-                self.opens.get(*open).map(|o| o.session.0)
-            }
+            Op::Reconnect(open)
+            | Op::Reclaim(open)
+            | Op::ReclaimRenamed(open, _)
+            | Op::Locks(open)
+            | Op::Disposition(open) => self.opens.get(*open).map(|o| o.session.0),
             _ => None,
         };
         if opened.is_some() {
@@ -397,7 +413,7 @@ impl Link {
         loop {
             self.pump();
             let State::Recovering(recovery) = &mut self.state else { return };
-            if !recovery.node_leg().is_some_and(|leg| leg.is_settled()) {
+            if !recovery.retries.is_empty() || !recovery.node_leg().is_some_and(|leg| leg.is_settled()) {
                 return;
             }
             let stage = std::mem::replace(&mut recovery.stage, Stage::Waiting(0));
@@ -445,6 +461,7 @@ impl Link {
             match op {
                 Op::Login(session) => self.send_login(session),
                 Op::Tree(session, tree) => self.send_tree(session, tree),
+                Op::Reconnect(open) => self.send_reconnect(open),
                 Op::Reclaim(open) => self.send_reclaim(open, None),
                 Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Some(rename)),
                 Op::Locks(open) => self.send_locks(open),

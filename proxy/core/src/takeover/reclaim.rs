@@ -60,15 +60,18 @@ impl Link {
 
     /// Every Open whose tree is back. Pipes cannot be: their state was the server's alone.
     pub(super) fn begin_reclaim(&mut self, mut leg: NodeLeg) -> Stage {
-        let mut lost = Vec::new();
+        let (mut kept, mut fresh, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         for open in self.opens.iter().filter(|o| o.state == OpenState::Unreclaimed) {
             let tree = self.sessions.tree(open.session.0, open.tree.0);
-            if !open.is_pipe && tree.is_some_and(|t| !t.lost) {
-                leg.todo.push_back(Op::Reclaim(open.token));
-            } else {
+            if open.is_pipe || tree.is_none_or(|t| t.lost) {
                 lost.push(open.token);
+            } else if self.may_be_kept(open, leg.node) {
+                kept.push(Op::Reconnect(open.token));
+            } else {
+                fresh.push(Op::Reclaim(open.token));
             }
         }
+        leg.todo.extend(kept.into_iter().chain(fresh));
         for token in lost {
             self.give_up(token);
         }
@@ -77,14 +80,15 @@ impl Link {
 
     /// `renamed`: by the name that this rename may have given to it.
     pub(super) fn send_reclaim(&mut self, token: OpenToken, renamed: Option<MessageId>) {
-        let mut create_guid = [0; 16];
-        self.random.fill(&mut create_guid);
+        if let Some(open) = self.opens.get_mut(token) {
+            self.random.fill(&mut open.reclaimed_as);
+        }
         let Some(open) = self.opens.get(token) else { return };
         let new_name = match (&self.state, renamed) {
             (State::Recovering(recovery), Some(rename)) => recovery.attempts.name(token, rename),
             _ => None,
         };
-        let contexts = reclaim_contexts(open, create_guid);
+        let contexts = reclaim_contexts(open);
         let session = open.session.0;
         let header = self.own_header(Command::CREATE, session, self.node_tree(open));
         let msg = encode::create(
@@ -129,21 +133,19 @@ impl Link {
             return;
         };
         self.note_place(token, renamed, found.is_some_and(|(_, identity)| identity == Identity::Same));
+        let node = self.node_in_the_making();
         let Some(open) = self.opens.get_mut(token) else { return };
         let had = level_of(open);
         let node_id = response.file_id;
         adopt(open, &response);
+        open.had_by = node;
         open.state = OpenState::Live;
         open.cursor.reopened();
         let locked = !open.locks.is_empty();
         self.opens.set_node_id(token, node_id);
         self.break_to_present_level(token, had);
         if locked {
-            if let State::Recovering(recovery) = &mut self.state
-                && let Some(leg) = recovery.node_leg()
-            {
-                leg.todo.push_back(Op::Locks(token));
-            }
+            self.ask_for(Op::Locks(token));
         } else {
             self.reclaimed(token);
         }
@@ -155,14 +157,19 @@ impl Link {
             self.give_up(token);
             return;
         };
+        self.ask_for(Op::ReclaimRenamed(token, rename));
+    }
+
+    /// To be asked of the node in the making.
+    pub(super) fn ask_for(&mut self, op: Op) {
         if let State::Recovering(recovery) = &mut self.state
             && let Some(leg) = recovery.node_leg()
         {
-            leg.todo.push_back(Op::ReclaimRenamed(token, rename));
+            leg.todo.push_back(op);
         }
     }
 
-    fn reclaimed(&mut self, token: OpenToken) {
+    pub(super) fn reclaimed(&mut self, token: OpenToken) {
         self.out.file(FileEvent::Reclaimed { open: token });
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.opens_reclaimed += 1;
@@ -170,7 +177,7 @@ impl Link {
     }
 
     /// Another file stands under the name: what was opened is closed again.
-    fn close_stranger(&mut self, token: OpenToken, id: smb_parse::FileId) {
+    pub(super) fn close_stranger(&mut self, token: OpenToken, id: smb_parse::FileId) {
         let Some(open) = self.opens.get(token) else { return };
         let session = open.session.0;
         let header = self.own_header(Command::CLOSE, session, self.node_tree(open));
@@ -233,7 +240,7 @@ impl Link {
         self.send_in_session(session, &msg, Op::Disposition(token));
     }
 
-    fn node_tree(&self, open: &Open) -> TreeId {
+    pub(super) fn node_tree(&self, open: &Open) -> TreeId {
         self.sessions.tree(open.session.0, open.tree.0).map_or(0, |t| t.node_id.0)
     }
 
@@ -249,7 +256,7 @@ impl Link {
 
 /// How a file found under an Open's name compares with what was open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Identity {
+pub(super) enum Identity {
     /// The very file.
     Same,
     /// Nothing speaks against it.
@@ -258,7 +265,7 @@ enum Identity {
     Other,
 }
 
-fn identity(open: &Open, response: &create::Response<'_>) -> Identity {
+pub(super) fn identity(open: &Open, response: &create::Response<'_>) -> Identity {
     let is = response.contexts().filter_map(Result::ok).find_map(|c| match ResponseContext::parse(&c) {
         ResponseContext::OnDiskId(id) => known_id(id),
         _ => None,
@@ -284,7 +291,9 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) {
             ResponseContext::Lease(granted) => lease = Some(granted),
             ResponseContext::OnDiskId(id) => on_disk_id = known_id(id),
             ResponseContext::Durable => durable = Durable::V1,
-            ResponseContext::DurableV2 { timeout, .. } => durable = Durable::V2 { timeout },
+            ResponseContext::DurableV2 { timeout, .. } => {
+                durable = Durable::V2 { timeout, create_guid: open.reclaimed_as };
+            }
             _ => {}
         }
     }
@@ -301,7 +310,7 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) {
 }
 
 /// The create contexts of a reclaim.
-fn reclaim_contexts(open: &Open, create_guid: [u8; 16]) -> Vec<(&'static [u8], Vec<u8>)> {
+fn reclaim_contexts(open: &Open) -> Vec<(&'static [u8], Vec<u8>)> {
     let mut contexts: Vec<(&'static [u8], Vec<u8>)> = Vec::with_capacity(4);
     if let Some(lease) = &open.lease {
         contexts.push((create_context::tag::RQLS, encode::lease(lease)));
@@ -309,8 +318,10 @@ fn reclaim_contexts(open: &Open, create_guid: [u8; 16]) -> Vec<(&'static [u8], V
     match open.durable {
         Durable::No => {}
         Durable::V1 => contexts.push((create_context::tag::DHNQ, encode::durable_request())),
-        Durable::V2 { timeout } => contexts
-            .push((create_context::tag::DH2Q, encode::durable_v2_request(timeout.min(TIMEOUT), create_guid))),
+        Durable::V2 { timeout, .. } => {
+            let request = encode::durable_v2_request(timeout.min(TIMEOUT), open.reclaimed_as);
+            contexts.push((create_context::tag::DH2Q, request));
+        }
     }
     contexts.push((create_context::tag::QFID, Vec::new()));
     if let Some(timestamp) = open.timewarp {

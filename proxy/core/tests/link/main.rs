@@ -7,6 +7,7 @@ mod judged;
 mod logins;
 mod names;
 mod node;
+mod reclaim;
 mod replay;
 mod rig;
 mod sealed;

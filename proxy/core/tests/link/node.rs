@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
 };
 
@@ -10,7 +10,7 @@ use smb_parse::{
     FileId, Utf16,
     cmd::{create, negotiate, query_info, read, session_setup, set_info, tree_connect, write},
     compound::elements,
-    create_context::tag,
+    create_context::{RequestContext, tag},
     encode,
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status, Target},
@@ -42,6 +42,12 @@ pub(crate) const ENCRYPTION: u32 = 0x40;
 pub(crate) const NOW: u64 = 10 * MINUTE;
 /// A minute by that clock.
 pub(crate) const MINUTE: u64 = 600_000_000;
+
+/// FILE_WRITE_DATA (MS-SMB2 2.2.13.1.1).
+const WRITE_DATA: u32 = 2;
+/// FILE_ATTRIBUTE_READONLY and FILE_ATTRIBUTE_ARCHIVE (MS-FSCC 2.6).
+const READONLY: u32 = 1;
+const ARCHIVE: u32 = 0x20;
 
 /// The access that every Open has, as the node tells whoever asks.
 pub(crate) const GRANTED: u32 = 0x0012_019f;
@@ -141,6 +147,12 @@ pub(crate) struct Habits {
     pub(crate) unchanged: bool,
     /// Says of every file that it was written then.
     pub(crate) written: Option<u64>,
+    /// Promises to keep each Open for which that is asked.
+    pub(crate) keeps: bool,
+    /// Answers to the next CREATEs, whatever they ask for.
+    pub(crate) refuses: VecDeque<Status>,
+    /// Names of files that nobody may open to write; shared with the other node.
+    pub(crate) read_only: Rc<RefCell<BTreeSet<String>>>,
 }
 
 /// One server, its only client, and that client's connections: one, or one more that is bound to its sessions.
@@ -160,6 +172,10 @@ pub(crate) struct Node {
     owners: BTreeMap<u64, u64>,
     /// The key of a session that has just ended.
     parted: Option<Rc<SigningKey>>,
+    /// What it has promised to keep: the CreateGuid, if it was told one, and the name.
+    promised: BTreeMap<u64, (Option<[u8; 16]>, String)>,
+    /// What it keeps of connections that are over.
+    pub(crate) kept: BTreeMap<u64, (Option<[u8; 16]>, String)>,
     next: u64,
     pub(crate) habits: Habits,
     /// Every request it was sent, in order.
@@ -185,11 +201,25 @@ impl Node {
             doomed: BTreeSet::new(),
             owners: BTreeMap::new(),
             parted: None,
+            promised: BTreeMap::new(),
+            kept: BTreeMap::new(),
             next: 0,
             habits: Habits::default(),
             seen: Vec::new(),
             sealed: Vec::new(),
         }
+    }
+
+    /// The connection is over, the node lives.
+    pub(crate) fn disconnected(&mut self) -> BTreeMap<u64, (Option<[u8; 16]>, String)> {
+        let (opens, mut kept) = (&self.opens, std::mem::take(&mut self.kept));
+        kept.extend(std::mem::take(&mut self.promised).into_iter().filter(|(id, _)| opens.contains_key(id)));
+        kept
+    }
+
+    /// It keeps nothing of what it has promised.
+    pub(crate) fn forget_promises(&mut self) {
+        self.promised.clear();
     }
 
     /// The requests of one command it was sent.
@@ -410,21 +440,33 @@ impl Node {
                 let len = u32::try_from(info.len()).unwrap();
                 body(&ok, &[&u16s(&[9, 72])[..], &len.to_le_bytes(), &info].concat())
             }
+            Command::LOCK => body(&ok, &u16s(&[4, 0])),
             Command::FLUSH => body(&ok, &u16s(&[4, 0])),
             _ => encode::error_response(&response(header, Status::NOT_SUPPORTED)),
         }
     }
 
     fn set_info(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
+        const BASIC: u8 = 4;
         const DISPOSITION: u8 = 13;
         let asked = set_info::Request::parse(msg).expect("SET_INFO");
-        if asked.file_info_class != DISPOSITION {
-            return self.change_name(header, msg, name);
-        }
-        if asked.buffer == [1] {
-            self.doomed.insert(id.volatile);
-        } else {
-            self.doomed.remove(&id.volatile);
+        match asked.file_info_class {
+            DISPOSITION if asked.buffer == [1] => {
+                self.doomed.insert(id.volatile);
+            }
+            DISPOSITION => {
+                self.doomed.remove(&id.volatile);
+            }
+            BASIC => {
+                let attributes = u32::from_le_bytes(asked.buffer[32..36].try_into().expect("attributes"));
+                let mut read_only = self.habits.read_only.borrow_mut();
+                if attributes & READONLY != 0 {
+                    read_only.insert(name.into());
+                } else if attributes != 0 {
+                    read_only.remove(name);
+                }
+            }
+            _ => return self.change_name(header, msg, name),
         }
         encode::set_info_response(&response(header, Status::SUCCESS))
     }
@@ -462,11 +504,37 @@ impl Node {
         const CREATED: u32 = 2;
         const DELETE_ON_CLOSE: u32 = 0x1000;
         let asked = create::Request::parse(msg).expect("CREATE");
-        let name = asked.name.to_string_lossy();
+        if let Some(status) = self.habits.refuses.pop_front() {
+            return encode::error_response(&response(header, status));
+        }
+        let mut name = asked.name.to_string_lossy();
+        let (mut promise, mut known) = (None, None);
+        for context in asked.contexts().flatten() {
+            match RequestContext::parse(&context) {
+                RequestContext::Durable => promise = Some(None),
+                RequestContext::DurableV2 { create_guid, .. } => promise = Some(Some(create_guid)),
+                RequestContext::DurableReconnect { file_id } => known = Some((file_id, None)),
+                RequestContext::DurableReconnectV2 { file_id, create_guid, .. } => {
+                    known = Some((file_id, Some(create_guid)));
+                }
+                _ => {}
+            }
+        }
+        if let Some((file_id, guid)) = known {
+            let alone =
+                asked.contexts().flatten().all(|c| [tag::DHNC, tag::DH2C, tag::RQLS].contains(&c.tag));
+            match self.kept.remove(&file_id.persistent) {
+                Some((promised, kept)) if alone && promised == guid => (promise, name) = (Some(guid), kept),
+                _ => return encode::error_response(&response(header, Status::OBJECT_NAME_NOT_FOUND)),
+            }
+        }
         let exists = self.disk.borrow().contains_key(&name);
+        let read_only = self.habits.read_only.borrow().contains(&name);
+        let writes = asked.desired_access & WRITE_DATA != 0;
         let status = match (asked.create_disposition, exists) {
             (1 | 4, false) => Status::OBJECT_NAME_NOT_FOUND,
             (CREATED, true) => Status::OBJECT_NAME_COLLISION,
+            (_, true) if read_only && writes => Status::ACCESS_DENIED,
             _ => Status::SUCCESS,
         };
         if status != Status::SUCCESS {
@@ -481,6 +549,7 @@ impl Node {
             }
             (*number, data.len() as u64)
         };
+        let kept_name = name.clone();
         self.opens.insert(id, name);
         if asked.create_options & DELETE_ON_CLOSE != 0 {
             self.doomed.insert(id);
@@ -495,22 +564,30 @@ impl Node {
             4 | 5 => 3,
             _ => 1,
         };
+        let attributes = if read_only { READONLY } else { ARCHIVE };
         let mut out = [&u16s(&[89])[..], &[oplock, 0], &action.to_le_bytes(), &birth.to_le_bytes()].concat();
         let written = self.habits.written.unwrap_or(birth).to_le_bytes();
         let changed = if self.habits.unchanged { 0 } else { NOW }.to_le_bytes();
         // Never read; not allocated.
-        out.extend([[0; 8], written, changed, [0; 8], size.to_le_bytes(), [0; 8]].concat());
+        out.extend([[0; 8], written, changed, [0; 8], size.to_le_bytes()].concat());
+        out.extend([attributes.to_le_bytes(), [0; 4]].concat());
         out.extend(file.to_bytes());
-        if asked.contexts().flatten().any(|context| context.tag == tag::QFID) {
-            out.extend([152_u32.to_le_bytes(), 56_u32.to_le_bytes()].concat());
-            out.extend(
-                [&[0; 4][..], &u16s(&[16, 4, 0, 24]), &32_u32.to_le_bytes(), b"QFid", &[0; 4]].concat(),
-            );
-            out.extend([&number.to_le_bytes()[..], &[0; 24]].concat());
-        } else {
-            out.extend([0; 8]);
+        out.extend([0; 8]);
+        let ok = response(header, Status::SUCCESS);
+        let plain = body(&ok, &out);
+        let mut contexts: Vec<(&[u8], Vec<u8>)> = Vec::new();
+        if known.is_none() && asked.contexts().flatten().any(|context| context.tag == tag::QFID) {
+            contexts.push((tag::QFID, [&number.to_le_bytes()[..], &[0; 24]].concat()));
         }
-        body(&response(header, Status::SUCCESS), &out)
+        if let Some(guid) = promise.filter(|_| self.habits.keeps || known.is_some()) {
+            self.promised.insert(id, (guid, kept_name));
+            match guid {
+                _ if known.is_some() => {}
+                None => contexts.push((tag::DHNQ, vec![0; 8])),
+                Some(_) => contexts.push((tag::DH2Q, [60_000_u32.to_le_bytes(), [0; 4]].concat())),
+            }
+        }
+        encode::create_response(&ok, &create::Response::parse(&plain).expect("an answer"), &contexts)
     }
 
     fn negotiate(&mut self, header: &Header, msg: &[u8]) -> Vec<u8> {

@@ -116,6 +116,8 @@ pub(crate) struct Rig {
     pub(crate) nodes: Vec<Node>,
     /// Who can be dialled.
     pub(crate) up: Vec<bool>,
+    /// The node that is dialled next is as it was.
+    pub(crate) stays: bool,
     pub(crate) leg: Option<(LegId, usize)>,
     /// Connections beside the main one: which, to which node, and what is at its end. Also those that are over.
     pub(crate) beside: Vec<(LegId, usize, Node)>,
@@ -208,6 +210,7 @@ impl Rig {
             disk: Rc::clone(disk),
             nodes: (1..3).map(|n| Node::new(n * 0x1000 + id.0 * 0x100, disk, &known)).collect(),
             up: vec![true, true],
+            stays: false,
             leg: None,
             beside: Vec::new(),
             open_beside: BTreeSet::new(),
@@ -283,6 +286,15 @@ impl Rig {
         self.link.handle_leg_lost(self.now, leg, LegLoss::Closed);
         self.pump();
         self.lose_beside();
+    }
+
+    /// The main connection breaks; its node lives, and is named again.
+    pub(crate) fn cut(&mut self) {
+        let (leg, node) = self.leg.take().expect("a node serves");
+        self.stays = true;
+        self.link.handle_leg_lost(self.now, leg, LegLoss::Closed);
+        self.pump();
+        self.assign(u16::try_from(node).unwrap());
     }
 
     /// Every connection beside the main one breaks.
@@ -415,7 +427,13 @@ impl Rig {
                 if self.up[node] {
                     if !self.nodes[node].seen.is_empty() {
                         let base = 0x1_0000 * leg.0;
+                        let (kept, habits) =
+                            (self.nodes[node].disconnected(), self.nodes[node].habits.clone());
                         self.nodes[node] = Node::new(base, &self.disk, &self.users);
+                        self.nodes[node].kept = kept;
+                        if std::mem::take(&mut self.stays) {
+                            self.nodes[node].habits = habits;
+                        }
                     }
                     self.leg = Some((leg, node));
                     self.link.handle_connected(self.now, leg);

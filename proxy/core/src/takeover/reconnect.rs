@@ -1,0 +1,194 @@
+//! Back on the node that was lost: only the connection was, and the node may have kept the durable Opens (MS-SMB2 3.3.5.9.7,
+//! 3.3.5.9.12), their locks with them.
+//!
+//! Our login names the lost session as PreviousSessionId, so the node has ended it when the login succeeds: what is
+//! durable is disconnected by then, and all else is closed, so that nothing of the lost connection is in the way. Durable
+//! Opens are asked for first. One that the node does not give is opened anew, as on any node.
+//!
+//! A process of the node that is just ending may hold a file still: what fails for that is tried again, for a while.
+
+use std::time::{Duration, Instant};
+
+use smb_parse::{
+    cmd::create,
+    create_context::{ResponseContext, tag},
+    encode::{self, CreateParams},
+    header::{Command, Header, Status},
+};
+
+use super::{
+    Recovery,
+    reclaim::{Identity, identity},
+};
+use crate::{
+    ids::{NodeId, OpenToken},
+    link::{
+        Link, State,
+        birth::Birth,
+        breaks::level_of,
+        node_leg::Op,
+        open::{Durable, OPLOCK_LEASE, Open, OpenState},
+    },
+};
+
+/// FILE_OPEN (MS-SMB2 2.2.13).
+const FILE_OPEN: u32 = 1;
+/// What a file answers that another process has not let go yet.
+const NOT_FREE: [Status; 3] =
+    [Status::SHARING_VIOLATION, Status::FILE_NOT_AVAILABLE, Status::LOCK_NOT_GRANTED];
+/// How often it is tried again, and for how long.
+const AGAIN: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What is to be asked again.
+#[derive(Debug, Default)]
+pub(super) struct Retries {
+    ops: Vec<Op>,
+    /// When.
+    at: Option<Instant>,
+    /// No longer than this.
+    until: Option<Instant>,
+}
+
+impl Retries {
+    pub(super) fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+impl Recovery {
+    /// When [`Link::retry_reclaims`] is due.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retries.at
+    }
+}
+
+impl Link {
+    /// The node that is gone to.
+    pub(super) fn node_in_the_making(&self) -> Option<NodeId> {
+        match &self.state {
+            State::Recovering(recovery) => recovery.attached().map(|attached| attached.node),
+            _ => None,
+        }
+    }
+
+    /// The node did not answer a login that names an earlier session: the process that has it may be stopped, and the next
+    /// login shall not wait for it.
+    pub(super) fn name_no_session_of(&mut self, node: NodeId) {
+        for session in self.sessions.iter_mut() {
+            session.known_as.remove(&node);
+        }
+    }
+
+    /// Whether a node may have kept an Open. One that may have another name by now is not asked for, unless its lease makes
+    /// the node compare the names.
+    pub(super) fn may_be_kept(&self, open: &Open, node: NodeId) -> bool {
+        open.durable != Durable::No
+            && open.had_by == Some(node)
+            && !open.delete_pending
+            && (open.lease.is_some() || self.next_attempt(open.token, None).is_none())
+    }
+
+    /// DHnC or DH2C, with a lease if the Open has one: with anything else beside it a node says no.
+    pub(super) fn send_reconnect(&mut self, token: OpenToken) {
+        let Some(open) = self.opens.get(token) else { return };
+        let mut contexts: Vec<(&'static [u8], Vec<u8>)> = match open.durable {
+            Durable::No => Vec::new(),
+            Durable::V1 => vec![(tag::DHNC, encode::durable_reconnect(open.node_id.0))],
+            Durable::V2 { create_guid, .. } => {
+                vec![(tag::DH2C, encode::durable_v2_reconnect(open.node_id.0, create_guid, 0))]
+            }
+        };
+        if let Some(lease) = &open.lease {
+            contexts.push((tag::RQLS, encode::lease(lease)));
+        }
+        let session = open.session.0;
+        let header = self.own_header(Command::CREATE, session, self.node_tree(open));
+        let msg = encode::create(
+            &header,
+            &CreateParams {
+                oplock_level: if open.lease.is_some() { OPLOCK_LEASE } else { open.oplock_level },
+                impersonation_level: open.impersonation_level,
+                desired_access: open.granted_access.unwrap_or(open.desired_access),
+                file_attributes: 0,
+                share_access: open.share_access,
+                create_disposition: FILE_OPEN,
+                create_options: open.create_options,
+                name_utf16: &open.name,
+                contexts: &contexts,
+            },
+        );
+        self.send_in_session(session, &msg, Op::Reconnect(token));
+    }
+
+    /// The Open is back as it was, or has to be opened anew.
+    pub(super) fn reconnect_answer(&mut self, token: OpenToken, header: &Header, msg: &[u8]) {
+        let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
+        let Some(response) = response else {
+            self.ask_for(Op::Reclaim(token));
+            return;
+        };
+        let node = self.node_in_the_making();
+        let Some(open) = self.opens.get_mut(token) else { return };
+        if identity(open, &response) == Identity::Other {
+            self.close_stranger(token, response.file_id);
+            self.ask_for(Op::Reclaim(token));
+            return;
+        }
+        let had = level_of(open);
+        resume(open, &response);
+        open.had_by = node;
+        self.opens.set_node_id(token, response.file_id);
+        self.note_place(token, None, false);
+        self.break_to_present_level(token, had);
+        self.reclaimed(token);
+        if let State::Recovering(recovery) = &mut self.state {
+            recovery.progress.opens_kept += 1;
+        }
+    }
+
+    /// An answer that another process of the same node is the reason for: the question is put again later. True if so.
+    pub(super) fn comes_too_early(&mut self, now: Instant, op: &Op, status: Status) -> bool {
+        let State::Recovering(recovery) = &mut self.state else { return false };
+        let is_reclaim = matches!(op, Op::Reclaim(_) | Op::ReclaimRenamed(..) | Op::Locks(_));
+        if !is_reclaim || !NOT_FREE.contains(&status) || !recovery.progress.is_on_the_lost_node() {
+            return false;
+        }
+        let retries = &mut recovery.retries;
+        if now >= *retries.until.get_or_insert(now + PATIENCE) {
+            return false;
+        }
+        retries.ops.push(op.clone());
+        retries.at.get_or_insert(now + AGAIN);
+        true
+    }
+
+    /// Asks again what is due.
+    pub(crate) fn retry_reclaims(&mut self, now: Instant) {
+        let State::Recovering(recovery) = &mut self.state else { return };
+        if recovery.retries.at.is_none_or(|at| now < at) {
+            return;
+        }
+        recovery.retries.at = None;
+        let ops = std::mem::take(&mut recovery.retries.ops);
+        if let Some(leg) = recovery.node_leg() {
+            leg.todo.extend(ops);
+        }
+        self.recovery_advance(now);
+    }
+}
+
+/// Takes what the node has kept into the record. It says the level of the oplock or lease; what is durable stays so.
+fn resume(open: &mut Open, response: &create::Response<'_>) {
+    let lease = response.contexts().filter_map(Result::ok).find_map(|c| match ResponseContext::parse(&c) {
+        ResponseContext::Lease(lease) => Some(lease),
+        _ => None,
+    });
+    open.state = OpenState::Live;
+    open.birth = Birth::of(response);
+    open.oplock_level = response.oplock_level;
+    if let Some(known) = open.lease.as_mut() {
+        known.state = lease.map_or(0, |lease| lease.state);
+        known.epoch = known.epoch.max(lease.map_or(0, |lease| lease.epoch));
+    }
+}

@@ -1,0 +1,181 @@
+//! Every Open comes back: what a node has kept, what it will not give at once, what is read-only.
+
+use std::time::Duration;
+
+use smb_parse::{
+    FileId,
+    cmd::{create, lock::Lock, session_setup},
+    create_context::{RequestContext, tag},
+    encode::{self, CreateParams},
+    header::{Command, Status},
+};
+
+use crate::rig::Rig;
+
+/// SMB2_OPLOCK_LEVEL_BATCH (MS-SMB2 2.2.13).
+const BATCH: u8 = 9;
+/// The CreateGuid of a client.
+const GUID: [u8; 16] = [0x61; 16];
+/// SMB2_LOCKFLAG_EXCLUSIVE_LOCK (MS-SMB2 2.2.26.1).
+const EXCLUSIVE: u32 = 2;
+
+/// A CREATE that asks for a durable handle of that version; of none if 0.
+fn create(rig: &Rig, name: &str, version: u8) -> Vec<u8> {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let contexts: &[(&[u8], Vec<u8>)] = match version {
+        0 => &[],
+        1 => &[(tag::DHNQ, encode::durable_request())],
+        _ => &[(tag::DH2Q, encode::durable_v2_request(60_000, GUID))],
+    };
+    let params = CreateParams {
+        oplock_level: BATCH,
+        impersonation_level: 2,
+        desired_access: 3,
+        file_attributes: 0,
+        share_access: 7,
+        create_disposition: 1,
+        create_options: 0,
+        name_utf16: &name,
+        contexts,
+    };
+    encode::create(&rig.header(Command::CREATE, 0), &params)
+}
+
+fn open(rig: &mut Rig, name: &str, version: u8) -> FileId {
+    let (status, msg) = rig.ask(create(rig, name, version));
+    assert_eq!(status, Status::SUCCESS, "{name}");
+    create::Response::parse(&msg).unwrap().file_id
+}
+
+fn locked(rig: &mut Rig, file: FileId) {
+    let lock = Lock { offset: 0, length: 1, flags: EXCLUSIVE };
+    let asked = encode::lock(&rig.header(Command::LOCK, 0), file, 0, &[lock]);
+    assert_eq!(rig.ask(asked).0, Status::SUCCESS);
+}
+
+fn reads(rig: &mut Rig, file: FileId) -> Status {
+    rig.ask(rig.read(0, file, 0, 4)).0
+}
+
+/// A client that has three files open and locked: by both kinds of durable handles, and by none.
+fn holder() -> (Rig, Vec<FileId>) {
+    let mut rig = Rig::new();
+    rig.nodes[0].habits.keeps = true;
+    rig.negotiate();
+    rig.log_in("alice");
+    let files = (0..3_u8).map(|version| {
+        let name = format!("file{version}");
+        rig.put(&name, 70 + u64::from(version), b"text");
+        let file = open(&mut rig, &name, version);
+        locked(&mut rig, file);
+        file
+    });
+    let files = files.collect();
+    (rig, files)
+}
+
+/// The names that the present node was asked for since, and how: the tag of what asks for a durable handle.
+fn asked_for(rig: &Rig) -> Vec<(String, Option<Vec<u8>>)> {
+    let node = rig.leg.expect("a node serves").1;
+    let creates = rig.nodes[node].seen(Command::CREATE).into_iter().map(|(_, msg)| {
+        let asked = create::Request::parse(msg).unwrap();
+        let durable = [tag::DHNQ, tag::DHNC, tag::DH2Q, tag::DH2C];
+        let tag = asked.contexts().flatten().map(|c| c.tag.to_vec()).find(|t| durable.contains(&&t[..]));
+        (asked.name.to_string_lossy(), tag)
+    });
+    creates.collect()
+}
+
+#[test]
+fn a_node_that_lives_gives_back_what_it_has_kept_locks_and_all() {
+    let (mut rig, files) = holder();
+    let before = rig.nodes[0].session_of("alice").expect("a session");
+    // Once in Relay; then in Bridge, where the CreateGuid is the proxy's own.
+    for previous in [Some(before), None] {
+        let previous = previous.unwrap_or_else(|| rig.nodes[0].session_of("alice").expect("a session"));
+        rig.cut();
+        let logins = rig.nodes[0].seen(Command::SESSION_SETUP);
+        let named = logins.iter().map(|(_, m)| session_setup::Request::parse(m).unwrap().previous_session_id);
+        assert!(named.into_iter().all(|id| id == previous), "the lost session is not ended first");
+        let asked = asked_for(&rig);
+        let [one, two, none] = [("file1", tag::DHNC), ("file2", tag::DH2C), ("file0", &[][..])]
+            .map(|(name, tag)| (name.to_owned(), Some(tag.to_vec()).filter(|t| !t.is_empty())));
+        assert_eq!(asked, [one, two, none]);
+        assert_eq!(rig.nodes[0].seen(Command::LOCK).len(), 1, "what the node has kept is locked");
+        let report = rig.takeovers.pop().expect("a takeover");
+        assert_eq!((report.opens_reclaimed, report.opens_kept, report.opens_lost), (3, 2, 0));
+        for file in &files {
+            assert_eq!(reads(&mut rig, *file), Status::SUCCESS);
+        }
+    }
+}
+
+#[test]
+fn what_a_node_has_not_kept_is_opened_and_locked_anew() {
+    let (mut rig, files) = holder();
+    rig.nodes[0].habits.keeps = false;
+    // As if its process had been killed.
+    rig.nodes[0].forget_promises();
+    rig.cut();
+    let report = rig.takeovers.pop().expect("a takeover");
+    assert_eq!((report.opens_reclaimed, report.opens_kept, report.opens_lost), (3, 0, 0));
+    assert_eq!(rig.nodes[0].seen(Command::CREATE).len(), 5);
+    assert_eq!(rig.nodes[0].seen(Command::LOCK).len(), 3);
+    for file in files {
+        assert_eq!(reads(&mut rig, file), Status::SUCCESS);
+    }
+}
+
+#[test]
+fn another_node_is_not_asked_for_what_it_cannot_have() {
+    let (mut rig, files) = holder();
+    rig.nodes[1].habits.keeps = true;
+    rig.fail_over();
+    let tags: Vec<_> = asked_for(&rig).into_iter().filter_map(|(_, tag)| tag).collect();
+    assert_eq!(tags, [tag::DHNQ, tag::DH2Q]);
+    let asked = rig.nodes[1].seen(Command::CREATE);
+    let guids = asked.iter().flat_map(|(_, msg)| {
+        let asked = create::Request::parse(msg).unwrap();
+        let guids = asked.contexts().flatten().filter_map(|c| match RequestContext::parse(&c) {
+            RequestContext::DurableV2 { create_guid, .. } => Some(create_guid),
+            _ => None,
+        });
+        guids.collect::<Vec<_>>()
+    });
+    assert!(guids.into_iter().all(|guid| guid != GUID), "a CreateGuid came twice");
+    let logins = rig.nodes[1].seen(Command::SESSION_SETUP);
+    let mut named = logins.iter().map(|(_, m)| session_setup::Request::parse(m).unwrap().previous_session_id);
+    assert!(named.all(|id| id == 0), "a session of another node is named");
+    for file in files {
+        assert_eq!(reads(&mut rig, file), Status::SUCCESS);
+    }
+}
+
+#[test]
+fn a_file_that_a_dying_process_still_holds_is_asked_for_again_for_a_while() {
+    for (refusals, waits, expected) in [(3, 4, Status::SUCCESS), (1000, 80, Status::FILE_CLOSED)] {
+        let mut rig = Rig::new();
+        rig.put("file", 77, b"text");
+        rig.negotiate();
+        rig.log_in("alice");
+        let file = open(&mut rig, "file", 0);
+        rig.nodes[0].habits.refuses = vec![Status::SHARING_VIOLATION; refusals].into();
+        rig.cut();
+        assert!(rig.takeovers.is_empty(), "it does not wait");
+        for _ in 0..waits {
+            rig.wait(Duration::from_millis(50));
+        }
+        assert_eq!(reads(&mut rig, file), expected);
+        let report = rig.takeovers.pop().expect("a takeover");
+        assert_eq!(report.opens_lost, u32::from(expected == Status::FILE_CLOSED));
+    }
+    // On another node nothing of this client's is left over.
+    let mut rig = Rig::new();
+    rig.put("file", 77, b"text");
+    rig.negotiate();
+    rig.log_in("alice");
+    let file = open(&mut rig, "file", 0);
+    rig.nodes[1].habits.refuses = vec![Status::SHARING_VIOLATION].into();
+    rig.fail_over();
+    assert_eq!(reads(&mut rig, file), Status::FILE_CLOSED);
+}
