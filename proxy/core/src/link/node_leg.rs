@@ -63,6 +63,12 @@ pub(crate) enum Op {
     Reclaim(OpenToken),
     /// The same, by the name it has if that rename was done.
     ReclaimRenamed(OpenToken, MessageId),
+    /// CREATE of a handle of our own on an Open's file, for its attributes.
+    Attributes(OpenToken),
+    /// By that handle the read-only attribute is taken off.
+    TakeOff(OpenToken),
+    /// And put on again.
+    PutOn(OpenToken),
     /// The byte-range locks of an Open.
     Locks(OpenToken),
     /// The delete-on-close flag of an Open.

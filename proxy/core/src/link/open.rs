@@ -75,6 +75,8 @@ pub(crate) struct Open {
     /// Byte-range locks acknowledged, in the order in which they were taken.
     pub(crate) locks: Vec<Lock>,
     pub(crate) delete_pending: bool,
+    /// To open the file again its read-only attribute was taken off, and is not known to be back.
+    pub(crate) owes_read_only: bool,
     pub(crate) cursor: Cursor,
     /// The present node waits for the acknowledgement of a break.
     pub(crate) break_pending: bool,
@@ -242,6 +244,7 @@ pub(crate) fn open_from(
         is_pipe: place.is_pipe,
         locks: Vec::new(),
         delete_pending: false,
+        owes_read_only: false,
         cursor: Cursor::default(),
         break_pending: false,
         break_is_ours: false,

@@ -10,6 +10,7 @@ mod copies;
 pub(crate) mod cursor;
 pub(crate) mod login;
 pub(crate) mod probe;
+mod read_only;
 mod reclaim;
 mod reconnect;
 pub(crate) mod verdict;
@@ -22,7 +23,7 @@ use smb_parse::{
     header::{Command, Flags, Header, Status},
 };
 
-use self::{login::Logins, probe::Attempts, reconnect::Retries};
+use self::{login::Logins, probe::Attempts, read_only::Handles, reconnect::Retries};
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason, Effect, Role},
@@ -49,6 +50,7 @@ pub(crate) struct Recovery {
     /// The names under which Opens are looked for, if they are not there under the last known one.
     attempts: Attempts,
     retries: Retries,
+    handles: Handles,
 }
 
 /// Where it stands.
@@ -122,6 +124,7 @@ impl Recovery {
             stage: Stage::Waiting(lost.generation),
             attempts: Attempts::default(),
             retries: Retries::default(),
+            handles: Handles::default(),
             progress: Progress {
                 cause,
                 lost_at: now,
@@ -268,6 +271,7 @@ impl Link {
         self.out.file(FileEvent::Lost);
         if let State::Recovering(recovery) = &mut self.state {
             recovery.retries = Retries::default();
+            recovery.handles = Handles::default();
             recovery.progress.sessions = 0;
             recovery.progress.opens_reclaimed = 0;
             recovery.progress.opens_kept = 0;
@@ -365,6 +369,9 @@ impl Link {
             Op::Reconnect(open) => self.reconnect_answer(open, header, msg),
             Op::Reclaim(open) => self.reclaim_answer(open, None, header, msg),
             Op::ReclaimRenamed(open, rename) => self.reclaim_answer(open, Some(rename), header, msg),
+            Op::Attributes(open) => self.attributes_answer(open, header, msg),
+            Op::TakeOff(open) => self.taken_off(open, header),
+            Op::PutOn(open) => self.put_on(open, header),
             Op::Locks(open) => self.locks_answer(open, header),
             Op::Disposition(_) | Op::Judge | Op::Ending => {}
             // Not on a leg that is to serve the client.
@@ -381,6 +388,9 @@ impl Link {
             Op::Reconnect(open)
             | Op::Reclaim(open)
             | Op::ReclaimRenamed(open, _)
+            | Op::Attributes(open)
+            | Op::TakeOff(open)
+            | Op::PutOn(open)
             | Op::Locks(open)
             | Op::Disposition(open) => self.opens.get(*open).map(|o| o.session.0),
             _ => None,
@@ -464,6 +474,9 @@ impl Link {
                 Op::Reconnect(open) => self.send_reconnect(open),
                 Op::Reclaim(open) => self.send_reclaim(open, None),
                 Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Some(rename)),
+                Op::Attributes(open) => self.send_attributes(open),
+                Op::TakeOff(open) => self.send_read_only(open, false),
+                Op::PutOn(open) => self.send_read_only(open, true),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Disposition(open) => self.send_disposition(open),
                 Op::Negotiate

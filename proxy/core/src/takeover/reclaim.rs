@@ -127,6 +127,8 @@ impl Link {
         let Some(response) = response.filter(|_| is_back) else {
             if let Some((stranger, _)) = found {
                 self.close_stranger(token, stranger);
+            } else if renamed.is_none() && self.may_be_read_only(token, Status(header.status)) {
+                return;
             }
             self.note_absence(token, Status(header.status), found.is_some());
             self.look_elsewhere(token, renamed);
@@ -141,10 +143,14 @@ impl Link {
         open.had_by = node;
         open.state = OpenState::Live;
         open.cursor.reopened();
-        let locked = !open.locks.is_empty();
         self.opens.set_node_id(token, node_id);
         self.break_to_present_level(token, had);
-        if locked {
+        self.pay_read_only(token);
+    }
+
+    /// The Open is back, and its file as it was: then its locks.
+    pub(super) fn lock_again(&mut self, token: OpenToken) {
+        if self.opens.get(token).is_some_and(|open| !open.locks.is_empty()) {
             self.ask_for(Op::Locks(token));
         } else {
             self.reclaimed(token);
@@ -152,7 +158,7 @@ impl Link {
     }
 
     /// It is not there: a rename in flight may have been done. If there is none, the Open is lost.
-    fn look_elsewhere(&mut self, token: OpenToken, tried: Option<MessageId>) {
+    pub(super) fn look_elsewhere(&mut self, token: OpenToken, tried: Option<MessageId>) {
         let Some(rename) = self.next_attempt(token, tried) else {
             self.give_up(token);
             return;
@@ -189,6 +195,7 @@ impl Link {
         if let Some(open) = self.opens.get_mut(token) {
             open.state = OpenState::Lost;
             self.out.file(FileEvent::GivenUp { open: token });
+            self.leave_read_only(token);
             if let State::Recovering(recovery) = &mut self.state {
                 recovery.progress.opens_lost += 1;
             }

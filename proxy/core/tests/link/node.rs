@@ -151,6 +151,8 @@ pub(crate) struct Habits {
     pub(crate) keeps: bool,
     /// Answers to the next CREATEs, whatever they ask for.
     pub(crate) refuses: VecDeque<Status>,
+    /// Denies that file to whoever opens it, so often.
+    pub(crate) denies: Option<(String, u32)>,
     /// Names of files that nobody may open to write; shared with the other node.
     pub(crate) read_only: Rc<RefCell<BTreeSet<String>>>,
 }
@@ -527,6 +529,12 @@ impl Node {
                 Some((promised, kept)) if alone && promised == guid => (promise, name) = (Some(guid), kept),
                 _ => return encode::error_response(&response(header, Status::OBJECT_NAME_NOT_FOUND)),
             }
+        }
+        if let Some((denied, times)) = self.habits.denies.as_mut().filter(|(_, times)| *times > 0)
+            && *denied == name
+        {
+            *times -= 1;
+            return encode::error_response(&response(header, Status::ACCESS_DENIED));
         }
         let exists = self.disk.borrow().contains_key(&name);
         let read_only = self.habits.read_only.borrow().contains(&name);

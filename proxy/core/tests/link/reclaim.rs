@@ -179,3 +179,68 @@ fn a_file_that_a_dying_process_still_holds_is_asked_for_again_for_a_while() {
     rig.fail_over();
     assert_eq!(reads(&mut rig, file), Status::FILE_CLOSED);
 }
+
+/// A client that has a read-only file open to write, and another file.
+fn writer() -> (Rig, FileId, FileId) {
+    let mut rig = Rig::new();
+    rig.put("object", 77, b"text");
+    rig.put("other", 78, b"text");
+    let read_only = rig.nodes[0].habits.read_only.clone();
+    rig.nodes[1].habits.read_only = read_only.clone();
+    rig.negotiate();
+    rig.log_in("alice");
+    let object = open(&mut rig, "object", 0);
+    let other = open(&mut rig, "other", 0);
+    read_only.borrow_mut().insert("object".into());
+    (rig, object, other)
+}
+
+fn is_read_only(rig: &Rig) -> bool {
+    rig.nodes[1].habits.read_only.borrow().contains("object")
+}
+
+#[test]
+fn a_read_only_file_is_had_again_to_write_and_is_read_only_as_before() {
+    let (mut rig, object, other) = writer();
+    rig.fail_over();
+    assert!(is_read_only(&rig));
+    assert_eq!(rig.ask(rig.write(0, object, 0, b"more")).0, Status::SUCCESS);
+    assert_eq!((rig.get("object"), reads(&mut rig, other)), (b"more".to_vec(), Status::SUCCESS));
+    assert_eq!(rig.nodes[1].opens.len(), 2, "a handle of the proxy's own is left");
+    assert_eq!(rig.nodes[1].seen(Command::SET_INFO).len(), 2);
+    let report = rig.takeovers.pop().expect("a takeover");
+    assert_eq!((report.opens_reclaimed, report.opens_lost), (2, 0));
+}
+
+#[test]
+fn what_a_node_has_not_made_read_only_again_the_next_one_does() {
+    let (mut rig, object, _) = writer();
+    rig.nodes[1].habits.swallows = vec![Command::SET_INFO];
+    rig.fail_over();
+    assert!(!is_read_only(&rig) && rig.takeovers.is_empty(), "it is not in the middle of it");
+    rig.up[0] = true;
+    rig.nodes[0].habits.read_only = rig.nodes[1].habits.read_only.clone();
+    rig.stays = true;
+    rig.crash();
+    rig.assign(0);
+    assert!(is_read_only(&rig));
+    assert_eq!(rig.ask(rig.write(0, object, 0, b"more")).0, Status::SUCCESS);
+    assert_eq!(rig.nodes[0].opens.len(), 2, "a handle of the proxy's own is left");
+}
+
+#[test]
+fn what_may_not_be_written_any_more_is_lost_alone() {
+    // The reclaim, and the handle for the attributes.
+    for (denials, read_only) in [(2, true), (100, false)] {
+        let (mut rig, object, other) = writer();
+        if !read_only {
+            rig.nodes[1].habits.read_only.borrow_mut().clear();
+        }
+        rig.nodes[1].habits.denies = Some(("object".into(), denials));
+        rig.fail_over();
+        assert_eq!(reads(&mut rig, object), Status::FILE_CLOSED);
+        assert_eq!((reads(&mut rig, other), is_read_only(&rig)), (Status::SUCCESS, read_only));
+        let report = rig.takeovers.pop().expect("a takeover");
+        assert_eq!((report.opens_reclaimed, report.opens_lost), (1, 1));
+    }
+}
