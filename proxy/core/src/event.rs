@@ -149,6 +149,11 @@ pub enum FileEvent {
     },
     /// The node leg is gone: every Open of this Link is unreclaimed.
     Lost,
+    /// The Open is back on the present node, but for its delete-on-close flag.
+    Unflagged {
+        /// Which.
+        open: OpenToken,
+    },
     /// The Open is back on the present node.
     Reclaimed {
         /// Which.

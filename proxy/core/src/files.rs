@@ -38,12 +38,16 @@ pub struct FileKey(pub Box<str>);
 struct Entry {
     key: FileKey,
     reclaimed: bool,
+    /// Back, but for its delete-on-close flag.
+    unflagged: bool,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     opens: u32,
     unreclaimed: u32,
+    /// Of those: how many only want their delete-on-close flag.
+    unflagged: u32,
 }
 
 /// The Opens of all Links, by file.
@@ -113,6 +117,14 @@ impl Files {
     pub fn is_open_blocked(&self, link: LinkId, open: OpenToken) -> bool {
         let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
         entry.is_some_and(|entry| self.is_blocked(&entry.key))
+    }
+
+    /// Whether the delete-on-close flag of an Open may be set: all Opens of its file are back, of whatever Link. The file
+    /// admits no further one afterwards.
+    pub(crate) fn may_flag(&self, link: LinkId, open: OpenToken) -> bool {
+        let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
+        let counts = entry.and_then(|entry| self.files.get(&entry.key));
+        counts.is_none_or(|counts| counts.unreclaimed == counts.unflagged)
     }
 
     /// Whether requests that open files or change names must wait.
@@ -192,7 +204,10 @@ impl Files {
         match event {
             FileEvent::Opened { open, key } => {
                 self.files.entry(key.clone()).or_default().opens += 1;
-                self.links.entry(link).or_default().insert(open, Entry { key, reclaimed: true });
+                self.links
+                    .entry(link)
+                    .or_default()
+                    .insert(open, Entry { key, reclaimed: true, unflagged: false });
             }
             FileEvent::Closed { open } | FileEvent::GivenUp { open } => {
                 let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
@@ -204,6 +219,7 @@ impl Files {
             FileEvent::Renamed { open, key } => self.rename(link, open, key),
             FileEvent::Gone { key, birth } => self.gone(now, key, birth),
             FileEvent::Lost => self.mark_lost(link),
+            FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => {
                 self.lately.given(&key, birth, now);
@@ -249,12 +265,24 @@ impl Files {
 
     fn mark_lost(&mut self, link: LinkId) {
         let Some(opens) = self.links.get_mut(&link) else { return };
-        for entry in opens.values_mut().filter(|e| e.reclaimed) {
-            entry.reclaimed = false;
-            if let Some(counts) = self.files.get_mut(&entry.key) {
-                counts.unreclaimed += 1;
+        for entry in opens.values_mut() {
+            let Some(counts) = self.files.get_mut(&entry.key) else { continue };
+            counts.unflagged -= u32::from(std::mem::take(&mut entry.unflagged));
+            if !std::mem::take(&mut entry.reclaimed) {
+                continue;
             }
+            counts.unreclaimed += 1;
             self.unreclaimed += 1;
+            self.version += 1;
+        }
+    }
+
+    fn mark_unflagged(&mut self, link: LinkId, open: OpenToken) {
+        let Some(entry) = self.links.get_mut(&link).and_then(|o| o.get_mut(&open)) else { return };
+        if !entry.reclaimed && !std::mem::replace(&mut entry.unflagged, true) {
+            if let Some(counts) = self.files.get_mut(&entry.key) {
+                counts.unflagged += 1;
+            }
             self.version += 1;
         }
     }
@@ -262,8 +290,8 @@ impl Files {
     fn mark_reclaimed(&mut self, link: LinkId, open: OpenToken) {
         let Some(entry) = self.links.get_mut(&link).and_then(|o| o.get_mut(&open)) else { return };
         if !std::mem::replace(&mut entry.reclaimed, true) {
-            let key = entry.key.clone();
-            self.lift(&key);
+            let (key, unflagged) = (entry.key.clone(), std::mem::take(&mut entry.unflagged));
+            self.lift(&key, unflagged);
         }
     }
 
@@ -278,7 +306,7 @@ impl Files {
 
     fn forget(&mut self, entry: &Entry) {
         if !entry.reclaimed {
-            self.lift(&entry.key);
+            self.lift(&entry.key, entry.unflagged);
         }
         if let Some(counts) = self.files.get_mut(&entry.key) {
             counts.opens -= 1;
@@ -288,11 +316,12 @@ impl Files {
         }
     }
 
-    fn lift(&mut self, key: &FileKey) {
+    fn lift(&mut self, key: &FileKey, unflagged: bool) {
         self.unreclaimed -= 1;
         if let Some(counts) = self.files.get_mut(key) {
             counts.unreclaimed -= 1;
-            if counts.unreclaimed == 0 {
+            counts.unflagged -= u32::from(unflagged);
+            if counts.unreclaimed == counts.unflagged {
                 self.version += 1;
             }
         }
@@ -309,6 +338,7 @@ impl Files {
             let target = self.files.entry(to).or_default();
             target.opens += counts.opens;
             target.unreclaimed += counts.unreclaimed;
+            target.unflagged += counts.unflagged;
         }
     }
 }
@@ -356,6 +386,32 @@ mod tests {
         assert!(files.is_opening_blocked() && files.is_blocked(&key("y")));
         files.link_gone(A);
         assert_eq!((files.is_opening_blocked(), files.opens()), (false, 0));
+    }
+
+    #[test]
+    fn a_file_is_flagged_to_be_deleted_when_all_its_opens_are_back() {
+        let unflagged = |files: &mut Files, link, open| {
+            files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open) })
+        };
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        opened(&mut files, A, 2, "x");
+        opened(&mut files, B, 1, "x");
+        opened(&mut files, B, 2, "y");
+        files.all_lost();
+        unflagged(&mut files, A, 1);
+        reclaimed(&mut files, A, 2);
+        assert!(!files.may_flag(A, OpenToken(1)), "B's Open is not back");
+        unflagged(&mut files, B, 1);
+        assert!(files.may_flag(A, OpenToken(1)) && files.may_flag(B, OpenToken(1)), "y is another file");
+        files.handle(now(), B, FileEvent::Lost);
+        assert!(!files.may_flag(A, OpenToken(1)), "B's Open is lost again");
+        let version = files.version();
+        files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1) });
+        assert!(files.may_flag(A, OpenToken(1)) && files.version() > version);
+        assert!(files.is_blocked(&key("x")), "nobody may open it before");
+        reclaimed(&mut files, A, 1);
+        assert!(!files.is_blocked(&key("x")));
     }
 
     #[test]
@@ -491,7 +547,8 @@ mod tests {
                 0..=2 => files.handle(now(), link, FileEvent::Closed { open: OpenToken(open) }),
                 3 => files.handle(now(), link, FileEvent::Renamed { open: OpenToken(open), key: key(&name) }),
                 4 => reclaimed(&mut files, link, open),
-                5 => files.handle(now(), link, FileEvent::Lost),
+                5 if step % 3 == 0 => files.handle(now(), link, FileEvent::Lost),
+                5 => files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open) }),
                 6 if step % 50 == 0 => files.all_lost(),
                 7 if step % 50 == 0 => files.link_gone(link),
                 _ => files.handle(now(), link, FileEvent::GivenUp { open: OpenToken(open) }),
@@ -502,6 +559,8 @@ mod tests {
                 let of_file = || entries().filter(|e| e.key == *key);
                 assert_eq!(counts.opens as usize, of_file().count(), "{key:?} at step {step}");
                 assert_eq!(counts.unreclaimed as usize, of_file().filter(|e| !e.reclaimed).count());
+                assert_eq!(counts.unflagged as usize, of_file().filter(|e| e.unflagged).count());
+                assert!(of_file().all(|e| !(e.reclaimed && e.unflagged)));
             }
         }
     }

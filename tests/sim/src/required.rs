@@ -37,7 +37,7 @@ const ROWS: &[[&str; 3]] = &[
 
 /// The stages of a takeover that can last.
 const STAGES: &[&str] =
-    &["waiting", "connecting", "negotiating", "authenticating", "trees", "reclaiming", "flagging", "barrier"];
+    &["waiting", "connecting", "negotiating", "authenticating", "trees", "reclaiming", "barrier"];
 
 /// The names under which that is counted.
 fn names() -> impl Iterator<Item = String> {

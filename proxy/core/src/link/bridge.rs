@@ -287,6 +287,10 @@ impl Link {
                 self.probe_answer(request, (session, tree), opened, header, msg);
                 Passage::Withheld
             }
+            Some(Pending::Ours(Op::Disposition(open))) if !interim => {
+                self.delete_flag_answer(open, opened, header, msg);
+                Passage::Withheld
+            }
             Some(Pending::Ours(Op::Login(session))) if !interim => {
                 self.admission_answer(now, session, opened, header, msg);
                 Passage::Withheld

@@ -105,7 +105,7 @@ impl Link {
             Command::READ | Command::WRITE | Command::LOCK => self.is_file_blocked(request, files),
             Command::SET_INFO if renames(&request.msg) => blocked(request),
             Command::SET_INFO => self.is_file_blocked(request, files),
-            _ => false,
+            _ => self.closes_unflagged(request),
         })
     }
 

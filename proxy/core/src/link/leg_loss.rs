@@ -166,6 +166,7 @@ impl Link {
             open.break_is_ours |= std::mem::take(&mut open.break_pending);
         }
         self.opens.forget_node_ids();
+        self.unflagged.clear();
         self.out.file(FileEvent::Lost);
         let unread = !std::mem::take(&mut self.unread).is_empty();
         let opaque = unread || self.sessions.iter().any(|s| s.opaque && !s.protection.is_protected());

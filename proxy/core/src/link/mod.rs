@@ -43,7 +43,7 @@ mod succession;
 mod timers;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -69,7 +69,7 @@ use crate::{
     event::{Cause, Event, LegLoss},
     files::Files,
     fleet::Assignment,
-    ids::{LegId, LinkId, MessageId, NodeId, SessionId},
+    ids::{LegId, LinkId, MessageId, NodeId, OpenToken, SessionId},
     random::Random,
     takeover::{Progress, Recovery, probe::Doubt},
 };
@@ -123,6 +123,8 @@ pub struct Link {
     pub(crate) judging: Judging,
     /// Sessions to end as soon as there is a node again.
     succeeded: Vec<SessionId>,
+    /// Opens that are back, but for their delete-on-close flags.
+    pub(crate) unflagged: BTreeSet<OpenToken>,
     /// The clock of the node that has, or had, what is in flight.
     pub(crate) clock: Option<Clock>,
     /// Whether it is open what became of requests.
@@ -199,6 +201,7 @@ impl Link {
             next_leg: 0,
             judging: Judging::default(),
             succeeded: Vec::new(),
+            unflagged: BTreeSet::new(),
             clock: None,
             doubt: Doubt::None,
             replaying: None,
@@ -323,6 +326,7 @@ impl Link {
     pub fn handle_files(&mut self, now: Instant, files: &Files) {
         self.barrier = files.is_opening_blocked() || files.is_in_doubt();
         self.send_unread();
+        self.set_delete_flags(files);
         self.dispatch_parked(now, files);
     }
 
@@ -330,7 +334,10 @@ impl Link {
     /// times it is enough to call it before the next client frame, if the version has changed since.
     pub fn wants_files(&self) -> bool {
         matches!(self.state, State::Relay(_) | State::Bridge(_))
-            && (!self.parked.is_empty() || !self.unread.is_empty() || self.replaying.is_some())
+            && (!self.parked.is_empty()
+                || !self.unread.is_empty()
+                || !self.unflagged.is_empty()
+                || self.replaying.is_some())
     }
 
     /// The largest frame that is taken from the client, prefix included: little before it has logged in.

@@ -1,5 +1,5 @@
 //! A takeover, in order of execution: a node is named, connected, negotiated with; sessions are authenticated, trees
-//! connected, Opens reclaimed, locks taken, delete flags set. Then the Link is in Bridge, and what was in flight is
+//! connected, Opens reclaimed, locks taken. Then the Link is in Bridge: delete flags are set, and what was in flight is
 //! replayed as its files' barriers lift.
 //!
 //! [`Recovery`] holds the stage, consumed by value; a stage has only its own data.
@@ -8,6 +8,7 @@ mod claim;
 mod compound;
 mod copies;
 pub(crate) mod cursor;
+mod delete_flags;
 pub(crate) mod login;
 pub(crate) mod probe;
 mod read_only;
@@ -63,7 +64,6 @@ enum Stage {
     Authenticating(NodeLeg, Logins),
     ConnectingTrees(NodeLeg),
     Reclaiming(NodeLeg),
-    Flagging(NodeLeg),
 }
 
 /// What is told of it at the end.
@@ -168,8 +168,7 @@ impl Recovery {
             Stage::Negotiating(leg)
             | Stage::Authenticating(leg, _)
             | Stage::ConnectingTrees(leg)
-            | Stage::Reclaiming(leg)
-            | Stage::Flagging(leg) => {
+            | Stage::Reclaiming(leg) => {
                 Some(Attached { leg: leg.id, node: leg.node, generation: leg.generation })
             }
         }
@@ -181,8 +180,7 @@ impl Recovery {
             Stage::Negotiating(leg)
             | Stage::Authenticating(leg, _)
             | Stage::ConnectingTrees(leg)
-            | Stage::Reclaiming(leg)
-            | Stage::Flagging(leg) => Some(leg),
+            | Stage::Reclaiming(leg) => Some(leg),
         }
     }
 
@@ -195,7 +193,6 @@ impl Recovery {
             Stage::Authenticating(..) => "authenticating",
             Stage::ConnectingTrees(_) => "trees",
             Stage::Reclaiming(_) => "reclaiming",
-            Stage::Flagging(_) => "flagging",
         }
     }
 
@@ -208,7 +205,7 @@ impl Recovery {
             Stage::Negotiating(_) => Phase::Negotiate,
             Stage::Authenticating(..) => Phase::Authenticate,
             Stage::ConnectingTrees(_) => Phase::Trees,
-            Stage::Reclaiming(_) | Stage::Flagging(_) => Phase::Reclaim,
+            Stage::Reclaiming(_) => Phase::Reclaim,
         };
         if let Some(slot) = report.phases.iter_mut().find(|(p, _)| *p == phase) {
             slot.1 += now.saturating_duration_since(self.progress.phase_since);
@@ -268,6 +265,7 @@ impl Link {
             open.state = OpenState::Unreclaimed;
         }
         self.opens.forget_node_ids();
+        self.unflagged.clear();
         self.out.file(FileEvent::Lost);
         if let State::Recovering(recovery) = &mut self.state {
             recovery.retries = Retries::default();
@@ -373,11 +371,11 @@ impl Link {
             Op::TakeOff(open) => self.taken_off(open, header),
             Op::PutOn(open) => self.put_on(open, header),
             Op::Locks(open) => self.locks_answer(open, header),
-            Op::Disposition(_) | Op::Judge | Op::Ending => {}
+            Op::Judge | Op::Ending => {}
             // Not on a leg that is to serve the client.
             Op::Bind | Op::Identity(_) | Op::Access(_) => {}
             // Not before Bridge.
-            Op::Probe(..) => {}
+            Op::Probe(..) | Op::Disposition(_) => {}
         }
     }
 
@@ -445,8 +443,7 @@ impl Link {
                     }
                     self.begin_reclaim(leg)
                 }
-                Stage::Reclaiming(leg) => self.begin_flags(leg),
-                Stage::Flagging(leg) => {
+                Stage::Reclaiming(leg) => {
                     progress.ended(now, Phase::Reclaim);
                     self.finish_recovery(leg);
                     return;
@@ -478,11 +475,11 @@ impl Link {
                 Op::TakeOff(open) => self.send_read_only(open, false),
                 Op::PutOn(open) => self.send_read_only(open, true),
                 Op::Locks(open) => self.send_locks(open),
-                Op::Disposition(open) => self.send_disposition(open),
                 Op::Negotiate
                 | Op::Judge
                 | Op::Ending
                 | Op::Discard
+                | Op::Disposition(_)
                 | Op::Bind
                 | Op::Identity(_)
                 | Op::Access(_)

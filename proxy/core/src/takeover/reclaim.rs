@@ -23,8 +23,6 @@ use crate::{
 
 /// FILE_OPEN (MS-SMB2 2.2.13).
 const FILE_OPEN: u32 = 1;
-/// FileDispositionInformation (MS-FSCC 2.4.11).
-const DISPOSITION: u8 = 13;
 /// `SMB2_LOCKFLAG_FAIL_IMMEDIATELY`.
 const FAIL_IMMEDIATELY: u32 = 0x10;
 /// The largest durable timeout that is asked for; the node caps it (milliseconds).
@@ -176,7 +174,12 @@ impl Link {
     }
 
     pub(super) fn reclaimed(&mut self, token: OpenToken) {
-        self.out.file(FileEvent::Reclaimed { open: token });
+        if self.opens.get(token).is_some_and(|open| open.delete_pending) {
+            self.out.file(FileEvent::Unflagged { open: token });
+            self.unflagged.insert(token);
+        } else {
+            self.out.file(FileEvent::Reclaimed { open: token });
+        }
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.opens_reclaimed += 1;
         }
@@ -229,22 +232,6 @@ impl Link {
             self.close_stranger(token, id);
         }
         self.give_up(token);
-    }
-
-    /// Delete-on-close flags last, when every Open is back: a file that is to be deleted admits no further open.
-    pub(super) fn begin_flags(&mut self, mut leg: NodeLeg) -> Stage {
-        for open in self.opens.iter().filter(|o| o.delete_pending && o.state == OpenState::Live) {
-            leg.todo.push_back(Op::Disposition(open.token));
-        }
-        Stage::Flagging(leg)
-    }
-
-    pub(super) fn send_disposition(&mut self, token: OpenToken) {
-        let Some(open) = self.opens.get(token) else { return };
-        let (session, id) = (open.session.0, open.node_id.0);
-        let header = self.own_header(Command::SET_INFO, session, self.node_tree(open));
-        let msg = encode::set_info(&header, 1, DISPOSITION, 0, id, &[1]);
-        self.send_in_session(session, &msg, Op::Disposition(token));
     }
 
     pub(super) fn node_tree(&self, open: &Open) -> TreeId {

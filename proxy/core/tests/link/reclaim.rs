@@ -1,6 +1,6 @@
 //! Every Open comes back: what a node has kept, what it will not give at once, what is read-only.
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use smb_parse::{
     FileId,
@@ -10,7 +10,9 @@ use smb_parse::{
     header::{Command, Status},
 };
 
-use crate::rig::Rig;
+use understudy_core::{files::Files, ids::LinkId};
+
+use crate::{node::Disk, rig::Rig};
 
 /// SMB2_OPLOCK_LEVEL_BATCH (MS-SMB2 2.2.13).
 const BATCH: u8 = 9;
@@ -243,4 +245,39 @@ fn what_may_not_be_written_any_more_is_lost_alone() {
         let report = rig.takeovers.pop().expect("a takeover");
         assert_eq!((report.opens_reclaimed, report.opens_lost), (1, 1));
     }
+}
+
+/// FileDispositionInformation, as a client sets it.
+fn delete(rig: &Rig, file: FileId) -> Vec<u8> {
+    encode::set_info(&rig.header(Command::SET_INFO, 0), 1, 13, 0, file, &[1])
+}
+
+#[test]
+fn a_file_is_flagged_to_be_deleted_when_no_link_has_to_open_it_any_more() {
+    let (disk, files) = (Disk::default(), Rc::<RefCell<Files>>::default());
+    let mut rigs = [1, 2].map(|link| {
+        let known = Rig::new().users();
+        let mut rig = Rig::with(LinkId(link), known, &disk, &files);
+        rig.put("file", 77, b"text");
+        rig.negotiate();
+        rig.log_in("alice");
+        rig
+    });
+    let [file, _] = [0, 1].map(|n: usize| open(&mut rigs[n], "file", 0));
+    let [one, two] = &mut rigs;
+    assert_eq!(one.ask(delete(one, file)).0, Status::SUCCESS);
+    files.borrow_mut().all_lost();
+    one.fail_over();
+    let close = encode::close(&one.header(Command::CLOSE, 0), 0, file);
+    let close = one.send(&[close])[0];
+    assert_eq!(one.nodes[1].seen(Command::CREATE).len(), 1, "it is not back");
+    assert!(one.nodes[1].seen(Command::SET_INFO).is_empty(), "the other could not open it any more");
+    assert!(one.final_answer(close).is_none(), "it is closed, and stays");
+    two.fail_over();
+    one.show_files();
+    one.pump();
+    let done: Vec<_> = one.nodes[1].seen.iter().map(|(header, _)| header.command).collect();
+    assert_eq!(done[done.len() - 2..], [Command::SET_INFO, Command::CLOSE]);
+    assert_eq!(Status(one.answer(close).0.status), Status::SUCCESS);
+    assert!(!files.borrow().is_opening_blocked());
 }
