@@ -27,6 +27,8 @@ pub(crate) struct Config {
     pub(crate) takeover_deadline: Duration,
     pub(crate) grace_park: Duration,
     pub(crate) shutdown_grace: Duration,
+    /// How often within a minute a client's leg to a node that lives on may be lost before the client's own is reset.
+    pub(crate) leg_losses_per_minute: usize,
     /// `[clients] first_frame`: how long a client may be connected before it has sent a whole frame (default 30 s).
     pub(crate) first_frame: Duration,
     /// `[clients] half_frame`: how long it may take over a frame without sending a byte of it (default 60 s).

@@ -168,6 +168,7 @@ fn link_config(config: &Config) -> LinkConfig {
         takeover_deadline: config.takeover_deadline,
         grace_park: config.grace_park,
         shutdown_grace: config.shutdown_grace,
+        leg_losses_per_minute: config.leg_losses_per_minute,
         handshake_timeout: config.first_frame,
         side_channel: config.side_channel,
         // A silent node is known for one before its processes are taken for stuck.

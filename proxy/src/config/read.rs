@@ -22,6 +22,7 @@ const TOP: &[&str] = &[
     "takeover_deadline",
     "grace_park",
     "shutdown_grace",
+    "leg_losses_per_minute",
     "workers",
 ];
 
@@ -77,6 +78,7 @@ impl<'a> Reader<'a> {
         let side_channel = self.section(root, "side_channel", &["open", "stuck_after"]);
         let log = self.section(root, "log", &["format", "level"]);
         let workers = self.integer(root, "workers", 1..257);
+        let leg_losses_per_minute = self.integer(root, "leg_losses_per_minute", 1..1_000_001).unwrap_or(3);
         let fence_timeout = self.duration(fence, "timeout", 10_000, 100..600_001);
         let unfenced_silence = fence.and_then(|s| self.boolean(s, "unfenced_silence")).unwrap_or(false);
         let admin = admin.and_then(|s| self.address(s, "listen", false));
@@ -114,6 +116,7 @@ impl<'a> Reader<'a> {
             takeover_deadline,
             grace_park,
             shutdown_grace,
+            leg_losses_per_minute,
             first_frame,
             half_frame,
             side_channel,
@@ -505,6 +508,14 @@ listen = "127.0.0.1:9645"
             (config.first_frame, config.half_frame),
             (Duration::from_secs(2), Duration::from_millis(500))
         );
+    }
+
+    #[test]
+    fn how_many_legs_may_be_lost_is_configured() {
+        let config = parse(&format!("leg_losses_per_minute = 100\n{GOOD}"), false).unwrap();
+        assert_eq!(config.leg_losses_per_minute, 100);
+        let mistakes = parse(&format!("leg_losses_per_minute = 0\n{GOOD}"), false).unwrap_err();
+        assert!(matches!(&mistakes[..], [only] if only.line == Some(1)), "{mistakes:#?}");
     }
 
     #[test]
