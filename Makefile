@@ -12,7 +12,7 @@ export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
 export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
 endif
 
-.PHONY: demo test lint unit sim e2e soak bench captures tshark fuzz deny setup build
+.PHONY: demo test lint unit sim e2e soak torture bench captures tshark fuzz deny setup build
 
 # A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
 demo: setup build
@@ -39,6 +39,11 @@ e2e: build
 # The repeated counts, resumable; results in out/soak. CASE= picks cases by a part of their name, RUNS= overrides the counts.
 soak: setup build
 	$(E2E) soak $(if $(CASE),$(CASE)) $(if $(RUNS),--runs $(RUNS)) --out $(OUT)/soak
+
+# smbtorture's tests of SMB2, through the proxy too; WAY=same or other: while nodes are lost after every k-th answer
+# (EVERY=). TEST= picks tests by parts of their names. Resumable; results in out/torture. Part of soak.
+torture: setup build
+	$(E2E) torture $(TEST) --way $(or $(WAY),proxy) --every $(or $(EVERY),7) --out $(OUT)/torture
 
 # Direct Samba, HAProxy and Understudy side by side. Never in CI.
 bench: setup build

@@ -37,7 +37,7 @@ private=(
 )
 export DEBIAN_FRONTEND=noninteractive
 apt-get "${private[@]}" -qq update
-apt-get "${private[@]}" -qq -y --no-install-recommends --download-only -t "$suite" install samba winbind >/dev/null
+apt-get "${private[@]}" -qq -y --no-install-recommends --download-only -t "$suite" install samba winbind samba-testsuite >/dev/null
 
 # The directories that packages expect to be links, and those that are mounted over.
 mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root"/{dev,proc,tmp,etc}

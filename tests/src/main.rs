@@ -7,6 +7,7 @@ mod demo;
 mod rig;
 mod side_channel;
 mod soak;
+mod torture;
 mod wire;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -77,6 +78,11 @@ enum Order {
         #[arg(long)]
         realm: Option<rig::realm::Kind>,
     },
+    /// Runs smbtorture's tests of SMB2 directly and through the proxy, and compares what passes with the lists in
+    /// tests/torture.
+    ///
+    /// SAMBA_ROOT= takes Samba, smbtorture too, from elsewhere than the system.
+    Torture(torture::Options),
     /// Names the cases and what they show.
     List,
     /// Copies a file down and up while its node is killed, and tells of it.
@@ -118,6 +124,10 @@ fn obey(order: &Order) -> Result<()> {
         Order::SideChannel { filter, realm } => {
             require_root()?;
             side_channel::run(filter.as_deref().unwrap_or_default(), *realm)
+        }
+        Order::Torture(options) => {
+            require_root()?;
+            torture::run(options)
         }
         Order::Bench(options) => {
             require_root()?;

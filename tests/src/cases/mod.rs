@@ -29,6 +29,7 @@ mod side_channel;
 mod silence;
 mod stale;
 mod tampered;
+mod torture;
 mod two_links;
 mod unprotected;
 mod wire;
@@ -101,6 +102,7 @@ pub(crate) fn all() -> Vec<Case> {
         pending::CASES,
         shutdown::CASES,
         haproxy::CASES,
+        torture::CASES,
     ]
     .concat()
 }

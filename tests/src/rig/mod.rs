@@ -11,11 +11,13 @@ pub(crate) mod realm;
 pub(crate) mod recorder;
 mod samba;
 pub(crate) mod storage;
+pub(crate) mod tap;
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
@@ -28,6 +30,8 @@ use self::{
     node::{Node, Settings},
     proxy::{Orders, Proxy},
     realm::Realm,
+    samba::Samba,
+    tap::Tap,
 };
 
 /// The whole site. Dropped, nothing of it is left.
@@ -36,6 +40,8 @@ pub(crate) struct Rig {
     pub(crate) proxy: Proxy,
     pub(crate) nodes: Vec<Node>,
     pub(crate) realm: Option<Realm>,
+    /// What lies between the proxy and each node, if the site has it.
+    pub(crate) taps: Arc<Vec<Tap>>,
     pub(crate) net: Net,
     pub(crate) dir: Scratch,
     expected: Vec<&'static str>,
@@ -62,6 +68,8 @@ pub(crate) struct Site {
     pub(crate) keytab: Option<&'static str>,
     /// How far the proxy's clock is off, as libfaketime is told.
     pub(crate) clock: Option<&'static str>,
+    /// Whether the proxy reaches the nodes by taps, so that its legs can be cut.
+    pub(crate) taps: bool,
 }
 
 impl Default for Site {
@@ -73,6 +81,7 @@ impl Default for Site {
             realm: None,
             keytab: None,
             clock: None,
+            taps: false,
         }
     }
 }
@@ -103,12 +112,14 @@ impl Rig {
             node.start(&net)?;
             nodes.push(node);
         }
+        let tapped = nodes.iter_mut().filter(|_| site.taps);
+        let taps = Arc::new(tapped.map(|node| node.tap(&net)).collect::<Result<_>>()?);
         let fence = node::write_fence(dir.path())?;
         let config = site.config.replace("{fence}", &fence.display().to_string());
         let keytab = realm.as_ref().zip(site.keytab).map(|(realm, name)| realm.file(name));
         let orders = Orders { config: &config, keytab, clock: site.clock };
         let proxy = Proxy::start(&net, dir.path(), &nodes, &orders)?;
-        Ok(Self { proxy, nodes, realm, net, dir, expected: Vec::new() })
+        Ok(Self { proxy, nodes, realm, taps, net, dir, expected: Vec::new() })
     }
 
     /// The proxy may log errors that contain this.
@@ -161,10 +172,23 @@ impl Rig {
         Ok(path)
     }
 
+    /// One of Samba's programs that are no node's, in a namespace.
+    pub(crate) fn samba_tool(&self, space: &str, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.net.space(space)]);
+        command.args(Samba::from_environment().words(program));
+        command
+    }
+
     /// The index of the node that serves now.
     pub(crate) fn serving(&self) -> Result<usize> {
+        self.serving_of(&self.nodes)
+    }
+
+    /// The same among nodes that were taken out of the rig.
+    pub(crate) fn serving_of(&self, nodes: &[Node]) -> Result<usize> {
         let metrics = self.proxy.metrics(&self.net)?;
-        self.nodes
+        nodes
             .iter()
             .position(|n| {
                 metrics.get(&format!("understudy_node_active{{node=\"{}\"}}", n.name)) == Some(&1.0)

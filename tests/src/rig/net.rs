@@ -158,7 +158,7 @@ impl Net {
     }
 
     /// Does this on a thread that is in a namespace.
-    fn within<T: Send + 'static>(
+    pub(crate) fn within<T: Send + 'static>(
         &self,
         name: &str,
         act: impl FnOnce() -> Result<T> + Send + 'static,

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{net::Net, realm, samba::Samba, wait_until};
+use super::{net::Net, realm, samba::Samba, tap::Tap, wait_until};
 
 /// The test user and its password.
 pub(crate) const USER: &str = "alice";
@@ -47,6 +47,8 @@ exec "$@" /usr/sbin/smbd --foreground --no-process-group -s "$config"
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// Where the proxy finds it.
+    pub(crate) front: String,
     /// Its namespace.
     space: String,
     dir: PathBuf,
@@ -80,9 +82,19 @@ impl Node {
         let samba = Samba::from_environment();
         let environment = settings.environment.clone();
         let winbind = settings.membership.winbind;
-        let node = Self { name, address, space, dir, samba, environment, winbind, child: None };
+        let front = address.clone();
+        let node = Self { name, address, front, space, dir, samba, environment, winbind, child: None };
         node.write_config(data, settings)?;
         Ok(node)
+    }
+
+    /// Puts a tap before it, of which the proxy is told instead of it.
+    pub(super) fn tap(&mut self, net: &Net) -> Result<Tap> {
+        let (net_of, host) = self.address.rsplit_once('.').context("no address")?;
+        self.front = format!("{net_of}.{}", host.parse::<u8>()? + 10);
+        net.add_hub_address(&self.front)?;
+        let to = format!("{}:445", self.address);
+        Tap::start(net, "hub", &format!("{}:445", self.front), &to, None)
     }
 
     fn write_config(&self, data: &Path, settings: &Settings) -> Result<()> {

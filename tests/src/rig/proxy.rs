@@ -204,7 +204,7 @@ fn configuration(dir: &Path, nodes: &[Node], orders: &Orders<'_>, door: Door) ->
     let (top, tables) = orders.config.split_at(orders.config.find('[').unwrap_or(orders.config.len()));
     let mut text = format!("listen = \"{}:445\"\n{top}", door.address);
     for node in nodes {
-        text += &format!("[[nodes]]\nname = \"{}\"\naddress = \"{}:445\"\n", node.name, node.address);
+        text += &format!("[[nodes]]\nname = \"{}\"\naddress = \"{}:445\"\n", node.name, node.front);
     }
     text += &format!("[credentials]\nntlm = \"{}\"\n", passwords.display());
     if let Some(keytab) = &orders.keytab {
