@@ -1,5 +1,6 @@
 //! The cases: each builds its own site, and shows one thing.
 
+mod caching;
 mod copies;
 mod differences;
 mod every_open;
@@ -83,6 +84,7 @@ pub(crate) fn all() -> Vec<Case> {
         logins::CASES,
         pipelines::CASES,
         two_links::CASES,
+        caching::CASES,
         many_opens::CASES,
         every_open::CASES,
         names::CASES,

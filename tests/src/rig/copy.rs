@@ -159,7 +159,7 @@ impl Python {
 }
 
 /// The interpreter of the environment that `tests/python-clients.sh` makes, in the target directory of this program.
-fn python() -> Result<PathBuf> {
+pub(super) fn python() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
     let target = program.parent().and_then(Path::parent).context("no target directory")?;
     let path = target.join("python-clients/bin/python");

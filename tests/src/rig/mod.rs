@@ -7,6 +7,7 @@ pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod node;
 pub(crate) mod proxy;
+pub(crate) mod puppet;
 pub(crate) mod realm;
 pub(crate) mod recorder;
 mod samba;
