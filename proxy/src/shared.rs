@@ -191,7 +191,7 @@ impl Shared {
     /// A node is named: Files first, then every Link.
     pub(crate) fn assign(&self, assignment: Assignment, cause: Cause, state_lost: bool) {
         if state_lost {
-            self.change_files(Files::all_lost);
+            self.change_files(|files| files.all_lost(assignment.generation));
         }
         *self.assignment.lock().unwrap_or_else(PoisonError::into_inner) = Some((assignment, cause));
         self.tell_all(&Command::Assignment(assignment, cause));

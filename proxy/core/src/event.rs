@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     auth::LoginError,
-    files::FileKey,
+    files::{FileIdentity, FileKey, Name},
     ids::{LegId, NodeId, OpenToken, SessionId},
     link::birth::Birth,
 };
@@ -132,20 +132,62 @@ pub enum FileEvent {
     Opened {
         /// Which.
         open: OpenToken,
-        /// The file.
-        key: FileKey,
+        /// By what name.
+        name: Name,
+        /// Of which file.
+        file: FileIdentity,
+        /// When the client asked for it.
+        asked: Instant,
+        /// The generation of the assignment by which the Link had gone to the node that has answered.
+        generation: u64,
+        /// The file is to be deleted when it is closed.
+        deletes: bool,
     },
     /// The Open is closed.
     Closed {
         /// Which.
         open: OpenToken,
     },
-    /// The file was renamed: every Open of the old key has the new one from now on.
+    /// It is known better which file the Open is of.
+    Identified {
+        /// Which.
+        open: OpenToken,
+        /// The file.
+        file: FileIdentity,
+    },
+    /// The file's time of creation was set.
+    Born {
+        /// The Open by which it was set.
+        open: OpenToken,
+        /// The time.
+        birth: Birth,
+    },
+    /// It was settled whether the file is to be deleted when the last of its Opens is closed.
+    Doomed {
+        /// The Open by which it was.
+        open: OpenToken,
+        /// Whether it is.
+        doomed: bool,
+    },
+    /// The node is asked to rename a file, by an Open or by one that is still to come.
+    Renaming {
+        /// The Open.
+        open: Option<OpenToken>,
+        /// What it is called, if there is no Open.
+        from: Name,
+        /// What it is to be called.
+        to: Name,
+        /// When the client asked for it.
+        asked: Instant,
+    },
+    /// The file was renamed: every Open of it, and of what is beneath, has another name from now on.
     Renamed {
         /// The Open by which it was renamed.
         open: OpenToken,
         /// The new name.
-        key: FileKey,
+        to: Name,
+        /// When the client asked for it.
+        asked: Instant,
     },
     /// The node leg is gone: every Open of this Link is unreclaimed.
     Lost,

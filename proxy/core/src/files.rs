@@ -1,8 +1,13 @@
-//! What crosses Links: per file, the Opens of all Links and how many of them are not back yet.
+//! What crosses Links: per file, the Opens of all Links, what they are called, and how many of them are not back yet.
 //!
 //! A file's *barrier* stands while a recorded Open of it, of whatever Link, is unreclaimed. Until it is lifted
-//! nothing but reclaim passes to that file. While any Open is unreclaimed, requests that open files or change
-//! names wait too, for names alias (case, hard links, two shares on one directory).
+//! nothing but reclaim passes to that file, whichever of its names is used, where its on-disk id is known. While any Open is
+//! unreclaimed, requests that open files or change names wait too, for names alias (case, hard links, two shares on one
+//! directory).
+//!
+//! A rename by any Link changes the name of every Open of that file, of its streams, and of what is beneath a directory. A
+//! Link takes the names over before it reclaims ([`Files::place`]); what is not there is looked for under the other names
+//! that it may have ([`Files::elsewhere`]): every rename is known from the moment on in which it is sent.
 //!
 //! A Link whose requests were in flight when its node was lost is *in doubt* if they change names: whether they were done
 //! is to be found out. Meanwhile no fresh request of any Link opens a file or changes a name. Links find out one after the
@@ -13,50 +18,123 @@
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
 
 mod lately;
+mod name;
 mod remembered;
+mod renames;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::Instant,
 };
 
+pub use self::name::{FileIdentity, Name};
 use self::{
     lately::Lately,
     remembered::{Record, Remembered},
+    renames::{Rename, Renames},
 };
 use crate::{
     event::FileEvent,
     ids::{LinkId, OpenToken},
-    link::birth::Birth,
 };
 
-/// A file as the proxy can tell it from another: share and path, both folded to lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileKey(pub Box<str>);
+pub use crate::link::birth::Birth;
 
+/// A name as the proxy can tell it from another: share and path, both folded to lower case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FileKey(pub Arc<str>);
+
+/// One Open.
 #[derive(Debug)]
 struct Entry {
-    key: FileKey,
+    name: Name,
+    file: FileIdentity,
+    /// When it was heard of.
+    since: Instant,
+    /// When it was heard of that it is called so.
+    named: Instant,
     reclaimed: bool,
     /// Back, but for its delete-on-close flag.
     unflagged: bool,
+    /// Its file is to be deleted once it is closed.
+    deletes: bool,
 }
 
-#[derive(Debug, Default)]
-struct Counts {
-    opens: u32,
+/// What an Open wants until it is back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    Nothing,
+    Reclaim,
+    /// Only its delete-on-close flag.
+    Flag,
+}
+
+impl Entry {
+    fn wants(&self) -> Wants {
+        match (self.reclaimed, self.unflagged) {
+            (true, _) => Wants::Nothing,
+            (false, true) => Wants::Flag,
+            (false, false) => Wants::Reclaim,
+        }
+    }
+}
+
+/// How many Opens are not back.
+#[derive(Debug, Default, Clone, Copy)]
+struct Barrier {
     unreclaimed: u32,
     /// Of those: how many only want their delete-on-close flag.
     unflagged: u32,
+}
+
+impl Barrier {
+    fn raise(&mut self, wants: Wants) {
+        self.unreclaimed += 1;
+        self.unflagged += u32::from(wants == Wants::Flag);
+    }
+
+    /// Whether nobody is waited for any more, but for flags.
+    fn lift(&mut self, wanted: Wants) -> bool {
+        self.unreclaimed -= 1;
+        self.unflagged -= u32::from(wanted == Wants::Flag);
+        self.unreclaimed == self.unflagged
+    }
+}
+
+/// What has one name.
+#[derive(Debug, Default)]
+struct File {
+    opens: Vec<(LinkId, OpenToken)>,
+    barrier: Barrier,
+    /// It is deleted when the last of its Opens is closed.
+    doomed: bool,
+}
+
+/// What a Link is to know of one of its Opens before it reclaims it.
+#[derive(Debug)]
+pub(crate) struct Place<'a> {
+    /// The path in the share, UTF-16LE.
+    pub(crate) path: &'a [u8],
+    /// When it was heard of that it is called so.
+    pub(crate) since: Instant,
+    pub(crate) birth: Birth,
+    /// The file is to be deleted on its last close.
+    pub(crate) doomed: bool,
 }
 
 /// The Opens of all Links, by file.
 #[derive(Debug, Default)]
 pub struct Files {
     links: HashMap<LinkId, HashMap<OpenToken, Entry>>,
-    files: HashMap<FileKey, Counts>,
+    files: BTreeMap<FileKey, File>,
     unreclaimed: u64,
+    /// The same by the number of a file on the disk, while there are any.
+    numbers: HashMap<u64, Barrier>,
     version: u64,
+    /// Opens on the node of an earlier generation are lost.
+    lost_before: u64,
+    renames: Renames,
     /// Links in doubt.
     doubtful: HashSet<LinkId>,
     /// Those of them that are ready to find out, the first of them at it.
@@ -93,7 +171,7 @@ pub enum Remover {
 }
 
 impl Files {
-    /// Grows whenever a barrier was raised or lifted.
+    /// Grows whenever a barrier was raised or lifted, and when a file was renamed.
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -108,23 +186,28 @@ impl Files {
         self.unreclaimed
     }
 
-    /// Whether a request on this file must wait.
+    /// Whether a request on the file of this name must wait.
     pub fn is_blocked(&self, key: &FileKey) -> bool {
-        self.unreclaimed > 0 && self.files.get(key).is_some_and(|c| c.unreclaimed > 0)
+        self.unreclaimed > 0 && self.files.get(key).is_some_and(|file| file.barrier.unreclaimed > 0)
     }
 
-    /// The same by an Open, whatever its file is called by now.
+    /// The same by an Open, whatever its file is called by now, and by whatever other name it is open.
     pub fn is_open_blocked(&self, link: LinkId, open: OpenToken) -> bool {
-        let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
-        entry.is_some_and(|entry| self.is_blocked(&entry.key))
+        let blocked = |entry: &Entry| {
+            self.is_blocked(&entry.name.key)
+                || entry.file.number.is_some_and(|number| self.numbers.contains_key(&number))
+        };
+        self.unreclaimed > 0 && self.entry(link, open).is_some_and(blocked)
     }
 
     /// Whether the delete-on-close flag of an Open may be set: all Opens of its file are back, of whatever Link. The file
     /// admits no further one afterwards.
     pub(crate) fn may_flag(&self, link: LinkId, open: OpenToken) -> bool {
-        let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
-        let counts = entry.and_then(|entry| self.files.get(&entry.key));
-        counts.is_none_or(|counts| counts.unreclaimed == counts.unflagged)
+        let Some(entry) = self.entry(link, open) else { return true };
+        let by_name = self.files.get(&entry.name.key).map(|file| file.barrier);
+        let by_number = entry.file.number.and_then(|number| self.numbers.get(&number).copied());
+        let barriers = [by_name, by_number];
+        barriers.into_iter().flatten().all(|barrier| barrier.unreclaimed == barrier.unflagged)
     }
 
     /// Whether requests that open files or change names must wait.
@@ -140,6 +223,20 @@ impl Files {
     /// Whether it is this Link's turn to find out.
     pub(crate) fn may_decide(&self, link: LinkId) -> bool {
         self.deciding.front() == Some(&link)
+    }
+
+    /// What an Open's file is called by now, and more of it.
+    pub(crate) fn place(&self, link: LinkId, open: OpenToken) -> Option<Place<'_>> {
+        let entry = self.entry(link, open)?;
+        let doomed = entry.deletes || self.files.get(&entry.name.key).is_some_and(|file| file.doomed);
+        Some(Place { path: &entry.name.path, since: entry.named, birth: entry.file.birth, doomed })
+    }
+
+    /// Where else to look for the file of an Open: it is not there under these names.
+    pub(crate) fn elsewhere(&self, link: LinkId, open: OpenToken, tried: &[FileKey]) -> Option<Name> {
+        let entry = self.entry(link, open)?;
+        let names = self.renames.names_of(&entry.name, entry.file);
+        names.into_iter().find(|name| !tried.contains(&name.key))
     }
 
     /// Who made the file that now stands under a name, if that was after `since`.
@@ -191,8 +288,10 @@ impl Files {
         self.blind || self.files.contains_key(key) || self.lately.may_be_closed_since(key, since)
     }
 
-    /// All nodes' Links are about to be moved: every Open of every Link is unreclaimed.
-    pub fn all_lost(&mut self) {
+    /// All nodes' Links are about to be moved, by an assignment of this generation: every Open of every Link is unreclaimed,
+    /// and so are those that are still to be heard of from the node before.
+    pub fn all_lost(&mut self, generation: u64) {
+        self.lost_before = self.lost_before.max(generation);
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {
             self.mark_lost(link);
@@ -202,21 +301,24 @@ impl Files {
     /// Takes one Link's news in.
     pub fn handle(&mut self, now: Instant, link: LinkId, event: FileEvent) {
         match event {
-            FileEvent::Opened { open, key } => {
-                self.files.entry(key.clone()).or_default().opens += 1;
-                self.links
-                    .entry(link)
-                    .or_default()
-                    .insert(open, Entry { key, reclaimed: true, unflagged: false });
+            FileEvent::Opened { open, name, file, asked, generation, deletes } => {
+                let name = self.renames.name_by_now(name, file, asked);
+                let reclaimed = generation >= self.lost_before;
+                let (since, named, unflagged) = (now, now, false);
+                let entry = Entry { name, file, since, named, reclaimed, unflagged, deletes };
+                self.insert(link, open, entry);
             }
-            FileEvent::Closed { open } | FileEvent::GivenUp { open } => {
-                let entry = self.links.get(&link).and_then(|opens| opens.get(&open));
-                if let Some(entry) = entry {
-                    self.lately.closed(&entry.key, Some(now));
+            FileEvent::Closed { open } => self.closed(now, link, open),
+            FileEvent::GivenUp { open } => {
+                if let Some((entry, _)) = self.remove(link, open) {
+                    self.lately.closed(&entry.name.key, Some(now));
                 }
-                self.remove(link, open);
             }
-            FileEvent::Renamed { open, key } => self.rename(link, open, key),
+            FileEvent::Identified { open, file } => self.identified(link, open, file),
+            FileEvent::Born { open, birth } => self.born(link, open, birth),
+            FileEvent::Doomed { open, doomed } => self.doom(link, open, doomed),
+            FileEvent::Renaming { open, from, to, asked } => self.renaming(link, open, from, to, asked),
+            FileEvent::Renamed { open, to, asked } => self.renamed(now, link, open, to, asked),
             FileEvent::Gone { key, birth } => self.gone(now, key, birth),
             FileEvent::Lost => self.mark_lost(link),
             FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
@@ -244,10 +346,20 @@ impl Files {
     /// The Link is gone, and its Opens with it.
     pub fn link_gone(&mut self, link: LinkId) {
         self.decided(link);
-        for (_, entry) in self.links.remove(&link).into_iter().flatten() {
-            self.lately.closed(&entry.key, None);
-            self.forget(&entry);
+        let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(HashMap::keys).copied().collect();
+        for open in opens {
+            if let Some((entry, _)) = self.remove(link, open) {
+                self.lately.closed(&entry.name.key, None);
+            }
         }
+    }
+
+    fn entry(&self, link: LinkId, open: OpenToken) -> Option<&Entry> {
+        self.links.get(&link)?.get(&open)
+    }
+
+    fn entry_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Entry> {
+        self.links.get_mut(&link)?.get_mut(&open)
     }
 
     fn gone(&mut self, now: Instant, key: FileKey, birth: Birth) {
@@ -263,82 +375,183 @@ impl Files {
         }
     }
 
+    fn insert(&mut self, link: LinkId, open: OpenToken, entry: Entry) {
+        self.files.entry(entry.name.key.clone()).or_default().opens.push((link, open));
+        self.raise(&entry.name.key, entry.file.number, entry.wants());
+        self.links.entry(link).or_default().insert(open, entry);
+    }
+
+    /// Takes an Open out, and with it its file, if it was the last.
+    fn remove(&mut self, link: LinkId, open: OpenToken) -> Option<(Entry, Option<File>)> {
+        let opens = self.links.get_mut(&link)?;
+        let entry = opens.remove(&open)?;
+        if opens.is_empty() {
+            self.links.remove(&link);
+        }
+        self.lift(&entry.name.key, entry.file.number, entry.wants());
+        let file = self.files.get_mut(&entry.name.key)?;
+        if let Some(at) = file.opens.iter().position(|of| *of == (link, open)) {
+            file.opens.swap_remove(at);
+        }
+        let last = file.opens.is_empty().then(|| self.files.remove(&entry.name.key)).flatten();
+        Some((entry, last))
+    }
+
+    fn closed(&mut self, now: Instant, link: LinkId, open: OpenToken) {
+        let Some((entry, last)) = self.remove(link, open) else { return };
+        self.lately.closed(&entry.name.key, Some(now));
+        match last {
+            Some(file) if file.doomed || entry.deletes => self.gone(now, entry.name.key, entry.file.birth),
+            None if entry.deletes => {
+                if let Some(file) = self.files.get_mut(&entry.name.key) {
+                    file.doomed = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
     fn mark_lost(&mut self, link: LinkId) {
         let Some(opens) = self.links.get_mut(&link) else { return };
-        for entry in opens.values_mut() {
-            let Some(counts) = self.files.get_mut(&entry.key) else { continue };
-            counts.unflagged -= u32::from(std::mem::take(&mut entry.unflagged));
-            if !std::mem::take(&mut entry.reclaimed) {
-                continue;
-            }
-            counts.unreclaimed += 1;
-            self.unreclaimed += 1;
-            self.version += 1;
+        let mut lost = Vec::new();
+        for entry in opens.values_mut().filter(|entry| entry.reclaimed || entry.unflagged) {
+            let was = entry.wants();
+            (entry.reclaimed, entry.unflagged) = (false, false);
+            lost.push((entry.name.key.clone(), entry.file.number, was));
+        }
+        for (key, number, was) in lost {
+            self.raise(&key, number, Wants::Reclaim);
+            self.lift(&key, number, was);
         }
     }
 
     fn mark_unflagged(&mut self, link: LinkId, open: OpenToken) {
-        let Some(entry) = self.links.get_mut(&link).and_then(|o| o.get_mut(&open)) else { return };
-        if !entry.reclaimed && !std::mem::replace(&mut entry.unflagged, true) {
-            if let Some(counts) = self.files.get_mut(&entry.key) {
-                counts.unflagged += 1;
-            }
-            self.version += 1;
-        }
+        let Some(entry) = self.entry_mut(link, open).filter(|entry| !entry.reclaimed) else { return };
+        let was = entry.wants();
+        entry.unflagged = true;
+        let (key, number) = (entry.name.key.clone(), entry.file.number);
+        self.raise(&key, number, Wants::Flag);
+        self.lift(&key, number, was);
     }
 
     fn mark_reclaimed(&mut self, link: LinkId, open: OpenToken) {
-        let Some(entry) = self.links.get_mut(&link).and_then(|o| o.get_mut(&open)) else { return };
-        if !std::mem::replace(&mut entry.reclaimed, true) {
-            let (key, unflagged) = (entry.key.clone(), std::mem::take(&mut entry.unflagged));
-            self.lift(&key, unflagged);
-        }
+        let Some(entry) = self.entry_mut(link, open) else { return };
+        let was = entry.wants();
+        (entry.reclaimed, entry.unflagged) = (true, false);
+        let (key, number) = (entry.name.key.clone(), entry.file.number);
+        self.lift(&key, number, was);
     }
 
-    fn remove(&mut self, link: LinkId, open: OpenToken) {
-        let Some(opens) = self.links.get_mut(&link) else { return };
-        let Some(entry) = opens.remove(&open) else { return };
-        if opens.is_empty() {
-            self.links.remove(&link);
-        }
-        self.forget(&entry);
-    }
-
-    fn forget(&mut self, entry: &Entry) {
-        if !entry.reclaimed {
-            self.lift(&entry.key, entry.unflagged);
-        }
-        if let Some(counts) = self.files.get_mut(&entry.key) {
-            counts.opens -= 1;
-            if counts.opens == 0 {
-                self.files.remove(&entry.key);
-            }
-        }
-    }
-
-    fn lift(&mut self, key: &FileKey, unflagged: bool) {
-        self.unreclaimed -= 1;
-        if let Some(counts) = self.files.get_mut(key) {
-            counts.unreclaimed -= 1;
-            counts.unflagged -= u32::from(unflagged);
-            if counts.unreclaimed == counts.unflagged {
-                self.version += 1;
-            }
-        }
-    }
-
-    fn rename(&mut self, link: LinkId, open: OpenToken, to: FileKey) {
-        let Some(from) = self.links.get(&link).and_then(|o| o.get(&open)).map(|e| e.key.clone()) else {
+    /// One more Open is not back.
+    fn raise(&mut self, key: &FileKey, number: Option<u64>, wants: Wants) {
+        if wants == Wants::Nothing {
             return;
-        };
-        for entry in self.links.values_mut().flat_map(HashMap::values_mut).filter(|e| e.key == from) {
-            entry.key = to.clone();
         }
-        if let Some(counts) = self.files.remove(&from) {
-            let target = self.files.entry(to).or_default();
-            target.opens += counts.opens;
-            target.unreclaimed += counts.unreclaimed;
-            target.unflagged += counts.unflagged;
+        self.unreclaimed += 1;
+        self.version += 1;
+        if let Some(file) = self.files.get_mut(key) {
+            file.barrier.raise(wants);
+        }
+        if let Some(number) = number {
+            self.numbers.entry(number).or_default().raise(wants);
+        }
+    }
+
+    /// One less.
+    fn lift(&mut self, key: &FileKey, number: Option<u64>, wanted: Wants) {
+        if wanted == Wants::Nothing {
+            return;
+        }
+        self.unreclaimed -= 1;
+        if let Some(file) = self.files.get_mut(key) {
+            self.version += u64::from(file.barrier.lift(wanted));
+        }
+        if let Some(number) = number
+            && let Some(barrier) = self.numbers.get_mut(&number)
+        {
+            self.version += u64::from(barrier.lift(wanted));
+            if barrier.unreclaimed == 0 {
+                self.numbers.remove(&number);
+            }
+        }
+    }
+
+    /// It is known better which file an Open is of.
+    fn identified(&mut self, link: LinkId, open: OpenToken, file: FileIdentity) {
+        let Some(entry) = self.entry_mut(link, open) else { return };
+        let before = std::mem::replace(&mut entry.file, file);
+        let (key, wants) = (entry.name.key.clone(), entry.wants());
+        self.raise(&key, file.number, wants);
+        self.lift(&key, before.number, wants);
+    }
+
+    /// A client has set the time at which a file says that it was created.
+    fn born(&mut self, link: LinkId, open: OpenToken, birth: Birth) {
+        let Some(by) = self.entry(link, open) else { return };
+        let (key, file) = (by.name.key.clone(), by.file);
+        for (link, open) in self.files.get(&key).map(|file| file.opens.clone()).unwrap_or_default() {
+            if let Some(entry) = self.entry_mut(link, open).filter(|entry| entry.file.can_be(file)) {
+                entry.file.birth = birth;
+            }
+        }
+    }
+
+    fn doom(&mut self, link: LinkId, open: OpenToken, doomed: bool) {
+        let Some(key) = self.entry(link, open).map(|entry| entry.name.key.clone()) else { return };
+        if let Some(file) = self.files.get_mut(&key) {
+            file.doomed = doomed;
+        }
+    }
+
+    fn renaming(&mut self, link: LinkId, open: Option<OpenToken>, from: Name, to: Name, asked: Instant) {
+        let entry = open.and_then(|open| self.entry(link, open));
+        let (from, file) = entry.map_or((from, None), |entry| (entry.name.clone(), Some(entry.file)));
+        self.renames.push(Rename { from, to, file, asked, answered: None });
+    }
+
+    fn renamed(&mut self, now: Instant, link: LinkId, open: OpenToken, to: Name, asked: Instant) {
+        let Some(by) = self.entry(link, open) else { return };
+        let (from, file) = (by.name.clone(), by.file);
+        let rename = Rename { from, to, file: Some(file), asked, answered: Some(now) };
+        let mut moved = Vec::new();
+        for other in self.at_or_beneath(&rename.from.key) {
+            let Some(entry) = self.entry(other.0, other.1) else { continue };
+            let before = other == (link, open) || rename.is_later_than(entry.since);
+            if let Some(name) = rename.takes(&entry.name, entry.file, before) {
+                moved.push((other, name));
+            }
+        }
+        for ((link, open), name) in moved {
+            self.move_open(now, link, open, name);
+        }
+        if rename.from.key != rename.to.key {
+            self.gone(now, rename.from.key.clone(), file.birth);
+        }
+        self.renames.push(rename);
+        self.version += 1;
+    }
+
+    /// The Opens of a file, of its streams, and of what is beneath it.
+    fn at_or_beneath(&self, key: &FileKey) -> Vec<(LinkId, OpenToken)> {
+        let mut opens = self.files.get(key).map(|file| file.opens.clone()).unwrap_or_default();
+        for beginning in key.beginnings() {
+            let rest = self.files.range(FileKey(Arc::clone(&beginning))..);
+            let beneath = rest.take_while(|(key, _)| key.0.starts_with(&*beginning));
+            opens.extend(beneath.flat_map(|(_, file)| &file.opens));
+        }
+        opens
+    }
+
+    /// An Open has another name.
+    fn move_open(&mut self, now: Instant, link: LinkId, open: OpenToken, name: Name) {
+        let Some((mut entry, last)) = self.remove(link, open) else { return };
+        let key = std::mem::replace(&mut entry.name, name).key;
+        entry.named = now;
+        let doomed = last.as_ref().or_else(|| self.files.get(&key)).is_some_and(|file| file.doomed);
+        let to = entry.name.key.clone();
+        self.insert(link, open, entry);
+        if let Some(file) = self.files.get_mut(&to) {
+            file.doomed |= doomed;
         }
     }
 }
@@ -361,8 +574,44 @@ mod tests {
         FileKey(name.into())
     }
 
-    fn opened(files: &mut Files, link: LinkId, open: u64, name: &str) {
-        files.handle(now(), link, FileEvent::Opened { open: OpenToken(open), key: key(name) });
+    fn name(path: &str) -> Name {
+        let path: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        Name::new("share", &path)
+    }
+
+    fn file(birth: u64, number: Option<u64>) -> FileIdentity {
+        FileIdentity { birth: Birth::set(birth), number }
+    }
+
+    /// Asked for at once, and answered at `at` by the node of that generation.
+    fn opened_as(
+        files: &mut Files,
+        (link, open): (LinkId, u64),
+        path: &str,
+        file: FileIdentity,
+        (at, generation): (Instant, u64),
+    ) {
+        let (open, name) = (OpenToken(open), name(path));
+        let event = FileEvent::Opened { open, name, file, asked: now(), generation, deletes: false };
+        files.handle(at, link, event);
+    }
+
+    fn opened(files: &mut Files, link: LinkId, open: u64, path: &str) {
+        opened_as(files, (link, open), path, file(5, None), (now(), 1));
+    }
+
+    /// Asked for and answered at `at`.
+    fn renamed(files: &mut Files, link: LinkId, open: u64, to: &str, at: Instant) {
+        files.handle(at, link, FileEvent::Renamed { open: OpenToken(open), to: name(to), asked: at });
+    }
+
+    fn path(files: &Files, link: LinkId, open: u64) -> String {
+        let place = files.place(link, OpenToken(open)).expect("it is open");
+        smb_parse::Utf16(place.path).to_string_lossy()
+    }
+
+    fn is_blocked(files: &Files, path: &str) -> bool {
+        files.is_blocked(&name(path).key)
     }
 
     fn reclaimed(files: &mut Files, link: LinkId, open: u64) {
@@ -376,14 +625,14 @@ mod tests {
         opened(&mut files, A, 2, "y");
         opened(&mut files, B, 1, "x");
         assert!(!files.is_opening_blocked());
-        files.all_lost();
-        assert!(files.is_opening_blocked() && files.is_blocked(&key("x")) && files.is_blocked(&key("y")));
+        files.all_lost(2);
+        assert!(files.is_opening_blocked() && is_blocked(&files, "x") && is_blocked(&files, "y"));
         reclaimed(&mut files, A, 1);
-        assert!(files.is_blocked(&key("x")), "B's Open is not back");
+        assert!(is_blocked(&files, "x"), "B's Open is not back");
         let version = files.version();
         files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1) });
-        assert!(!files.is_blocked(&key("x")) && files.version() > version);
-        assert!(files.is_opening_blocked() && files.is_blocked(&key("y")));
+        assert!(!is_blocked(&files, "x") && files.version() > version);
+        assert!(files.is_opening_blocked() && is_blocked(&files, "y"));
         files.link_gone(A);
         assert_eq!((files.is_opening_blocked(), files.opens()), (false, 0));
     }
@@ -398,7 +647,7 @@ mod tests {
         opened(&mut files, A, 2, "x");
         opened(&mut files, B, 1, "x");
         opened(&mut files, B, 2, "y");
-        files.all_lost();
+        files.all_lost(2);
         unflagged(&mut files, A, 1);
         reclaimed(&mut files, A, 2);
         assert!(!files.may_flag(A, OpenToken(1)), "B's Open is not back");
@@ -409,16 +658,16 @@ mod tests {
         let version = files.version();
         files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1) });
         assert!(files.may_flag(A, OpenToken(1)) && files.version() > version);
-        assert!(files.is_blocked(&key("x")), "nobody may open it before");
+        assert!(is_blocked(&files, "x"), "nobody may open it before");
         reclaimed(&mut files, A, 1);
-        assert!(!files.is_blocked(&key("x")));
+        assert!(!is_blocked(&files, "x"));
     }
 
     #[test]
     fn what_was_reclaimed_and_lost_again_counts_once() {
         let mut files = Files::default();
         opened(&mut files, A, 1, "x");
-        files.all_lost();
+        files.all_lost(2);
         files.handle(now(), A, FileEvent::Lost);
         assert_eq!(files.unreclaimed(), 1);
         reclaimed(&mut files, A, 1);
@@ -429,19 +678,138 @@ mod tests {
     }
 
     #[test]
+    fn what_a_lost_node_has_opened_is_not_back_although_it_is_heard_of_later() {
+        let mut files = Files::default();
+        files.all_lost(2);
+        let version = files.version();
+        opened_as(&mut files, (A, 1), "x", file(5, None), (now(), 1));
+        assert!(is_blocked(&files, "x") && files.version() > version);
+        files.handle(now(), A, FileEvent::Lost);
+        assert_eq!(files.unreclaimed(), 1);
+        reclaimed(&mut files, A, 1);
+        opened_as(&mut files, (B, 1), "x", file(5, None), (now(), 2));
+        assert_eq!(files.unreclaimed(), 0);
+    }
+
+    #[test]
     fn a_rename_takes_every_open_of_the_name_along() {
         let mut files = Files::default();
         opened(&mut files, A, 1, "old");
         opened(&mut files, B, 1, "old");
         opened(&mut files, B, 2, "new");
-        files.handle(now(), A, FileEvent::Renamed { open: OpenToken(1), key: key("new") });
+        let version = files.version();
+        renamed(&mut files, A, 1, "new", now());
+        assert!(files.version() > version);
         files.handle(now(), B, FileEvent::Lost);
-        assert!(files.is_blocked(&key("new")) && !files.is_blocked(&key("old")));
+        assert!(is_blocked(&files, "new") && !is_blocked(&files, "old"));
         reclaimed(&mut files, B, 1);
-        assert!(files.is_blocked(&key("new")));
+        assert!(is_blocked(&files, "new"));
         reclaimed(&mut files, B, 2);
-        assert!(!files.is_blocked(&key("new")));
-        assert_eq!(files.files.get(&key("new")).map(|c| c.opens), Some(3));
+        assert!(!is_blocked(&files, "new"));
+        assert_eq!(files.files.get(&name("new").key).map(|file| file.opens.len()), Some(3));
+    }
+
+    #[test]
+    fn a_rename_takes_along_what_is_beneath_and_streams_of_every_link() {
+        let mut files = Files::default();
+        let names = [r"Dir", r"dir\F", r"dir\F:s", r"DIR\sub\g", r"dir2\h", "directory"];
+        for (open, name) in (1..).zip(names) {
+            opened(&mut files, A, open, name);
+            opened(&mut files, B, open, name);
+        }
+        renamed(&mut files, B, 1, r"To", later(5));
+        let taken = [r"To", r"To\F", r"To\F:s", r"To\sub\g", r"dir2\h", "directory"];
+        for (open, name) in (1..).zip(taken) {
+            assert_eq!((path(&files, A, open), path(&files, B, open)), (name.into(), name.into()));
+        }
+        renamed(&mut files, A, 2, "f", later(9));
+        assert_eq!((path(&files, B, 2), path(&files, B, 3)), ("f".into(), "f:s".into()));
+        let gone = |name: &str| files.remover(&self::name(name).key, now());
+        assert_eq!((gone(r"dir\sub\g"), gone(r"to\f"), gone("f")), {
+            (Remover::Known, Remover::Known, Remover::Unclear)
+        });
+    }
+
+    #[test]
+    fn another_file_under_the_old_name_is_not_taken_along() {
+        let mut files = Files::default();
+        opened_as(&mut files, (A, 1), "x", file(5, None), (now(), 1));
+        opened_as(&mut files, (B, 1), "x", file(6, None), (now(), 1));
+        opened_as(&mut files, (B, 2), "x", file(6, Some(7)), (now(), 1));
+        renamed(&mut files, A, 1, "y", now());
+        assert_eq!(path(&files, B, 1), "x", "it was opened after the rename");
+        files.handle(now(), A, FileEvent::Identified { open: OpenToken(1), file: file(5, Some(7)) });
+        renamed(&mut files, A, 1, "x", later(9));
+        renamed(&mut files, A, 1, "z", later(10));
+        assert_eq!((path(&files, B, 1), path(&files, B, 2)), ("x".into(), "z".into()));
+    }
+
+    #[test]
+    fn an_open_that_was_on_its_way_while_its_file_was_renamed_has_the_new_name() {
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        renamed(&mut files, A, 1, "y", later(5));
+        opened_as(&mut files, (B, 1), "x", file(5, None), (later(6), 1));
+        opened_as(&mut files, (B, 2), "x", file(6, None), (later(6), 1));
+        assert_eq!((path(&files, B, 1), path(&files, B, 2)), ("y".into(), "x".into()));
+        files.handle(later(7), A, FileEvent::Lost);
+        assert!(files.is_open_blocked(B, OpenToken(1)) && !files.is_open_blocked(B, OpenToken(2)));
+    }
+
+    #[test]
+    fn a_file_is_blocked_by_whatever_name_it_is_open() {
+        let mut files = Files::default();
+        opened_as(&mut files, (A, 1), "x", file(5, Some(1)), (now(), 1));
+        opened_as(&mut files, (B, 1), "link", file(5, Some(1)), (now(), 1));
+        opened_as(&mut files, (B, 2), "other", file(5, Some(2)), (now(), 1));
+        files.handle(now(), A, FileEvent::Lost);
+        let blocked = |files: &Files| [1, 2].map(|open| files.is_open_blocked(B, OpenToken(open)));
+        assert_eq!(blocked(&files), [true, false]);
+        files.handle(now(), A, FileEvent::Identified { open: OpenToken(1), file: file(5, Some(2)) });
+        assert_eq!(blocked(&files), [false, true]);
+        let version = files.version();
+        reclaimed(&mut files, A, 1);
+        assert_eq!((blocked(&files), files.version() > version), ([false, false], true));
+    }
+
+    #[test]
+    fn a_time_of_creation_that_is_set_is_that_of_every_open_of_the_file() {
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        opened(&mut files, B, 1, "x");
+        opened_as(&mut files, (B, 2), "x", file(6, None), (now(), 1));
+        files.handle(now(), A, FileEvent::Born { open: OpenToken(1), birth: Birth::set(9) });
+        let birth = |open| files.place(B, OpenToken(open)).map(|place| place.birth);
+        assert_eq!((birth(1), birth(2)), (Some(Birth::set(9)), Some(Birth::set(6))));
+    }
+
+    #[test]
+    fn a_name_is_gone_with_the_last_close_of_a_file_that_is_to_be_deleted() {
+        for by_option in [false, true] {
+            let mut files = Files::default();
+            opened(&mut files, A, 1, "x");
+            let (open, name, asked) = (OpenToken(1), name("x"), now());
+            let file = file(5, None);
+            let event = FileEvent::Opened { open, name, file, asked, generation: 1, deletes: by_option };
+            files.handle(now(), B, event);
+            if !by_option {
+                files.handle(now(), B, FileEvent::Doomed { open, doomed: true });
+                renamed(&mut files, B, 1, "y", later(5));
+                renamed(&mut files, B, 1, "x", later(6));
+                assert!(files.place(A, open).is_some_and(|place| place.doomed));
+            }
+            let gone = |files: &Files| files.remover(&self::name("x").key, later(7));
+            files.handle(later(8), B, FileEvent::Closed { open });
+            assert_eq!(gone(&files), Remover::Nobody, "A has it open");
+            files.handle(later(9), A, FileEvent::Closed { open });
+            assert_eq!(gone(&files), Remover::Known);
+        }
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        files.handle(now(), A, FileEvent::Doomed { open: OpenToken(1), doomed: true });
+        files.handle(now(), A, FileEvent::Doomed { open: OpenToken(1), doomed: false });
+        files.handle(now(), A, FileEvent::Closed { open: OpenToken(1) });
+        assert_eq!(files.remover(&name("x").key, now()), Remover::Nobody);
     }
 
     fn made(files: &mut Files, name: &str, time: u64, at: Instant) {
@@ -545,22 +913,32 @@ mod tests {
             match draw(8) {
                 0..=2 if !known => opened(&mut files, link, open, &name),
                 0..=2 => files.handle(now(), link, FileEvent::Closed { open: OpenToken(open) }),
-                3 => files.handle(now(), link, FileEvent::Renamed { open: OpenToken(open), key: key(&name) }),
+                3 => renamed(&mut files, link, open, &name, now()),
                 4 => reclaimed(&mut files, link, open),
                 5 if step % 3 == 0 => files.handle(now(), link, FileEvent::Lost),
                 5 => files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open) }),
-                6 if step % 50 == 0 => files.all_lost(),
+                6 if step % 50 == 0 => files.all_lost(1),
                 7 if step % 50 == 0 => files.link_gone(link),
+                7 if step % 3 == 0 => {
+                    let file = file(5, Some(draw(3)));
+                    files.handle(now(), link, FileEvent::Identified { open: OpenToken(open), file });
+                }
                 _ => files.handle(now(), link, FileEvent::GivenUp { open: OpenToken(open) }),
             }
             let entries = || files.links.values().flat_map(HashMap::values);
             assert_eq!(files.unreclaimed, entries().filter(|e| !e.reclaimed).count() as u64);
-            for (key, counts) in &files.files {
-                let of_file = || entries().filter(|e| e.key == *key);
-                assert_eq!(counts.opens as usize, of_file().count(), "{key:?} at step {step}");
-                assert_eq!(counts.unreclaimed as usize, of_file().filter(|e| !e.reclaimed).count());
-                assert_eq!(counts.unflagged as usize, of_file().filter(|e| e.unflagged).count());
+            for (key, file) in &files.files {
+                let of_file = || entries().filter(|e| e.name.key == *key);
+                assert_eq!(file.opens.len(), of_file().count(), "{key:?} at step {step}");
+                let barrier = file.barrier;
+                assert_eq!(barrier.unreclaimed as usize, of_file().filter(|e| !e.reclaimed).count());
+                assert_eq!(barrier.unflagged as usize, of_file().filter(|e| e.unflagged).count());
                 assert!(of_file().all(|e| !(e.reclaimed && e.unflagged)));
+            }
+            for (number, barrier) in &files.numbers {
+                let of_file = || entries().filter(|e| e.file.number == Some(*number) && !e.reclaimed);
+                assert_eq!(barrier.unreclaimed as usize, of_file().count(), "number {number} at step {step}");
+                assert_eq!(barrier.unflagged as usize, of_file().filter(|e| e.unflagged).count());
             }
         }
     }

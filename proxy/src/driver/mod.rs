@@ -407,7 +407,12 @@ impl Driver {
             if !quiet {
                 continue;
             }
-            if !self.link.wants_files() || self.files_shown() {
+            if !self.link.wants_files() {
+                // Whatever it wants next, it is to see them as they are then.
+                self.waits.store(false, Ordering::Release);
+                return;
+            }
+            if self.files_shown() {
                 return;
             }
             self.show_files(now);

@@ -11,7 +11,7 @@ use understudy_sim::{known::Known, run, run::Outcome, scenario, setup::Setup};
 
 fn files(under: &str) -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(under);
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let entries = fs::read_dir(dir).into_iter().flatten().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries.filter(|path| path.extension().is_some_and(|e| e == "txt")).collect();
     files.sort();
     files
@@ -24,7 +24,9 @@ fn play(file: &Path) -> Outcome {
 
 #[test]
 fn no_scenario_breaks_a_rule() {
-    for file in files("scenarios") {
+    let files = files("scenarios");
+    assert!(!files.is_empty());
+    for file in files {
         let outcome = play(&file);
         if let Some(violation) = outcome.violation {
             panic!("{}: {violation:?}\n{}", file.display(), outcome.story.join("\n"));

@@ -22,7 +22,7 @@ impl Birth {
     }
 
     /// As a client has set it.
-    pub(crate) fn set(time: u64) -> Self {
+    pub fn set(time: u64) -> Self {
         Self { time, derived: false }
     }
 

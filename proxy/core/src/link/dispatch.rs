@@ -299,6 +299,7 @@ impl Link {
             members.push((*id, request.header.credit_charge));
             messages.push(Outgoing { range, cover: request.cover(), session });
         }
+        self.tell_renames(ids);
         let State::Bridge(leg) = &mut self.state else { return };
         for ((id, charge), Outgoing { range, .. }) in members.iter().zip(&messages) {
             let Some(msg) = frame.get_mut(range.clone()) else { continue };

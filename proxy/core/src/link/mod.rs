@@ -287,7 +287,9 @@ impl Link {
             State::Opening(opening) => match opening.dialling {
                 None => self.dial(),
                 Some(attached) if attached.node != assignment.node => self.abandon_node(now, cause),
-                Some(_) => {}
+                Some(attached) => {
+                    opening.dialling = Some(Attached { generation: assignment.generation, ..attached });
+                }
             },
             State::Relay(attached) if stays && attached.node == assignment.node => {
                 attached.generation = assignment.generation;
@@ -324,6 +326,10 @@ impl Link {
 
     /// The owner shows which files are behind a barrier.
     pub fn handle_files(&mut self, now: Instant, files: &Files) {
+        self.recovery_files(now, files);
+        if matches!(self.state, State::Recovering(_)) {
+            return;
+        }
         self.barrier = files.is_opening_blocked() || files.is_in_doubt();
         self.send_unread();
         self.set_delete_flags(files);
@@ -333,11 +339,16 @@ impl Link {
     /// Whether something waits for files: [`Self::handle_files`] is to be called, now and at every change. At other
     /// times it is enough to call it before the next client frame, if the version has changed since.
     pub fn wants_files(&self) -> bool {
-        matches!(self.state, State::Relay(_) | State::Bridge(_))
-            && (!self.parked.is_empty()
-                || !self.unread.is_empty()
-                || !self.unflagged.is_empty()
-                || self.replaying.is_some())
+        match &self.state {
+            State::Relay(_) | State::Bridge(_) => {
+                !self.parked.is_empty()
+                    || !self.unread.is_empty()
+                    || !self.unflagged.is_empty()
+                    || self.replaying.is_some()
+            }
+            State::Recovering(recovery) => recovery.wants_files(),
+            State::Opening(_) | State::Closed => false,
+        }
     }
 
     /// The largest frame that is taken from the client, prefix included: little before it has logged in.

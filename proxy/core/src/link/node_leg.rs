@@ -63,6 +63,8 @@ pub(crate) enum Op {
     Reclaim(OpenToken),
     /// The same, by the name it has if that rename was done.
     ReclaimRenamed(OpenToken, MessageId),
+    /// The same, by a name that Files knows.
+    ReclaimElsewhere(OpenToken),
     /// CREATE of a handle of our own on an Open's file, for its attributes.
     Attributes(OpenToken),
     /// By that handle the read-only attribute is taken off.

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     event::{Event, FileEvent, Protection, SessionNews},
     ids::{Client, SessionId},
+    takeover::probe::new_name,
 };
 
 /// FileInformationClass values (MS-FSCC 2.4).
@@ -167,7 +168,9 @@ impl Link {
             self.opens.share_lease(lease);
         }
         self.requests.opened(request, client);
-        self.out.file(FileEvent::Opened { open: token, key: open.key() });
+        let (name, file, asked) = (open.file_name(), open.file(), request.at);
+        let (generation, deletes) = (self.generation(), open.create_options & DELETE_ON_CLOSE != 0);
+        self.out.file(FileEvent::Opened { open: token, name, file, asked, generation, deletes });
         if create::Response::parse(msg).is_ok_and(|response| response.create_action == CREATED) {
             self.out.file(FileEvent::Made { key: open.key(), birth: open.birth, at: request.at });
         }
@@ -177,11 +180,8 @@ impl Link {
 
     pub(super) fn observe_close(&mut self, request: &Request) {
         let Some(token) = self.request_open(request) else { return };
-        let Some(open) = self.opens.remove(token) else { return };
+        self.opens.remove(token);
         self.out.file(FileEvent::Closed { open: token });
-        if open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0 {
-            self.out.file(FileEvent::Gone { key: open.key(), birth: open.birth });
-        }
     }
 
     /// The Open a request is about.
@@ -213,7 +213,7 @@ impl Link {
         match parsed.file_info_class {
             class::RENAME | class::RENAME_EX => {
                 if let Some(name) = parsed.new_name() {
-                    self.observe_rename(token, name);
+                    self.observe_rename(request.at, token, name);
                     self.note_made(request.at, token, name);
                 }
             }
@@ -225,12 +225,14 @@ impl Link {
             class::DISPOSITION | class::DISPOSITION_EX => {
                 if let (Some(open), Some(flag)) = (self.opens.get_mut(token), parsed.buffer.first()) {
                     open.delete_pending = flag & 1 != 0;
+                    self.out.file(FileEvent::Doomed { open: token, doomed: open.delete_pending });
                 }
             }
             class::BASIC => {
                 let time = parsed.buffer.get(..8).and_then(|b| b.try_into().ok()).map(i64::from_le_bytes);
                 if let (Some(open), Some(time)) = (self.opens.get_mut(token), time.filter(|t| *t > 0)) {
                     open.birth = Birth::set(time.unsigned_abs());
+                    self.out.file(FileEvent::Born { open: token, birth: open.birth });
                 }
             }
             _ => {}
@@ -240,31 +242,42 @@ impl Link {
     /// The file of an Open has this name since now. `at`: when the client asked for it.
     pub(crate) fn note_made(&mut self, at: Instant, token: crate::ids::OpenToken, name: &[u8]) {
         let Some(open) = self.opens.get(token) else { return };
-        let (key, birth) = (file_key(&open.share, name), open.birth);
+        let (key, birth) = (file_key(&open.share, &open.full_name(name)), open.birth);
         self.out.file(FileEvent::Made { key, birth, at });
     }
 
-    /// An Open has another name now, and with it every Open of the same file and of what is beneath it.
-    pub(crate) fn observe_rename(&mut self, token: crate::ids::OpenToken, name: &[u8]) {
-        let Some(open) = self.opens.get(token) else { return };
-        let (old, share, birth) = (open.key(), open.share.clone(), open.birth);
-        let key = file_key(&share, name);
-        let beneath = format!("{}\\", old.0);
-        let old_units = open.name.len();
-        for other in self.opens.iter_mut().filter(|o| o.share == share) {
-            let theirs = other.key();
-            if theirs == old {
-                other.name = name.to_vec();
-            } else if theirs.0.starts_with(&beneath) {
-                let rest = other.name.get(old_units..).unwrap_or_default().to_vec();
-                other.name = [name, &rest].concat();
-                self.out.file(FileEvent::Renamed { open: other.token, key: other.key() });
+    /// An Open has another name now, and with it every Open of the same file and of what is beneath it, of whatever Link:
+    /// those hear of it before they are reclaimed. `asked`: when the client asked for it.
+    pub(crate) fn observe_rename(&mut self, asked: Instant, token: crate::ids::OpenToken, name: &[u8]) {
+        let Some(open) = self.opens.get_mut(token) else { return };
+        open.name = open.full_name(name);
+        let to = open.file_name();
+        self.out.file(FileEvent::Renamed { open: token, to, asked });
+    }
+
+    /// Of the requests that go to the node now, others may have to know the renames before their answers are known.
+    pub(crate) fn tell_renames(&mut self, ids: &[crate::ids::MessageId]) {
+        for id in ids {
+            if let Some(event) = self.requests.get(*id).and_then(|request| self.renaming(request)) {
+                self.out.file(event);
             }
         }
-        if old != key {
-            self.out.file(FileEvent::Gone { key: old, birth });
+    }
+
+    fn renaming(&self, request: &Request) -> Option<FileEvent> {
+        let (_, to) = new_name(request).filter(|(is_rename, _)| *is_rename)?;
+        let (from, to) = self.old_and_new_name(request, to)?;
+        let open = self.opens.of(request).map(|open| open.token);
+        Some(FileEvent::Renaming { open, from, to, asked: request.at })
+    }
+
+    /// By which assignment the Link has come to its node.
+    fn generation(&self) -> u64 {
+        match &self.state {
+            State::Relay(attached) => attached.generation,
+            State::Bridge(leg) => leg.generation,
+            _ => 0,
         }
-        self.out.file(FileEvent::Renamed { open: token, key });
     }
 
     /// Remembers which names of a directory the client has had.

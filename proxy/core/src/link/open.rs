@@ -1,6 +1,9 @@
 //! Opens (MS-SMB2 3.3.1.10): what is known of each, so that it can be opened again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
 
 use smb_parse::{
     FileId,
@@ -9,7 +12,7 @@ use smb_parse::{
 };
 
 use crate::{
-    files::FileKey,
+    files::{FileIdentity, FileKey, Name},
     ids::{Client, MessageId, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
     link::{birth::Birth, request::Request},
     takeover::cursor::Cursor,
@@ -51,8 +54,10 @@ pub(crate) struct Open {
     /// The node that has given out `node_id`, once it is lost.
     pub(crate) had_by: Option<NodeId>,
     pub(crate) state: OpenState,
-    /// The path in the share, UTF-16LE, renames by this handle followed.
+    /// The path in the share, UTF-16LE, renames by this handle followed; those by others when it is reclaimed.
     pub(crate) name: Vec<u8>,
+    /// When others have given it that name, if they have.
+    pub(crate) moved_at: Option<Instant>,
     pub(crate) share: String,
     pub(crate) desired_access: u32,
     /// What MAXIMUM_ALLOWED came to, if the node was asked.
@@ -87,14 +92,38 @@ pub(crate) struct Open {
 impl Open {
     /// The file as [`Files`](crate::files::Files) knows it.
     pub(crate) fn key(&self) -> FileKey {
-        file_key(&self.share, &self.name)
+        self.file_name().key
+    }
+
+    /// Its name.
+    pub(crate) fn file_name(&self) -> Name {
+        let name = Name::new(&self.share, &self.name);
+        match self.timewarp {
+            Some(timestamp) => name.in_the_past(timestamp),
+            None => name,
+        }
+    }
+
+    /// Which file it is.
+    pub(crate) fn file(&self) -> FileIdentity {
+        // A version of the past may have the number of the present.
+        FileIdentity::new(self.birth, self.on_disk_id.filter(|_| self.timewarp.is_none()))
+    }
+
+    /// The name that a rename or link gives, in full: that of a stream is told without its file's (MS-FSCC 2.4.42).
+    pub(crate) fn full_name(&self, name: &[u8]) -> Vec<u8> {
+        let colon = |unit: &[u8]| *unit == [b':', 0];
+        if !name.get(..2).is_some_and(colon) {
+            return name.to_vec();
+        }
+        let file = self.name.chunks(2).take_while(|unit| !colon(unit)).flatten();
+        file.chain(name).copied().collect()
     }
 }
 
 /// Share and path, folded.
 pub(crate) fn file_key(share: &str, name: &[u8]) -> FileKey {
-    let path = smb_parse::Utf16(name).to_string_lossy().to_lowercase();
-    FileKey(format!("{share}\\{path}").into_boxed_str())
+    Name::new(share, name).key
 }
 
 /// All Opens of a Link.
@@ -228,6 +257,7 @@ pub(crate) fn open_from(
         had_by: None,
         state: OpenState::Live,
         name: asked.name.0.to_vec(),
+        moved_at: None,
         share: place.share,
         desired_access: asked.desired_access,
         granted_access: None,

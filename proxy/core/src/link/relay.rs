@@ -169,10 +169,12 @@ impl Link {
                 self.watch_request(&header, element.msg);
             }
             request.filler = filler;
+            let id = request.message_id();
             if !self.requests.insert(request) {
                 // The node will end the connection for it (MS-SMB2 3.3.5.2.3).
                 self.out.event(Event::NotUnderstood);
             }
+            self.tell_renames(&[id]);
             if filler.is_some() {
                 self.send_filler(attached, &header);
                 return false;
@@ -418,6 +420,7 @@ impl Link {
             let (header, msg) = (request.header, request.msg.clone());
             self.watch_request(&header, &msg);
         }
+        self.tell_renames(ids);
         let len = bytes.len() - PREFIX;
         smb_parse::frame::write_prefix(&mut bytes, len);
         self.out.send_node(attached.leg, sealed.unwrap_or_else(|| bytes.into()));

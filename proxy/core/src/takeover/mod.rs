@@ -10,6 +10,7 @@ mod copies;
 pub(crate) mod cursor;
 mod delete_flags;
 pub(crate) mod login;
+mod place;
 pub(crate) mod probe;
 mod read_only;
 mod reclaim;
@@ -24,7 +25,13 @@ use smb_parse::{
     header::{Command, Flags, Header, Status},
 };
 
-use self::{login::Logins, probe::Attempts, read_only::Handles, reconnect::Retries};
+use self::{
+    login::Logins,
+    place::{Search, Under},
+    probe::Attempts,
+    read_only::Handles,
+    reconnect::Retries,
+};
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason, Effect, Role},
@@ -50,6 +57,8 @@ pub(crate) struct Recovery {
     pub(crate) progress: Progress,
     /// The names under which Opens are looked for, if they are not there under the last known one.
     attempts: Attempts,
+    /// Opens that are not there under any of those.
+    search: Search,
     retries: Retries,
     handles: Handles,
 }
@@ -63,6 +72,8 @@ enum Stage {
     Negotiating(NodeLeg),
     Authenticating(NodeLeg, Logins),
     ConnectingTrees(NodeLeg),
+    /// For what Files says of the Opens' names.
+    Asking(NodeLeg),
     Reclaiming(NodeLeg),
 }
 
@@ -123,6 +134,7 @@ impl Recovery {
         Self {
             stage: Stage::Waiting(lost.generation),
             attempts: Attempts::default(),
+            search: Search::default(),
             retries: Retries::default(),
             handles: Handles::default(),
             progress: Progress {
@@ -168,6 +180,7 @@ impl Recovery {
             Stage::Negotiating(leg)
             | Stage::Authenticating(leg, _)
             | Stage::ConnectingTrees(leg)
+            | Stage::Asking(leg)
             | Stage::Reclaiming(leg) => {
                 Some(Attached { leg: leg.id, node: leg.node, generation: leg.generation })
             }
@@ -180,6 +193,7 @@ impl Recovery {
             Stage::Negotiating(leg)
             | Stage::Authenticating(leg, _)
             | Stage::ConnectingTrees(leg)
+            | Stage::Asking(leg)
             | Stage::Reclaiming(leg) => Some(leg),
         }
     }
@@ -192,6 +206,7 @@ impl Recovery {
             Stage::Negotiating(_) => "negotiating",
             Stage::Authenticating(..) => "authenticating",
             Stage::ConnectingTrees(_) => "trees",
+            Stage::Asking(_) => "asking",
             Stage::Reclaiming(_) => "reclaiming",
         }
     }
@@ -205,7 +220,7 @@ impl Recovery {
             Stage::Negotiating(_) => Phase::Negotiate,
             Stage::Authenticating(..) => Phase::Authenticate,
             Stage::ConnectingTrees(_) => Phase::Trees,
-            Stage::Reclaiming(_) => Phase::Reclaim,
+            Stage::Asking(_) | Stage::Reclaiming(_) => Phase::Reclaim,
         };
         if let Some(slot) = report.phases.iter_mut().find(|(p, _)| *p == phase) {
             slot.1 += now.saturating_duration_since(self.progress.phase_since);
@@ -224,7 +239,9 @@ impl Link {
             _ => {
                 let Some(attached) = recovery.attached() else { return };
                 if attached.node == assignment.node {
-                    if let Some(leg) = recovery.node_leg() {
+                    if let Stage::Connecting(attached) = &mut recovery.stage {
+                        attached.generation = assignment.generation;
+                    } else if let Some(leg) = recovery.node_leg() {
                         leg.generation = assignment.generation;
                     }
                     return;
@@ -268,6 +285,7 @@ impl Link {
         self.unflagged.clear();
         self.out.file(FileEvent::Lost);
         if let State::Recovering(recovery) = &mut self.state {
+            recovery.search = Search::default();
             recovery.retries = Retries::default();
             recovery.handles = Handles::default();
             recovery.progress.sessions = 0;
@@ -365,8 +383,11 @@ impl Link {
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
             _ if self.comes_too_early(now, &op, Status(header.status)) => {}
             Op::Reconnect(open) => self.reconnect_answer(open, header, msg),
-            Op::Reclaim(open) => self.reclaim_answer(open, None, header, msg),
-            Op::ReclaimRenamed(open, rename) => self.reclaim_answer(open, Some(rename), header, msg),
+            Op::Reclaim(open) => self.reclaim_answer(open, Under::Recorded, header, msg),
+            Op::ReclaimRenamed(open, rename) => {
+                self.reclaim_answer(open, Under::Renamed(rename), header, msg);
+            }
+            Op::ReclaimElsewhere(open) => self.reclaim_answer(open, Under::Elsewhere, header, msg),
             Op::Attributes(open) => self.attributes_answer(open, header, msg),
             Op::TakeOff(open) => self.taken_off(open, header),
             Op::PutOn(open) => self.put_on(open, header),
@@ -386,6 +407,7 @@ impl Link {
             Op::Reconnect(open)
             | Op::Reclaim(open)
             | Op::ReclaimRenamed(open, _)
+            | Op::ReclaimElsewhere(open)
             | Op::Attributes(open)
             | Op::TakeOff(open)
             | Op::PutOn(open)
@@ -421,7 +443,8 @@ impl Link {
         loop {
             self.pump();
             let State::Recovering(recovery) = &mut self.state else { return };
-            if !recovery.retries.is_empty() || !recovery.node_leg().is_some_and(|leg| leg.is_settled()) {
+            let waits = !recovery.retries.is_empty() || recovery.wants_files();
+            if waits || !recovery.node_leg().is_some_and(|leg| leg.is_settled()) {
                 return;
             }
             let stage = std::mem::replace(&mut recovery.stage, Stage::Waiting(0));
@@ -437,11 +460,7 @@ impl Link {
                 }
                 Stage::ConnectingTrees(leg) => {
                     progress.ended(now, Phase::Trees);
-                    let attempts = self.attempts();
-                    if let State::Recovering(recovery) = &mut self.state {
-                        recovery.attempts = attempts;
-                    }
-                    self.begin_reclaim(leg)
+                    Stage::Asking(leg)
                 }
                 Stage::Reclaiming(leg) => {
                     progress.ended(now, Phase::Reclaim);
@@ -469,8 +488,9 @@ impl Link {
                 Op::Login(session) => self.send_login(session),
                 Op::Tree(session, tree) => self.send_tree(session, tree),
                 Op::Reconnect(open) => self.send_reconnect(open),
-                Op::Reclaim(open) => self.send_reclaim(open, None),
-                Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Some(rename)),
+                Op::Reclaim(open) => self.send_reclaim(open, Under::Recorded),
+                Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Under::Renamed(rename)),
+                Op::ReclaimElsewhere(open) => self.send_reclaim(open, Under::Elsewhere),
                 Op::Attributes(open) => self.send_attributes(open),
                 Op::TakeOff(open) => self.send_read_only(open, false),
                 Op::PutOn(open) => self.send_read_only(open, true),

@@ -75,11 +75,12 @@ use smb_parse::{
 use super::{
     Progress,
     claim::{self, Asked, CREATED, Claim, Holder, Name, Sighting, TOLERANCE},
+    place::Under,
     verdict::{Facts, Kind, Subject, Verdict, verdict},
 };
 use crate::{
     event::{Event, FileEvent},
-    files::{FileKey, Files, Maker},
+    files::{self, FileKey, Files, Maker},
     ids::{MessageId, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
@@ -98,6 +99,8 @@ const RENAME: [u8; 2] = [10, 65];
 /// FileLinkInformation and its Ex form (MS-FSCC 2.4.28).
 const LINK: [u8; 2] = [11, 72];
 
+/// How much later than it is said to be something may have been heard of.
+const LATE: Duration = Duration::from_secs(1);
 /// FILE_SUPERSEDE, FILE_OPEN (MS-SMB2 2.2.13).
 const FILE_SUPERSEDE: u32 = 0;
 const FILE_OPEN: u32 = 1;
@@ -169,6 +172,12 @@ impl Attempts {
         attempts.rev().find(|attempt| attempt.id == rename).map(|attempt| &attempt.name[..])
     }
 
+    /// The last rename after which an Open is called exactly so.
+    fn named(&self, open: OpenToken, name: &[u8]) -> Option<MessageId> {
+        let mut attempts = self.0.get(&open)?.iter().rev();
+        attempts.find(|attempt| *attempt.name == *name).map(|attempt| attempt.id)
+    }
+
     /// The rename to be tried behind that one.
     fn next(&self, open: OpenToken, tried: Option<MessageId>) -> Option<MessageId> {
         let mut ids = self.0.get(&open)?.iter().map(|attempt| attempt.id);
@@ -184,10 +193,10 @@ impl Link {
         for request in in_flight {
             let Some((true, to)) = new_name(request) else { continue };
             let by = self.opens.of(request);
-            let Some((old, units)) = self.old_name(request) else { continue };
+            let Some((old, to)) = self.old_and_new_name(request, to) else { continue };
             for open in self.opens.iter().filter(|o| o.state == OpenState::Unreclaimed) {
                 let own = by.is_some_and(|by| by.token == open.token);
-                if let Some(name) = if own { Some(to.to_vec()) } else { renamed(open, &old, units, to) } {
+                if let Some(name) = if own { Some(to.path.to_vec()) } else { renamed(open, &old, &to) } {
                     let attempt = Attempt { id: request.message_id(), own, name };
                     attempts.0.entry(open.token).or_default().push(attempt);
                 }
@@ -196,14 +205,19 @@ impl Link {
         attempts
     }
 
-    /// What a rename's file was called, and how long its name is: by its Open, or by the CREATE of its own compound.
-    fn old_name(&self, request: &Request) -> Option<(FileKey, usize)> {
+    /// What the file of a rename was called, by its Open, or by the CREATE of its own compound; and what it is to be called.
+    pub(crate) fn old_and_new_name(
+        &self,
+        request: &Request,
+        to: &[u8],
+    ) -> Option<(files::Name, files::Name)> {
         if let Some(by) = self.opens.of(request) {
-            return Some((by.key(), by.name.len()));
+            return Some((by.file_name(), files::Name::new(&by.share, &by.full_name(to))));
         }
         let create = self.own_create(request)?;
+        let tree = self.sessions.tree(create.header.session_id, create.header.tree_id()?)?;
         let name = create::Request::parse(&create.msg).ok()?.name.0;
-        Some((self.key_of(create, name)?, name.len()))
+        Some((files::Name::new(&tree.share, name), files::Name::new(&tree.share, to)))
     }
 
     /// The rename by which the Open is to be looked for, now that it is not there under the name after `tried`.
@@ -212,34 +226,49 @@ impl Link {
         recovery.attempts.next(open, tried)
     }
 
-    /// The Open was found: under its last known name, or under the one after `renamed`. `surely`: it is the very file.
-    pub(super) fn note_place(&mut self, open: OpenToken, renamed: Option<MessageId>, surely: bool) {
+    /// The Open was found there. `surely`: it is the very file.
+    pub(super) fn note_place(&mut self, open: OpenToken, under: Under, surely: bool) {
         let State::Recovering(recovery) = &self.state else { return };
         let may_still_run = recovery.progress.is_on_the_lost_node();
+        let Some(found) = self.opens.get(open) else { return };
+        // Another Link may have found it before, and told Files.
+        let shown = recovery.attempts.named(open, &found.name).filter(|_| under == Under::Recorded);
+        let renamed = match under {
+            Under::Renamed(rename) => Some(rename),
+            _ => shown.filter(|_| surely),
+        };
         for Attempt { id, own, .. } in recovery.attempts.0.get(&open).into_iter().flatten() {
             let Some(request) = self.requests.get_mut(*id).filter(|r| !r.is_beyond_doubt()) else {
                 continue;
             };
+            // If others have renamed it meanwhile, it may have been before or after.
+            let is_moved = found.moved_at.is_some_and(|at| at + LATE >= request.at);
             match renamed {
                 // Whichever Open of the file shows it.
                 Some(found) if *id == found => request.finding = Finding::Done,
                 _ if !own => {}
                 // A node may do them in another order than they came in.
                 Some(_) => request.finding = Finding::Unclear,
-                _ if surely && !may_still_run => request.finding = Finding::Undone,
-                _ => request.finding = Finding::Unknown,
+                None if under == Under::Elsewhere || is_moved => request.finding = Finding::Unclear,
+                None if surely && !may_still_run => request.finding = Finding::Undone,
+                None => request.finding = Finding::Unknown,
             }
         }
-        let name = renamed.and_then(|id| recovery.attempts.name(open, id)).map(<[u8]>::to_vec);
+        let lost_at = recovery.lost_at();
+        let name = match under {
+            Under::Recorded => renamed.map(|_| found.name.clone()),
+            Under::Renamed(rename) => recovery.attempts.name(open, rename).map(<[u8]>::to_vec),
+            Under::Elsewhere => recovery.search.name(open).map(|name| name.path.to_vec()),
+        };
         let deletes = self.may_be_deleted(open);
         if let Some(open) = self.opens.get_mut(open).filter(|_| deletes) {
             open.delete_pending |= open.create_options & DELETE_ON_CLOSE != 0;
         }
-        if let (Some(name), Some(id)) = (name, renamed) {
-            self.observe_rename(open, &name);
-            if let Some(at) = self.requests.get(id).map(|rename| rename.at) {
-                self.note_made(at, open, &name);
-            }
+        let Some(name) = name else { return };
+        let asked = renamed.and_then(|id| self.requests.get(id)).map(|rename| rename.at);
+        self.observe_rename(asked.unwrap_or(lost_at), open, &name);
+        if let Some(asked) = asked {
+            self.note_made(asked, open, &name);
         }
     }
 }
@@ -616,14 +645,7 @@ pub(crate) fn new_name(request: &Request) -> Option<(bool, &[u8])> {
     parsed.new_name().filter(|_| changes).map(|name| (is_rename, name))
 }
 
-/// What `open` is called after what was called `old` was renamed to `to`, if it is the same file or beneath. `bytes`: how
-/// long the old name is.
-fn renamed(open: &Open, old: &FileKey, bytes: usize, to: &[u8]) -> Option<Vec<u8>> {
-    let theirs = open.key();
-    if theirs == *old {
-        return Some(to.to_vec());
-    }
-    let beneath = theirs.0.strip_prefix(&*old.0).is_some_and(|rest| rest.starts_with('\\'));
-    let rest = open.name.get(bytes..)?;
-    beneath.then(|| [to, rest].concat())
+/// What `open` is called after what was called `old` was renamed to `to`, if it is that file, a stream of it, or beneath.
+fn renamed(open: &Open, old: &files::Name, to: &files::Name) -> Option<Vec<u8>> {
+    open.file_name().after(old, to).map(|name| name.path.into())
 }

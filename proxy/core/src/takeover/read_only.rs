@@ -22,7 +22,10 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
-use super::reclaim::{Identity, identity};
+use super::{
+    place::Under,
+    reclaim::{Identity, identity},
+};
 use crate::{
     ids::OpenToken,
     link::{
@@ -144,7 +147,7 @@ impl Link {
         if is_back {
             self.lock_again(token);
         } else {
-            self.look_elsewhere(token, None);
+            self.look_elsewhere(token, Under::Recorded);
         }
     }
 
@@ -174,7 +177,7 @@ impl Link {
             open.owes_read_only = false;
         }
         self.close_handle(token);
-        self.look_elsewhere(token, None);
+        self.look_elsewhere(token, Under::Recorded);
     }
 
     pub(super) fn put_on(&mut self, token: OpenToken, header: &Header) {

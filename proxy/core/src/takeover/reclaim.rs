@@ -8,10 +8,10 @@ use smb_parse::{
     header::{Command, Header, Status, Target},
 };
 
-use super::Stage;
+use super::{Stage, place::Under};
 use crate::{
     event::FileEvent,
-    ids::{Client, MessageId, Node, OpenToken, SessionId, TreeId},
+    ids::{Client, Node, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
         birth::Birth,
@@ -76,14 +76,16 @@ impl Link {
         Stage::Reclaiming(leg)
     }
 
-    /// `renamed`: by the name that this rename may have given to it.
-    pub(super) fn send_reclaim(&mut self, token: OpenToken, renamed: Option<MessageId>) {
+    pub(super) fn send_reclaim(&mut self, token: OpenToken, under: Under) {
         if let Some(open) = self.opens.get_mut(token) {
             self.random.fill(&mut open.reclaimed_as);
         }
         let Some(open) = self.opens.get(token) else { return };
-        let new_name = match (&self.state, renamed) {
-            (State::Recovering(recovery), Some(rename)) => recovery.attempts.name(token, rename),
+        let new_name = match (&self.state, under) {
+            (State::Recovering(recovery), Under::Renamed(rename)) => recovery.attempts.name(token, rename),
+            (State::Recovering(recovery), Under::Elsewhere) => {
+                recovery.search.name(token).map(|name| &*name.path)
+            }
             _ => None,
         };
         let contexts = reclaim_contexts(open);
@@ -103,36 +105,34 @@ impl Link {
                 contexts: &contexts,
             },
         );
-        let op = renamed.map_or(Op::Reclaim(token), |rename| Op::ReclaimRenamed(token, rename));
+        let op = match under {
+            Under::Recorded => Op::Reclaim(token),
+            Under::Renamed(rename) => Op::ReclaimRenamed(token, rename),
+            Under::Elsewhere => Op::ReclaimElsewhere(token),
+        };
         self.send_in_session(session, &msg, op);
     }
 
-    pub(super) fn reclaim_answer(
-        &mut self,
-        token: OpenToken,
-        renamed: Option<MessageId>,
-        header: &Header,
-        msg: &[u8],
-    ) {
+    pub(super) fn reclaim_answer(&mut self, token: OpenToken, under: Under, header: &Header, msg: &[u8]) {
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
         let found = response.as_ref().zip(self.opens.get(token));
         let found = found.map(|(response, open)| (response.file_id, identity(open, response)));
         let is_back = match found {
             Some((_, Identity::Same)) => true,
-            Some((_, Identity::Alike)) => renamed.is_none() && !self.may_be_deleted(token),
+            Some((_, Identity::Alike)) => under == Under::Recorded && !self.may_be_deleted(token),
             _ => false,
         };
         let Some(response) = response.filter(|_| is_back) else {
             if let Some((stranger, _)) = found {
                 self.close_stranger(token, stranger);
-            } else if renamed.is_none() && self.may_be_read_only(token, Status(header.status)) {
+            } else if under == Under::Recorded && self.may_be_read_only(token, Status(header.status)) {
                 return;
             }
             self.note_absence(token, Status(header.status), found.is_some());
-            self.look_elsewhere(token, renamed);
+            self.look_elsewhere(token, under);
             return;
         };
-        self.note_place(token, renamed, found.is_some_and(|(_, identity)| identity == Identity::Same));
+        self.note_place(token, under, found.is_some_and(|(_, identity)| identity == Identity::Same));
         let node = self.node_in_the_making();
         let Some(open) = self.opens.get_mut(token) else { return };
         let had = level_of(open);
@@ -141,6 +141,8 @@ impl Link {
         open.had_by = node;
         open.state = OpenState::Live;
         open.cursor.reopened();
+        let file = open.file();
+        self.out.file(FileEvent::Identified { open: token, file });
         self.opens.set_node_id(token, node_id);
         self.break_to_present_level(token, had);
         self.pay_read_only(token);
@@ -153,15 +155,6 @@ impl Link {
         } else {
             self.reclaimed(token);
         }
-    }
-
-    /// It is not there: a rename in flight may have been done. If there is none, the Open is lost.
-    pub(super) fn look_elsewhere(&mut self, token: OpenToken, tried: Option<MessageId>) {
-        let Some(rename) = self.next_attempt(token, tried) else {
-            self.give_up(token);
-            return;
-        };
-        self.ask_for(Op::ReclaimRenamed(token, rename));
     }
 
     /// To be asked of the node in the making.
@@ -194,7 +187,7 @@ impl Link {
     }
 
     /// That Open alone is lost.
-    fn give_up(&mut self, token: OpenToken) {
+    pub(super) fn give_up(&mut self, token: OpenToken) {
         if let Some(open) = self.opens.get_mut(token) {
             open.state = OpenState::Lost;
             self.out.file(FileEvent::GivenUp { open: token });

@@ -18,9 +18,11 @@ use smb_parse::{
 
 use super::{
     Recovery,
+    place::Under,
     reclaim::{Identity, identity},
 };
 use crate::{
+    event::FileEvent,
     ids::{NodeId, OpenToken},
     link::{
         Link, State,
@@ -138,8 +140,10 @@ impl Link {
         let had = level_of(open);
         resume(open, &response);
         open.had_by = node;
+        let file = open.file();
+        self.out.file(FileEvent::Identified { open: token, file });
         self.opens.set_node_id(token, response.file_id);
-        self.note_place(token, None, false);
+        self.note_place(token, Under::Recorded, false);
         self.break_to_present_level(token, had);
         self.reclaimed(token);
         if let State::Recovering(recovery) = &mut self.state {
@@ -150,7 +154,8 @@ impl Link {
     /// An answer that another process of the same node is the reason for: the question is put again later. True if so.
     pub(super) fn comes_too_early(&mut self, now: Instant, op: &Op, status: Status) -> bool {
         let State::Recovering(recovery) = &mut self.state else { return false };
-        let is_reclaim = matches!(op, Op::Reclaim(_) | Op::ReclaimRenamed(..) | Op::Locks(_));
+        let is_reclaim =
+            matches!(op, Op::Reclaim(_) | Op::ReclaimRenamed(..) | Op::ReclaimElsewhere(_) | Op::Locks(_));
         if !is_reclaim || !NOT_FREE.contains(&status) || !recovery.progress.is_on_the_lost_node() {
             return false;
         }

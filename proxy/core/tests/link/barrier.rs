@@ -13,7 +13,6 @@ use understudy_core::{
     crypto::sealing::Cipher,
     effect::CloseReason,
     event::FileEvent,
-    files::FileKey,
     ids::{LinkId, OpenToken},
     link::{Link, LinkConfig},
 };
@@ -37,7 +36,7 @@ fn at_work(cipher: Option<Cipher>) -> (Rig, FileId) {
 /// Another Link has lost its node.
 fn raise(rig: &mut Rig) {
     let (other, open) = (LinkId(2), OpenToken(1));
-    rig.file_event(other, FileEvent::Opened { open, key: FileKey(r"share\b".into()) });
+    rig.opened_elsewhere(other, open, "b");
     rig.file_event(other, FileEvent::Lost);
     rig.show_files();
 }

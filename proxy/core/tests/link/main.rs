@@ -8,6 +8,7 @@ mod logins;
 mod names;
 mod node;
 mod reclaim;
+mod renames;
 mod replay;
 mod rig;
 mod sealed;
@@ -28,7 +29,6 @@ use smb_parse::{
 use understudy_core::{
     effect::CloseReason,
     event::{Cause, FileEvent, LegLoss, SessionLoss},
-    files::FileKey,
     ids::{LegId, LinkId, OpenToken},
 };
 
@@ -542,7 +542,7 @@ fn a_file_waits_for_the_opens_of_other_links() {
     let session = rig.log_in("alice");
     let (file, free) = (rig.open(session, "file"), rig.open(session, "free"));
     let (other, open) = (LinkId(2), OpenToken(1));
-    rig.file_event(other, FileEvent::Opened { open, key: FileKey(r"share\file".into()) });
+    rig.opened_elsewhere(other, open, "file");
     rig.file_event(other, FileEvent::Lost);
     rig.fail_over();
     let parked = rig.send(&[rig.read(0, file, 0, 4)])[0];
@@ -560,7 +560,7 @@ fn a_file_waits_for_the_opens_of_other_links() {
 fn whoever_waits_too_long_for_a_barrier_is_told_so() {
     let (mut rig, file) = at_work("alice");
     let (other, open) = (LinkId(2), OpenToken(1));
-    rig.file_event(other, FileEvent::Opened { open, key: FileKey(r"share\file".into()) });
+    rig.opened_elsewhere(other, open, "file");
     rig.file_event(other, FileEvent::Lost);
     rig.show_files();
     rig.fail_over();

@@ -38,7 +38,7 @@ fn at_work() -> (Rig, FileId) {
 }
 
 /// The node dies before it has done what it is asked, or after.
-fn lose(rig: &mut Rig, done: bool, message: impl Fn(&Rig) -> Vec<u8>) -> u64 {
+pub(crate) fn lose(rig: &mut Rig, done: bool, message: impl Fn(&Rig) -> Vec<u8>) -> u64 {
     let msg = message(rig);
     let command = Header::parse(&msg).unwrap().command;
     let habits = &mut rig.nodes[0].habits;
@@ -46,7 +46,7 @@ fn lose(rig: &mut Rig, done: bool, message: impl Fn(&Rig) -> Vec<u8>) -> u64 {
     rig.send(&[msg])[0]
 }
 
-fn status(rig: &Rig, id: u64) -> Status {
+pub(crate) fn status(rig: &Rig, id: u64) -> Status {
     Status(rig.answer(id).0.status)
 }
 
@@ -385,7 +385,7 @@ pub(crate) fn two() -> [Rig; 2] {
 }
 
 /// Both see Files as they are, until nothing is left to do.
-fn settle(rigs: &mut [Rig; 2]) {
+pub(crate) fn settle(rigs: &mut [Rig; 2]) {
     for _ in 0..4 {
         for rig in &mut *rigs {
             rig.show_files();

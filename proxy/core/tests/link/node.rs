@@ -473,7 +473,7 @@ impl Node {
         encode::set_info_response(&response(header, Status::SUCCESS))
     }
 
-    /// Rename and link; what is beneath moves along.
+    /// Rename and link; streams and what is beneath move along.
     fn change_name(&mut self, header: &Header, msg: &[u8], name: &str) -> Vec<u8> {
         const LINK: u8 = 11;
         let asked = set_info::Request::parse(msg).expect("SET_INFO");
@@ -489,7 +489,7 @@ impl Node {
         }
         let moved = |old: &String| {
             let rest = old.strip_prefix(name)?;
-            (rest.is_empty() || rest.starts_with('\\')).then(|| format!("{to}{rest}"))
+            (rest.is_empty() || rest.starts_with(['\\', ':'])).then(|| format!("{to}{rest}"))
         };
         let names: Vec<_> = disk.keys().filter_map(|old| Some((old.clone(), moved(old)?))).collect();
         for (old, new) in names {

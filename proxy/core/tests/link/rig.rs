@@ -28,9 +28,9 @@ use understudy_core::{
     },
     effect::{CloseReason, Effect, Leg, Role},
     event::{Cause, Event, FileEvent, LegLoss, SessionLoss, SideChannelNews, Succession, TakeoverReport},
-    files::Files,
+    files::{Birth, FileIdentity, Files, Name},
     fleet::Assignment,
-    ids::{LegId, LinkId, NodeId},
+    ids::{LegId, LinkId, NodeId, OpenToken},
     link::{Link, LinkConfig},
     random::Random,
 };
@@ -781,5 +781,14 @@ impl Rig {
     /// Another Link's news of files, as the owner would apply it.
     pub(crate) fn file_event(&self, link: LinkId, event: FileEvent) {
         self.files.borrow_mut().handle(self.now, link, event);
+    }
+
+    /// Another Link has opened a file of the share.
+    pub(crate) fn opened_elsewhere(&self, link: LinkId, open: OpenToken, name: &str) {
+        let path: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let file = FileIdentity { birth: Birth::set(1), number: None };
+        let (name, asked) = (Name::new("share", &path), self.now);
+        let event = FileEvent::Opened { open, name, file, asked, generation: u64::MAX, deletes: false };
+        self.file_event(link, event);
     }
 }

@@ -20,8 +20,6 @@ pub struct Mark {
     pub reclaims: bool,
     /// The files of which some other Link had Opens that were not back.
     pub blocked: Rc<[u64]>,
-    /// Those of them whose Link has not heard yet that its node is gone.
-    pub late: Rc<[u64]>,
 }
 
 /// The requests of one frame, and what has come of them.

@@ -2,7 +2,6 @@
 
 use super::World;
 use crate::{
-    known::Known,
     node::{ConnId, Deed, Mark},
     oracle::Violation,
 };
@@ -41,7 +40,6 @@ impl World {
             Deed::Locked { number, block } => self.touch(actor, mark, *number, Some(*block), true),
             Deed::Renamed { number, name } => {
                 self.oracle.done_once(format!("rename {name}"))?;
-                self.renames = true;
                 self.touch(actor, mark, *number, None, true)
             }
         }
@@ -59,12 +57,7 @@ impl World {
         if mark.blocked.contains(&number) {
             let text =
                 format!("client {} works on file {number}, of which not all Opens are back", actor + 1);
-            let known = if mark.late.contains(&number) {
-                Some(Known::OpenedAfterAllLost)
-            } else {
-                self.renames.then_some(Known::RenamedElsewhere)
-            };
-            return Err(Violation { known, ..Violation::new("barrier", text) });
+            return Err(Violation::new("barrier", text));
         }
         for (at, other) in self.pairs.iter().enumerate().filter(|(at, _)| *at != actor) {
             if !self.is_attached(at) {

@@ -143,7 +143,7 @@ impl World {
         };
         self.generation += 1;
         self.epoch += 1;
-        self.files.all_lost();
+        self.files.all_lost(self.generation);
         let id = NodeId(u16::try_from(node).unwrap_or(0));
         let assignment = Assignment { generation: self.generation, epoch: self.epoch, node: id };
         self.assignment = Some((assignment, cause));

@@ -142,19 +142,14 @@ impl World {
     /// The mark of what a Link sends now.
     pub(super) fn mark(&self, at: usize) -> Mark {
         let mode = self.pairs[at].link.mode();
-        let (mut blocked, mut late) = (Vec::new(), Vec::new());
+        let mut blocked = Vec::new();
         for other in (0..self.pairs.len()).filter(|other| *other != at) {
-            let files = self.not_back(other, at);
-            if self.is_behind(other, at) {
-                late.extend(&files);
-            }
-            blocked.extend(files);
+            blocked.extend(self.not_back(other, at));
         }
         Mark {
             bridge: mode != "relay" && mode != "handshake",
             reclaims: mode == "takeover",
             blocked: Rc::from(blocked),
-            late: Rc::from(late),
         }
     }
 

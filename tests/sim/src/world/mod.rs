@@ -88,8 +88,6 @@ pub struct World {
     assignment: Option<(Assignment, Cause)>,
     /// The Fleet has heard that the node of the present generation is lost.
     lost: bool,
-    /// Some file was renamed.
-    renames: bool,
     order: checks::Order,
     next_conn: u64,
     generation: u64,
@@ -156,7 +154,6 @@ impl World {
             oracle: Oracle::default(),
             assignment: Some((first, Cause::Crash)),
             lost: false,
-            renames: false,
             order: checks::Order::new(),
             next_conn: 0,
             generation: 1,

@@ -74,7 +74,9 @@ impl World {
             if self.violation.is_some() {
                 return;
             }
-            if self.pairs.iter().all(|p| !p.client.alive || p.client.waits_for_ever()) {
+            // A Link that has to leave its node does so after a while.
+            let is_still = self.files.unreclaimed() == 0;
+            if is_still && self.pairs.iter().all(|p| !p.client.alive || p.client.waits_for_ever()) {
                 break;
             }
             if self.breaks_time_out() {

@@ -12,7 +12,7 @@ use smb_parse::{
 use super::{Stage, framed};
 use crate::{
     crypto::sealing::HEADROOM,
-    event::SideChannelFailure,
+    event::{FileEvent, SideChannelFailure},
     ids::OpenToken,
     link::{
         Link, State,
@@ -170,7 +170,12 @@ impl Link {
             return;
         }
         if let (Ok(response), Some(open)) = (query_info::Response::parse(msg), self.opens.get_mut(token)) {
+            let before = open.file();
             take(open, response.buffer);
+            let file = open.file();
+            if file != before {
+                self.out.file(FileEvent::Identified { open: token, file });
+            }
             self.counters.aside();
         }
     }

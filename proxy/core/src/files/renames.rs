@@ -1,0 +1,179 @@
+//! The latest renames: what an Open may be called of which a Link hears late, or which is not where it was.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::{FileIdentity, Name};
+
+/// How many are remembered.
+const REMEMBERED: usize = 4096;
+/// How many names a file is looked for under.
+const NAMES: usize = 16;
+/// How much later something may have been than it is said to have been: a Link reads the clock before it reads its legs.
+const LATE: Duration = Duration::from_secs(1);
+
+/// A rename that was asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Rename {
+    pub(super) from: Name,
+    pub(super) to: Name,
+    /// Of which file, if that is known.
+    pub(super) file: Option<FileIdentity>,
+    pub(super) asked: Instant,
+    /// When its success was heard of. `None`: nobody knows what comes of it.
+    pub(super) answered: Option<Instant>,
+}
+
+impl Rename {
+    /// Whether an Open that was heard of at `since` was there before this was asked for.
+    pub(super) fn is_later_than(&self, since: Instant) -> bool {
+        since + LATE < self.asked
+    }
+
+    /// What an Open of this name and file is called now that this is answered. What was open `before` it was asked for can
+    /// be no other file; else it may be a new one under the old name.
+    pub(super) fn takes(&self, name: &Name, file: FileIdentity, before: bool) -> Option<Name> {
+        let after = name.after(&self.from, &self.to)?;
+        let is_it = match self.file {
+            _ if after.key != self.to.key => !self.is_stream(name) || before || self.is_born_with(file),
+            Some(renamed) if before => renamed.can_be(file),
+            Some(renamed) => renamed.is(file),
+            None => false,
+        };
+        is_it.then_some(after)
+    }
+
+    fn is_stream(&self, name: &Name) -> bool {
+        name.key.0.strip_prefix(&*self.from.key.0).is_some_and(|rest| rest.starts_with(':'))
+    }
+
+    /// A stream has another number than its file, and the same time of creation.
+    fn is_born_with(&self, stream: FileIdentity) -> bool {
+        self.file.is_some_and(|file| file.birth.is_at(stream.birth))
+    }
+}
+
+/// The oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Renames(VecDeque<Rename>);
+
+impl Renames {
+    pub(super) fn push(&mut self, rename: Rename) {
+        self.0.push_back(rename);
+        while self.0.len() > REMEMBERED {
+            self.0.pop_front();
+        }
+    }
+
+    /// What a file is called by now of which a CREATE asked for at `asked` says that it has this name.
+    pub(super) fn name_by_now(&self, name: Name, file: FileIdentity, asked: Instant) -> Name {
+        let late = |rename: &&Rename| rename.answered.is_none_or(|at| at + LATE >= asked);
+        let first = self.0.iter().rev().take_while(late).count();
+        let mut name = name;
+        for rename in self.0.range(self.0.len() - first..).filter(|rename| rename.answered.is_some()) {
+            name = rename.takes(&name, file, false).unwrap_or(name);
+        }
+        name
+    }
+
+    /// All that a file may be called that should be there under this name: the likely first. What was renamed may not have
+    /// been, and answers may have been heard in another order than the node gave them.
+    pub(super) fn names_of(&self, name: &Name, file: FileIdentity) -> Vec<Name> {
+        let mut names = vec![name.clone()];
+        let mut at = 0;
+        while let Some(name) = names.get(at).cloned() {
+            at += 1;
+            for rename in &self.0 {
+                let ways = [(&rename.from, &rename.to), (&rename.to, &rename.from)];
+                for other in ways.into_iter().filter_map(|(from, to)| name.after(from, to)) {
+                    let is_other = rename.file.is_some_and(|renamed| !renamed.can_be(file));
+                    let is_whole = name.key == rename.from.key || name.key == rename.to.key;
+                    let is_known = names.iter().any(|name| name.key == other.key);
+                    if names.len() < NAMES && !(is_known || is_other && is_whole) {
+                        names.push(other);
+                    }
+                }
+            }
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::birth::Birth;
+
+    fn now() -> Instant {
+        #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
+        static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        *START
+    }
+
+    fn name(path: &str) -> Name {
+        let path: Vec<u8> = path.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        Name::new("share", &path)
+    }
+
+    fn file(birth: u64) -> FileIdentity {
+        FileIdentity { birth: Birth::set(birth), number: None }
+    }
+
+    fn at(seconds: u64) -> Instant {
+        now() + Duration::from_secs(seconds)
+    }
+
+    fn rename(from: &str, to: &str, birth: u64, answered: Option<u64>) -> Rename {
+        let (from, to) = (name(from), name(to));
+        Rename { from, to, file: Some(file(birth)), asked: at(10), answered: answered.map(at) }
+    }
+
+    #[test]
+    fn what_is_opened_while_it_is_renamed_has_its_new_name() {
+        let mut renames = Renames::default();
+        renames.push(rename("x", "y", 5, Some(12)));
+        renames.push(rename("other", "x", 6, None));
+        renames.push(rename("y", "z", 5, Some(13)));
+        let by_now = |path: &str, birth, asked| renames.name_by_now(name(path), file(birth), at(asked));
+        assert_eq!(by_now("x", 5, 11), name("z"));
+        assert_eq!(by_now("x:s", 5, 11), name("z:s"));
+        assert_eq!(by_now("x", 7, 11), name("x"), "a new file under the old name");
+        assert_eq!(by_now("x", 5, 20), name("x"), "it was renamed long before");
+        assert_eq!(by_now("other", 6, 11), name("other"), "nobody knows that it was renamed");
+    }
+
+    #[test]
+    fn a_new_file_under_the_old_name_is_not_taken_along() {
+        let rename = rename("x", "y", 5, Some(12));
+        let takes = |path: &str, birth, since| {
+            rename.takes(&name(path), file(birth), rename.is_later_than(at(since)))
+        };
+        assert_eq!(takes("x", 5, 11), Some(name("y")));
+        assert_eq!(takes("x", 7, 11), None);
+        assert_eq!(takes("x:s", 5, 11), Some(name("y:s")));
+        assert_eq!(takes("x:s", 7, 11), None);
+        assert_eq!(takes("x:s", 7, 5), Some(name("y:s")), "it was open before");
+        assert_eq!(takes(r"x\f", 7, 11), Some(name(r"y\f")));
+    }
+
+    #[test]
+    fn a_file_is_looked_for_under_every_name_that_it_may_have() {
+        let mut renames = Renames::default();
+        renames.push(rename("x", "y", 5, None));
+        renames.push(rename("y", "z", 5, Some(12)));
+        renames.push(rename("dir", "other", 9, Some(12)));
+        renames.push(rename("x", "not", 6, Some(12)));
+        let names = |path: &str, birth| renames.names_of(&name(path), file(birth));
+        assert_eq!(names("x", 5), [name("x"), name("y"), name("z")]);
+        assert_eq!(names("z", 5), [name("z"), name("y"), name("x")]);
+        assert_eq!(names(r"dir\f", 7), [name(r"dir\f"), name(r"other\f")]);
+        assert_eq!(names("q", 5), [name("q")]);
+        for n in 0..REMEMBERED {
+            renames.push(rename(&format!("a{n}"), &format!("a{}", n + 1), 5, None));
+        }
+        assert_eq!(renames.names_of(&name("x"), file(5)), [name("x")], "it is forgotten");
+        assert_eq!(renames.names_of(&name("a9"), file(5)).len(), NAMES);
+    }
+}
