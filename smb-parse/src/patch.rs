@@ -5,7 +5,7 @@
 use crate::{
     FileId,
     cmd::oplock_break,
-    create_context::{tag, visit_mut},
+    create_context::{Lease, tag, visit_mut},
     frame::{Protocol, protocol},
     fsctl,
     header::{Command, Flags, Status},
@@ -179,6 +179,29 @@ pub fn set_create_disposition(msg: &mut [u8], disposition: u32) -> bool {
 /// CreateAction of an answer to CREATE (MS-SMB2 2.2.14).
 pub fn set_create_action(msg: &mut [u8], action: u32) -> bool {
     put(msg, at::BODY + 4, action.to_le_bytes())
+}
+
+/// Puts a lease in the place of the one in an answer to CREATE (MS-SMB2 2.2.14.2.10, 2.2.14.2.11): LeaseState, LeaseFlags and,
+/// in version 2, Epoch. False if it has none of that version.
+pub fn set_response_lease(msg: &mut [u8], lease: &Lease) -> bool {
+    const SIZE: u16 = 89;
+    const CONTEXTS: usize = at::BODY + 80;
+    const STATE: usize = 16;
+    const FLAGS: usize = 20;
+    const EPOCH: usize = 48;
+    if command(msg) != Some(Command::CREATE) || structure_size(msg) != Some(SIZE) {
+        return false;
+    }
+    let Some(area) = part_mut(msg, CONTEXTS) else { return false };
+    let mut done = false;
+    visit_mut(area, &mut |name, data| {
+        if name == tag::RQLS {
+            done = put(data, STATE, lease.state.to_le_bytes())
+                && put(data, FLAGS, lease.flags.to_le_bytes())
+                && (lease.version == 1 || put(data, EPOCH, lease.epoch.to_le_bytes()));
+        }
+    });
+    done
 }
 
 /// The FileId in the fixed part of a request.

@@ -201,6 +201,21 @@ pub enum FileEvent {
         /// Which.
         open: OpenToken,
     },
+    /// By this Open the file's data may be changed.
+    Writes {
+        /// Which.
+        open: OpenToken,
+    },
+    /// Nobody else opens the file, or works on it, until the client has acknowledged a break: it may have changes in its cache.
+    Held {
+        /// The Open by which it may cache.
+        open: OpenToken,
+    },
+    /// It has, or its time is over.
+    Released {
+        /// Which.
+        open: OpenToken,
+    },
     /// The Open is lost for good.
     GivenUp {
         /// Which.

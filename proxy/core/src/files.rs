@@ -59,6 +59,8 @@ struct Entry {
     unflagged: bool,
     /// Its file is to be deleted once it is closed.
     deletes: bool,
+    /// It is open to write.
+    writes: bool,
 }
 
 /// What an Open wants until it is back.
@@ -109,6 +111,8 @@ struct File {
     barrier: Barrier,
     /// It is deleted when the last of its Opens is closed.
     doomed: bool,
+    /// Links that had it open for writing when they lost their nodes.
+    wrote: HashSet<LinkId>,
 }
 
 /// What a Link is to know of one of its Opens before it reclaims it.
@@ -144,6 +148,8 @@ pub struct Files {
     /// Names that are no more, and when that was heard of.
     gone: Remembered,
     lately: Lately,
+    /// Opens for whose client the file is held.
+    held: HashSet<(LinkId, OpenToken)>,
     /// Some changes of names are never seen.
     blind: bool,
 }
@@ -208,6 +214,38 @@ impl Files {
         let by_number = entry.file.number.and_then(|number| self.numbers.get(&number).copied());
         let barriers = [by_name, by_number];
         barriers.into_iter().flatten().all(|barrier| barrier.unreclaimed == barrier.unflagged)
+    }
+
+    /// Whether some file is held for a client.
+    pub(crate) fn is_something_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The files that are held for the clients of other Links.
+    fn held_from(&self, link: LinkId) -> impl Iterator<Item = &FileKey> {
+        let others = self.held.iter().filter(move |(holder, _)| *holder != link);
+        others.filter_map(|(holder, open)| self.entry(*holder, *open)).map(|entry| &entry.name.key)
+    }
+
+    /// Whether the file of an Open is held for the client of another Link.
+    pub(crate) fn is_open_held(&self, link: LinkId, open: OpenToken) -> bool {
+        let key = self.entry(link, open).map(|entry| &entry.name.key);
+        key.is_some() && self.held_from(link).any(|held| Some(held) == key)
+    }
+
+    /// The same by a name: the last component is enough, for one directory may be in two shares.
+    pub(crate) fn is_name_held(&self, link: LinkId, key: &FileKey) -> bool {
+        self.held_from(link).any(|held| remembered::leaf(held) == remembered::leaf(key))
+    }
+
+    /// Whether another Link may have changed the file of an Open, by the time when nodes were lost or since.
+    pub(crate) fn may_others_have_written(&self, link: LinkId, open: OpenToken) -> bool {
+        let file = self.entry(link, open).and_then(|entry| self.files.get(&entry.name.key));
+        let Some(file) = file else { return false };
+        let writes = |(other, open): &(LinkId, OpenToken)| {
+            *other != link && self.entry(*other, *open).is_some_and(|entry| entry.writes)
+        };
+        file.wrote.iter().any(|other| *other != link) || file.opens.iter().any(writes)
     }
 
     /// Whether requests that open files or change names must wait.
@@ -305,11 +343,12 @@ impl Files {
                 let name = self.renames.name_by_now(name, file, asked);
                 let reclaimed = generation >= self.lost_before;
                 let (since, named, unflagged) = (now, now, false);
-                let entry = Entry { name, file, since, named, reclaimed, unflagged, deletes };
+                let entry = Entry { name, file, since, named, reclaimed, unflagged, deletes, writes: false };
                 self.insert(link, open, entry);
             }
             FileEvent::Closed { open } => self.closed(now, link, open),
             FileEvent::GivenUp { open } => {
+                self.release(link, open);
                 if let Some((entry, _)) = self.remove(link, open) {
                     self.lately.closed(&entry.name.key, Some(now));
                 }
@@ -320,6 +359,17 @@ impl Files {
             FileEvent::Renaming { open, from, to, asked } => self.renaming(link, open, from, to, asked),
             FileEvent::Renamed { open, to, asked } => self.renamed(now, link, open, to, asked),
             FileEvent::Gone { key, birth } => self.gone(now, key, birth),
+            FileEvent::Writes { open } => {
+                if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
+                    entry.writes = true;
+                }
+            }
+            FileEvent::Held { open } => {
+                if self.entry(link, open).is_some() && self.held.insert((link, open)) {
+                    self.version += 1;
+                }
+            }
+            FileEvent::Released { open } => self.release(link, open),
             FileEvent::Lost => self.mark_lost(link),
             FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
@@ -348,6 +398,7 @@ impl Files {
         self.decided(link);
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(HashMap::keys).copied().collect();
         for open in opens {
+            self.release(link, open);
             if let Some((entry, _)) = self.remove(link, open) {
                 self.lately.closed(&entry.name.key, None);
             }
@@ -366,6 +417,12 @@ impl Files {
         self.lately.gone(&key, birth);
         self.made.take(&key, |made| made.birth.is_at(birth));
         self.gone.insert(key, birth, now);
+    }
+
+    fn release(&mut self, link: LinkId, open: OpenToken) {
+        if self.held.remove(&(link, open)) {
+            self.version += 1;
+        }
     }
 
     fn decided(&mut self, link: LinkId) {
@@ -398,6 +455,7 @@ impl Files {
     }
 
     fn closed(&mut self, now: Instant, link: LinkId, open: OpenToken) {
+        self.release(link, open);
         let Some((entry, last)) = self.remove(link, open) else { return };
         self.lately.closed(&entry.name.key, Some(now));
         match last {
@@ -413,6 +471,12 @@ impl Files {
 
     fn mark_lost(&mut self, link: LinkId) {
         let Some(opens) = self.links.get_mut(&link) else { return };
+        let wrote = opens.values().filter(|entry| entry.writes).map(|entry| &entry.name.key);
+        for key in wrote {
+            if let Some(file) = self.files.get_mut(key) {
+                file.wrote.insert(link);
+            }
+        }
         let mut lost = Vec::new();
         for entry in opens.values_mut().filter(|entry| entry.reclaimed || entry.unflagged) {
             let was = entry.wants();
@@ -547,11 +611,13 @@ impl Files {
         let Some((mut entry, last)) = self.remove(link, open) else { return };
         let key = std::mem::replace(&mut entry.name, name).key;
         entry.named = now;
-        let doomed = last.as_ref().or_else(|| self.files.get(&key)).is_some_and(|file| file.doomed);
+        let was = last.as_ref().or_else(|| self.files.get(&key));
+        let (doomed, wrote) = was.map(|file| (file.doomed, file.wrote.clone())).unwrap_or_default();
         let to = entry.name.key.clone();
         self.insert(link, open, entry);
         if let Some(file) = self.files.get_mut(&to) {
             file.doomed |= doomed;
+            file.wrote.extend(wrote);
         }
     }
 }
@@ -826,6 +892,48 @@ mod tests {
 
     fn later(seconds: u64) -> Instant {
         now() + std::time::Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_file_is_held_from_others_until_its_client_is_done_or_gone() {
+        let mut files = Files::default();
+        let (a, b) = (OpenToken(1), OpenToken(2));
+        opened(&mut files, A, 1, r"share\x");
+        opened(&mut files, B, 2, r"share\x");
+        opened(&mut files, B, 3, r"share\y");
+        files.handle(now(), A, FileEvent::Held { open: a });
+        assert!(files.is_something_held() && files.is_open_held(B, b) && !files.is_open_held(A, a));
+        assert!(!files.is_open_held(B, OpenToken(3)) && files.is_name_held(B, &key(r"other\x")));
+        assert!(!files.is_name_held(A, &key(r"share\x")) && !files.is_name_held(B, &key(r"share\y")));
+        for end in [FileEvent::Released { open: a }, FileEvent::Closed { open: a }] {
+            files.handle(now(), A, FileEvent::Held { open: a });
+            let version = files.version();
+            files.handle(now(), A, end);
+            assert!(!files.is_something_held() && files.version() > version);
+        }
+        files.handle(now(), A, FileEvent::Held { open: a });
+        assert!(!files.is_something_held(), "it is closed");
+        opened(&mut files, A, 1, r"share\x");
+        files.handle(now(), A, FileEvent::Held { open: a });
+        files.link_gone(A);
+        assert!(!files.is_something_held());
+    }
+
+    #[test]
+    fn another_that_writes_or_has_lost_its_node_while_it_did_may_have_changed_a_file() {
+        let mut files = Files::default();
+        let a = OpenToken(1);
+        opened(&mut files, A, 1, "x");
+        files.handle(now(), A, FileEvent::Writes { open: a });
+        opened(&mut files, B, 2, "x");
+        assert!(!files.may_others_have_written(A, a) && files.may_others_have_written(B, OpenToken(2)));
+        files.handle(now(), A, FileEvent::Closed { open: a });
+        assert!(!files.may_others_have_written(B, OpenToken(2)), "the node has told of it");
+        opened(&mut files, A, 1, "x");
+        files.handle(now(), A, FileEvent::Writes { open: a });
+        files.all_lost(2);
+        files.link_gone(A);
+        assert!(files.may_others_have_written(B, OpenToken(2)), "the node may not have come to tell of it");
     }
 
     #[test]

@@ -412,7 +412,7 @@ impl Driver {
                 self.waits.store(false, Ordering::Release);
                 return;
             }
-            if self.files_shown() {
+            if self.files_shown() && !self.link.has_fresh_frames() {
                 return;
             }
             self.show_files(now);

@@ -17,8 +17,9 @@ pub use request::{
 };
 pub use response::{
     LeaseBreak, close_response, create_response, echo_response, error_response, ioctl_response,
-    lease_break_ack_response, lease_break_notification, oplock_break_ack_response, oplock_break_notification,
-    query_directory_response, read_response, session_setup_response, set_info_response, write_response,
+    lease_break_ack_response, lease_break_notification, lock_response, oplock_break_ack_response,
+    oplock_break_notification, query_directory_response, read_response, session_setup_response,
+    set_info_response, write_response,
 };
 
 use crate::{

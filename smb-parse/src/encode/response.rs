@@ -23,6 +23,11 @@ pub fn echo_response(header: &Header) -> Vec<u8> {
     Builder::new(header, 4).u16(0).0
 }
 
+/// LOCK Response (MS-SMB2 2.2.27).
+pub fn lock_response(header: &Header) -> Vec<u8> {
+    Builder::new(header, 4).u16(0).0
+}
+
 /// SET_INFO Response (MS-SMB2 2.2.40).
 pub fn set_info_response(header: &Header) -> Vec<u8> {
     Builder::new(header, 2).0

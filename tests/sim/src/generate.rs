@@ -86,8 +86,12 @@ impl Mood {
             32..35 => Act::Append { slot },
             35 => Act::Flush { slot },
             36..40 => Act::Close { slot },
-            40..44 => Act::Lock { slot, block, exclusive: !chance.one_in(3), wait: chance.one_in(4) },
-            44..46 => Act::Unlock { slot, block },
+            40..44 => {
+                let (exclusive, wait) = (!chance.one_in(3), chance.one_in(4));
+                let blocks = if wait { vec![block] } else { blocks(block, chance) };
+                Act::Lock { slot, blocks, exclusive, wait }
+            }
+            44..46 => Act::Unlock { slot, blocks: blocks(block, chance) },
             46..49 => Act::Rename { slot },
             49 => Act::Delete { slot },
             50..54 => Act::List { slot },
@@ -96,6 +100,14 @@ impl Mood {
             56 => Act::Cancel,
             57 | 58 => Act::Echo,
             59..62 => Act::Compound { name: shared, block, writes: chance.one_in(2) },
+            62 if chance.one_in(3) => Act::Create {
+                name: ".".to_owned(),
+                disposition: 1,
+                cache: 4 + chance.below(4),
+                share: 7,
+                slot,
+                delete: false,
+            },
             62 if chance.one_in(4) => Act::Leave,
             62 if chance.one_in(4) => Act::LogOff,
             _ if chance.one_in(4) => {
@@ -103,6 +115,15 @@ impl Mood {
             }
             _ => Act::Read { slot, block },
         }
+    }
+}
+
+/// What a LOCK names: mostly one block.
+fn blocks(first: u64, chance: &mut Chance) -> Vec<u64> {
+    match chance.below(6) {
+        0 => vec![first, 1 - first],
+        1 => vec![first, first],
+        _ => vec![first],
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Oracle {
     /// How often something that may be done once was: `create x`, `rename r`, `append 5`.
     deeds: BTreeMap<String, u32>,
     tags: u64,
+    /// How often a name has changed.
+    pub names: u64,
 }
 
 impl Oracle {

@@ -51,15 +51,17 @@ pub enum Act {
     Close {
         slot: u8,
     },
+    /// In one request. Only one block may be waited for (MS-SMB2 3.3.5.14.2).
     Lock {
         slot: u8,
-        block: u64,
+        blocks: Vec<u64>,
         exclusive: bool,
         wait: bool,
     },
+    /// In one request, which need not succeed.
     Unlock {
         slot: u8,
-        block: u64,
+        blocks: Vec<u64>,
     },
     Rename {
         slot: u8,
@@ -152,8 +154,10 @@ pub enum Step {
     Wait(u64),
     /// Time passes until somebody's timer is due.
     Tick,
-    /// Everything under way arrives.
+    /// Everything under way arrives, and breaks are acknowledged.
     Settle,
+    /// Everything under way arrives.
+    Arrive,
     /// The last final answer of a client to such a request had this status.
     Expect(usize, String, u32),
 }
@@ -164,6 +168,14 @@ fn letter(slot: u8) -> char {
 
 fn slot(word: &str) -> Option<u8> {
     word.bytes().next().filter(|b| word.len() == 1 && b.is_ascii_uppercase()).map(|b| b - b'A')
+}
+
+fn list(blocks: &[u64]) -> String {
+    blocks.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn parse_list(word: &str) -> Option<Vec<u64>> {
+    word.split(',').map(|block| block.parse().ok()).collect()
 }
 
 impl Act {
@@ -182,11 +194,12 @@ impl Act {
             Self::Append { slot } => format!("append {}", letter(*slot)),
             Self::Flush { slot } => format!("flush {}", letter(*slot)),
             Self::Close { slot } => format!("close {}", letter(*slot)),
-            Self::Lock { slot, block, exclusive, wait } => {
+            Self::Lock { slot, blocks, exclusive, wait } => {
                 let how = if *exclusive { "exclusive" } else { "shared" };
-                format!("lock {} {block} {how} {}", letter(*slot), if *wait { "wait" } else { "now" })
+                let wait = if *wait { "wait" } else { "now" };
+                format!("lock {} {} {how} {wait}", letter(*slot), list(blocks))
             }
-            Self::Unlock { slot, block } => format!("unlock {} {block}", letter(*slot)),
+            Self::Unlock { slot, blocks } => format!("unlock {} {}", letter(*slot), list(blocks)),
             Self::Rename { slot } => format!("rename {}", letter(*slot)),
             Self::Delete { slot } => format!("delete {}", letter(*slot)),
             Self::List { slot } => format!("list {}", letter(*slot)),
@@ -221,13 +234,13 @@ impl Act {
             ["append", s] => Self::Append { slot: slot(s)? },
             ["flush", s] => Self::Flush { slot: slot(s)? },
             ["close", s] => Self::Close { slot: slot(s)? },
-            ["lock", s, block, how, wait] => Self::Lock {
+            ["lock", s, blocks, how, wait] => Self::Lock {
                 slot: slot(s)?,
-                block: block.parse().ok()?,
+                blocks: parse_list(blocks)?,
                 exclusive: *how == "exclusive",
                 wait: *wait == "wait",
             },
-            ["unlock", s, block] => Self::Unlock { slot: slot(s)?, block: block.parse().ok()? },
+            ["unlock", s, blocks] => Self::Unlock { slot: slot(s)?, blocks: parse_list(blocks)? },
             ["rename", s] => Self::Rename { slot: slot(s)? },
             ["delete", s] => Self::Delete { slot: slot(s)? },
             ["list", s] => Self::List { slot: slot(s)? },
@@ -273,6 +286,7 @@ impl Step {
             Self::Wait(ms) => format!("{ms} ms pass"),
             Self::Tick => "timer".into(),
             Self::Settle => "settle".into(),
+            Self::Arrive => "everything arrives".into(),
             Self::Expect(at, command, status) => format!("client {} expects {command} {status:08x}", at + 1),
         }
     }
@@ -303,6 +317,7 @@ impl Step {
             [ms, "ms", "pass"] => Self::Wait(ms.parse().ok()?),
             ["timer"] => Self::Tick,
             ["settle"] => Self::Settle,
+            ["everything", "arrives"] => Self::Arrive,
             _ => return None,
         })
     }

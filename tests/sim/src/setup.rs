@@ -54,6 +54,8 @@ pub struct Setup {
     pub split_every: u64,
     /// When a side channel is opened.
     pub side: SideChannelMode,
+    /// Whether every other node lets nobody write or keep handles in a cache.
+    pub stingy: bool,
     /// Whether what is known to be wrong fails, too.
     pub strict: bool,
     /// Whether the story is kept.
@@ -91,6 +93,7 @@ impl Default for Setup {
             slow_every: 0,
             split_every: 0,
             side: SideChannelMode::Off,
+            stingy: false,
             strict: false,
             trace: false,
         }
@@ -133,6 +136,7 @@ impl Setup {
             slow_every: chance.pick(&[0, 0, 4, 9]),
             split_every: chance.pick(&[0, 2, 5]),
             side: chance.pick(&SIDES).0,
+            stingy: chance.one_in(4),
             strict: false,
             trace: false,
         }
@@ -147,7 +151,7 @@ impl Setup {
     pub fn text(&self) -> String {
         let users: Vec<_> = self.clients.iter().map(|u| u.name()).collect();
         format!(
-            "setup: dialect {} cover {} gmac {} clients {} nodes {} credits {} slow {} split {} side-channel {} seed {}",
+            "setup: dialect {} cover {} gmac {} clients {} nodes {} credits {} slow {} split {} side-channel {} stingy {} seed {}",
             word(&DIALECTS, &self.dialect),
             word(&Protection::WORDS, &self.protection),
             if self.gmac { "yes" } else { "no" },
@@ -157,6 +161,7 @@ impl Setup {
             self.slow_every,
             self.split_every,
             word(&SIDES, &self.side),
+            if self.stingy { "yes" } else { "no" },
             self.seed
         )
     }
@@ -179,6 +184,7 @@ impl Setup {
                 "slow" => setup.slow_every = text.parse().ok()?,
                 "split" => setup.split_every = text.parse().ok()?,
                 "side-channel" => setup.side = value(&SIDES, text)?,
+                "stingy" => setup.stingy = *text == "yes",
                 "seed" => setup.seed = text.parse().ok()?,
                 _ => return None,
             }

@@ -65,6 +65,6 @@ impl Remembered {
     }
 }
 
-fn leaf(key: &FileKey) -> &str {
+pub(super) fn leaf(key: &FileKey) -> &str {
     key.0.rsplit('\\').next().unwrap_or_default()
 }

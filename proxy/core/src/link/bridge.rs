@@ -79,11 +79,12 @@ impl Link {
             return;
         }
         match &self.state {
-            State::Recovering(_) => self.greet_while_recovering(&ids),
+            State::Recovering(_) => self.greet_while_recovering(now, &ids),
             State::Bridge(_) => {
-                let waits = self.barrier || !self.parked.is_empty();
+                let waits = self.barrier || self.file_held || !self.parked.is_empty();
                 if waits || !self.send_unit(now, &ids) {
                     self.parked.push_back(ids);
+                    self.fresh = true;
                 }
             }
             _ => {}
@@ -130,8 +131,9 @@ impl Link {
         Some(ids)
     }
 
-    /// While a node is sought: ECHO is answered, requests of ended sessions too, the rest waits.
-    fn greet_while_recovering(&mut self, ids: &[MessageId]) {
+    /// While a node is sought: ECHO is answered, acknowledgements that only we wait for, requests of ended sessions too, the rest waits.
+    fn greet_while_recovering(&mut self, now: Instant, ids: &[MessageId]) {
+        self.answer_own_breaks(now, ids);
         for id in ids {
             let Some(request) = self.requests.get(*id) else { continue };
             if self.sessions.get(request.header.session_id).is_some_and(|s| s.ended) {
@@ -267,7 +269,7 @@ impl Link {
     ) -> Passage {
         if header.message_id == u64::MAX {
             // As Samba sends them: not covered, whatever the session's policy.
-            return if self.translate_break(msg) {
+            return if self.translate_break(now, msg) {
                 Passage::Client(Cover::Plain, header.session_id)
             } else {
                 Passage::Withheld
@@ -305,6 +307,7 @@ impl Link {
         let Some(request) = self.requests.get_mut(id) else { return Passage::Withheld };
         // It may take long: others cannot wait for that.
         request.doubtful = false;
+        request.pends = true;
         if request.sealed && opened != Some(request.header.session_id) {
             self.out.event(Event::SignatureRefused);
             return Passage::Withheld;
@@ -432,6 +435,7 @@ impl Link {
         let node_id = response.file_id;
         let number = self.mint();
         let client_id = minted_file_id(self.id.0, number);
+        self.translate_lease(msg);
         let answer = msg.to_vec();
         patch::set_response_file_id(msg, client_id);
         self.record_open(request, &answer, client_id, node_id);

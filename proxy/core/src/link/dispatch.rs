@@ -19,13 +19,14 @@ use super::{
     credit::charge,
     fsctl::refused_fsctl,
     node_leg::Pending,
+    open::file_key,
     request::{Request, keep},
 };
 use crate::{
     crypto::sealing::HEADROOM,
     effect::{Close, CloseReason},
     event::Event,
-    files::Files,
+    files::{FileKey, Files},
     ids::{MessageId, OpenToken, RELATED_FILE_ID, SessionId},
     takeover::{
         probe::{Finding, new_name},
@@ -47,17 +48,19 @@ impl Link {
     /// from it what it works on: CLOSE of its Open, TREE_DISCONNECT and LOGOFF of its session.
     pub(super) fn dispatch_parked(&mut self, now: Instant, files: &Files) {
         let units = std::mem::take(&mut self.parked);
+        self.fresh = false;
         let mut full = false;
         let mut waiting = Waiting::default();
         for ids in units {
-            if self.is_blocked(&ids, files)
+            let blocked = self.is_blocked(&ids, files)
                 || self.takes_from(&ids, &waiting)
-                || !self.is_decided(&ids, files)
-            {
+                || !self.is_decided(&ids, files);
+            if blocked || self.is_held(&ids, files) {
                 self.note_waiting(&ids, &mut waiting);
                 for id in &ids {
                     if let Some(request) = self.requests.get_mut(*id) {
-                        request.parked.get_or_insert(now);
+                        // As a node would, it waits as long as the acknowledgement takes.
+                        request.parked = blocked.then(|| request.parked.unwrap_or(now));
                     }
                 }
                 self.parked.push_back(ids);
@@ -81,7 +84,9 @@ impl Link {
         }
         self.send_admission();
         self.go_on_deciding();
-        if !self.barrier && !self.parked.is_empty() {
+        if self.barrier || self.file_held {
+            self.fresh |= !self.parked.is_empty();
+        } else if !self.parked.is_empty() {
             let units = std::mem::take(&mut self.parked);
             let mut full = false;
             for ids in units {
@@ -107,6 +112,30 @@ impl Link {
             Command::SET_INFO => self.is_file_blocked(request, files),
             _ => self.closes_unflagged(request),
         })
+    }
+
+    /// Whether a frame must wait for a client that is to acknowledge a break of what it opens or works on.
+    fn is_held(&self, ids: &[MessageId], files: &Files) -> bool {
+        if !self.file_held {
+            return false;
+        }
+        ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
+            Command::CREATE => {
+                self.is_held_from_itself(request)
+                    || self.create_key(request).is_some_and(|key| files.is_name_held(self.id, &key))
+            }
+            Command::READ | Command::WRITE | Command::LOCK | Command::SET_INFO => {
+                self.opens.of(request).is_some_and(|open| files.is_open_held(self.id, open.token))
+            }
+            _ => false,
+        })
+    }
+
+    /// The file that a CREATE names.
+    pub(super) fn create_key(&self, request: &Request) -> Option<FileKey> {
+        let asked = create::Request::parse(&request.msg).ok()?;
+        let tree = self.sessions.tree(request.header.session_id, request.header.tree_id()?)?;
+        Some(file_key(&tree.share, asked.name.0))
     }
 
     /// By the name that the file has now: another Link may have renamed it.
@@ -220,7 +249,7 @@ impl Link {
                 self.judge_request(now, id);
                 Settled::Here
             }
-            Command::OPLOCK_BREAK if self.answer_own_break(id) => Settled::Here,
+            Command::OPLOCK_BREAK if self.answer_own_break(now, id) => Settled::Here,
             Command::IOCTL => self.settle_ioctl(id),
             Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => {
                 self.settle(id, Status::NO_MORE_FILES)
@@ -237,9 +266,14 @@ impl Link {
         self.answer(&request, &encode::close_response(&header, &close::Response::default()));
     }
 
-    /// SET_INFO that the lost node had done.
+    /// SET_INFO that the lost node had done, or UNLOCK.
     fn answer_done(&mut self, id: MessageId) {
         let Some(request) = self.requests.remove(id) else { return };
+        if request.header.command == Command::LOCK {
+            let header = self.response_header(&request, Status::SUCCESS);
+            self.answer(&request, &encode::lock_response(&header));
+            return;
+        }
         if let (Some(open), Some((_, name))) = (self.request_open(&request), new_name(&request)) {
             self.note_made(request.at, open, name);
         }

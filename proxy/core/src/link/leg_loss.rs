@@ -151,10 +151,13 @@ impl Link {
             request.parked = None;
             request.filler = None;
             request.forget_finding();
+            let waited = std::mem::take(&mut request.pends) && request.header.command == Command::LOCK;
             if request.sent.take().is_some() {
-                request.deaths = request.deaths.saturating_add(1);
+                // A LOCK that waits for another one may wait long. It is not what kills nodes.
+                request.deaths = if waited { 1 } else { request.deaths.saturating_add(1) };
             }
         }
+        self.settle_locks_in_flight();
         self.parked.clear();
         self.begin_doubt();
         for session in self.sessions.iter_mut().filter(|s| !s.ended) {
@@ -163,8 +166,8 @@ impl Link {
         for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
             open.state = OpenState::Unreclaimed;
             open.had_by = Some(lost.node);
-            open.break_is_ours |= std::mem::take(&mut open.break_pending);
         }
+        self.inherit_breaks(now);
         self.opens.forget_node_ids();
         self.unflagged.clear();
         self.out.file(FileEvent::Lost);
@@ -180,6 +183,7 @@ impl Link {
             return;
         }
         self.answer_ended_sessions();
+        self.answer_own_breaks(now, &self.requests.ids());
         for id in self.requests.ids() {
             if self.requests.get(id).is_some_and(|r| r.is_echo() && !r.compounded) {
                 self.check_and_answer_echo(id);

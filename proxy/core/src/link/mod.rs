@@ -4,8 +4,8 @@
 //!
 //! The owner feeds inputs by `handle_*`, in the order in which they happened, and after each of them drains
 //! [`Link::poll_transmit`], [`Link::poll_event`] and [`Link::poll_effect`]. While [`Link::wants_files`] is true it calls
-//! [`Link::handle_files`], at once and whenever [`Files::version`] has changed. [`Link::poll_timeout`] says when
-//! [`Link::handle_timeout`] is due. After [`Effect::CloseClient`] the Link is over.
+//! [`Link::handle_files`], at once, whenever [`Files::version`] has changed, and when [`Link::has_fresh_frames`].
+//! [`Link::poll_timeout`] says when [`Link::handle_timeout`] is due. After [`Effect::CloseClient`] the Link is over.
 //!
 //! # States
 //!
@@ -31,6 +31,7 @@ pub(crate) mod dispatch;
 mod fsctl;
 mod judge;
 mod leg_loss;
+pub(crate) mod locks;
 pub(crate) mod node_leg;
 mod observe;
 pub(crate) mod open;
@@ -103,12 +104,20 @@ pub struct Link {
     handshake: Option<Vec<BytesMut>>,
     /// Frames that wait for a barrier or for credits, in order: the MessageIds of each.
     pub(crate) parked: VecDeque<Vec<MessageId>>,
+    /// Whether some of them have not been looked at yet: they may be free.
+    fresh: bool,
     /// Frames that nobody here can read, kept back by a barrier.
     unread: relay::Unread,
     /// How long at most the client waits for the end of its earlier session.
     succeeds_until: Option<Instant>,
     /// Some Open of some Link is unreclaimed, as far as this Link knows.
     pub(crate) barrier: bool,
+    /// Some file is held for a client that is to acknowledge a break, as far as this Link knows.
+    file_held: bool,
+    /// When the first break is over that the client owes only us an acknowledgement of.
+    break_due: Option<Instant>,
+    /// Opens that came back with nothing but a cache for reading, of which it is not known yet whether it may be stale.
+    doubted: Vec<OpenToken>,
     /// Since when the node is silent and may not be left.
     silent_since: Option<Instant>,
     /// Another node serves, but the process at the end of our leg is not gone yet: until then it is waited for.
@@ -190,9 +199,13 @@ impl Link {
             held_bytes: 0,
             handshake: Some(Vec::new()),
             parked: VecDeque::new(),
+            fresh: false,
             unread: relay::Unread::default(),
             succeeds_until: None,
             barrier: false,
+            file_held: false,
+            break_due: None,
+            doubted: Vec::new(),
             silent_since: None,
             leaving: None,
             heard: None,
@@ -331,6 +344,10 @@ impl Link {
             return;
         }
         self.barrier = files.is_opening_blocked() || files.is_in_doubt();
+        self.file_held = files.is_something_held();
+        if matches!(self.state, State::Bridge(_)) {
+            self.drop_stale_caches(now, files);
+        }
         self.send_unread();
         self.set_delete_flags(files);
         self.dispatch_parked(now, files);
@@ -344,11 +361,17 @@ impl Link {
                 !self.parked.is_empty()
                     || !self.unread.is_empty()
                     || !self.unflagged.is_empty()
+                    || !self.doubted.is_empty()
                     || self.replaying.is_some()
             }
             State::Recovering(recovery) => recovery.wants_files(),
             State::Opening(_) | State::Closed => false,
         }
+    }
+
+    /// Whether [`Self::handle_files`] is to be called although nothing has changed: frames have come that may be free.
+    pub fn has_fresh_frames(&self) -> bool {
+        self.fresh && self.wants_files()
     }
 
     /// The largest frame that is taken from the client, prefix included: little before it has logged in.

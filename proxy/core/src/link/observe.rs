@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use smb_parse::{
     FileId,
-    cmd::{create, lock, oplock_break, query_directory, set_info},
+    cmd::{create, query_directory, set_info},
     header::{Command, Header, Status},
     patch,
 };
@@ -12,6 +12,7 @@ use smb_parse::{
 use super::{
     Link, State,
     birth::Birth,
+    breaks::may_write,
     node_leg::Clock,
     open::{OpenState, Place, file_key, open_from},
     request::Request,
@@ -39,8 +40,6 @@ const INFO_FILE: u8 = 1;
 const DELETE_ON_CLOSE: u32 = 0x1000;
 /// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
 const CREATED: u32 = 2;
-/// `SMB2_LOCKFLAG_UNLOCK` (MS-SMB2 2.2.26.1).
-const UNLOCK: u32 = 0x4;
 
 impl Link {
     /// Takes an answer in. `msg` is the answer with the client's ids; `request` what it answers.
@@ -53,13 +52,13 @@ impl Link {
             }
             Command::SESSION_SETUP => self.observe_session_setup(request, header, msg),
             Command::QUERY_DIRECTORY => self.observe_query_directory(request, status, msg),
+            Command::LOCK => self.observe_lock(request, status),
             _ if !status.is_success() => {}
             Command::LOGOFF => self.forget_session(request.header.session_id),
             Command::TREE_CONNECT => self.observe_tree_connect(request, header, msg),
             Command::TREE_DISCONNECT => self.forget_tree(request),
             Command::CREATE => self.observe_create(request, msg),
             Command::CLOSE => self.observe_close(request),
-            Command::LOCK => self.observe_lock(request),
             Command::SET_INFO => self.observe_set_info(request),
             Command::OPLOCK_BREAK => self.observe_break_ack(msg),
             _ => {}
@@ -166,11 +165,18 @@ impl Link {
         open.node_id = crate::ids::Node(node);
         if let Some(lease) = open.lease {
             self.opens.share_lease(lease);
+            if let Some(mate) = self.opens.iter().find(|o| o.lease.is_some_and(|l| l.key == lease.key)) {
+                open.share(mate);
+                open.keep_to_break();
+            }
         }
         self.requests.opened(request, client);
         let (name, file, asked) = (open.file_name(), open.file(), request.at);
         let (generation, deletes) = (self.generation(), open.create_options & DELETE_ON_CLOSE != 0);
         self.out.file(FileEvent::Opened { open: token, name, file, asked, generation, deletes });
+        if may_write(open.desired_access) {
+            self.out.file(FileEvent::Writes { open: token });
+        }
         if create::Response::parse(msg).is_ok_and(|response| response.create_action == CREATED) {
             self.out.file(FileEvent::Made { key: open.key(), birth: open.birth, at: request.at });
         }
@@ -187,21 +193,6 @@ impl Link {
     /// The Open a request is about.
     pub(super) fn request_open(&self, request: &Request) -> Option<crate::ids::OpenToken> {
         self.opens.of(request).map(|o| o.token)
-    }
-
-    fn observe_lock(&mut self, request: &Request) {
-        let Ok(parsed) = lock::Request::parse(&request.msg) else { return };
-        let Some(token) = self.request_open(request) else { return };
-        let Some(open) = self.opens.get_mut(token) else { return };
-        for lock in parsed.locks().filter_map(Result::ok) {
-            if lock.flags & UNLOCK == 0 {
-                open.locks.push(lock);
-            } else if let Some(at) =
-                open.locks.iter().position(|l| l.offset == lock.offset && l.length == lock.length)
-            {
-                open.locks.remove(at);
-            }
-        }
     }
 
     fn observe_set_info(&mut self, request: &Request) {
@@ -286,26 +277,6 @@ impl Link {
         let Some(token) = self.request_open(request) else { return };
         let Some(open) = self.opens.get_mut(token) else { return };
         open.cursor.note(&asked, status, msg);
-    }
-
-    fn observe_break_ack(&mut self, msg: &[u8]) {
-        match oplock_break::Ack::parse(msg) {
-            Ok(oplock_break::Ack::Oplock { oplock_level, file_id }) => {
-                if let Some(open) = self.opens.by_client_mut(file_id) {
-                    open.oplock_level = oplock_level;
-                    open.break_pending = false;
-                }
-            }
-            Ok(oplock_break::Ack::Lease { lease_key, lease_state, .. }) => {
-                for open in self.opens.with_lease_mut(lease_key) {
-                    open.break_pending = false;
-                    if let Some(lease) = &mut open.lease {
-                        lease.state = lease_state;
-                    }
-                }
-            }
-            Err(_) => self.out.event(Event::NotUnderstood),
-        }
     }
 
     /// FileIds in kept requests are turned back into the client's, before the node's lose their meaning.

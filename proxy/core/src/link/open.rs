@@ -7,19 +7,26 @@ use std::{
 
 use smb_parse::{
     FileId,
-    cmd::{create, lock::Lock},
+    cmd::create,
     create_context::{Lease, RequestContext, ResponseContext},
 };
 
 use crate::{
     files::{FileIdentity, FileKey, Name},
     ids::{Client, MessageId, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
-    link::{birth::Birth, request::Request},
+    link::{birth::Birth, breaks::Breaking, locks::LockTable, request::Request},
     takeover::cursor::Cursor,
 };
 
 /// RequestedOplockLevel / OplockLevel that says "see the lease context" (MS-SMB2 2.2.13).
 pub(crate) const OPLOCK_LEASE: u8 = 0xff;
+
+/// FILE_ATTRIBUTE_DIRECTORY (MS-FSCC 2.6).
+const DIRECTORY: u32 = 0x10;
+/// FILE_DIRECTORY_FILE (MS-SMB2 2.2.13).
+const DIRECTORY_FILE: u32 = 0x1;
+/// `SMB2_LEASE_FLAG_PARENT_LEASE_KEY_SET` (MS-SMB2 2.2.13.2.10).
+const PARENT_KEY: u32 = 0x4;
 
 /// How a handle may be got back after a lost connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,16 +84,19 @@ pub(crate) struct Open {
     pub(crate) on_disk_id: Option<[u8; 32]>,
     pub(crate) birth: Birth,
     pub(crate) is_pipe: bool,
-    /// Byte-range locks acknowledged, in the order in which they were taken.
-    pub(crate) locks: Vec<Lock>,
+    /// Byte-range locks acknowledged.
+    pub(crate) locks: LockTable,
+    /// A request that closes it was in flight when its node was lost.
+    pub(crate) closing: bool,
     pub(crate) delete_pending: bool,
     /// To open the file again its read-only attribute was taken off, and is not known to be back.
     pub(crate) owes_read_only: bool,
     pub(crate) cursor: Cursor,
-    /// The present node waits for the acknowledgement of a break.
-    pub(crate) break_pending: bool,
-    /// A break notification was sent by us, or by a node since lost: the acknowledgement is ours to answer.
-    pub(crate) break_is_ours: bool,
+    /// A break that the client has not acknowledged.
+    pub(crate) breaking: Option<Breaking>,
+    /// How much the epoch of the lease that the client knows is ahead of the present node's.
+    pub(crate) epoch_shift: u16,
+    pub(crate) is_directory: bool,
 }
 
 impl Open {
@@ -172,16 +182,8 @@ impl Opens {
         self.by_token.get(self.by_client.get(&Client(id))?)
     }
 
-    pub(crate) fn by_client_mut(&mut self, id: FileId) -> Option<&mut Open> {
-        self.by_token.get_mut(self.by_client.get(&Client(id))?)
-    }
-
     pub(crate) fn by_node(&self, id: FileId) -> Option<&Open> {
         self.by_token.get(self.by_node.get(&Node(id))?)
-    }
-
-    pub(crate) fn by_node_mut(&mut self, id: FileId) -> Option<&mut Open> {
-        self.by_token.get_mut(self.by_node.get(&Node(id))?)
     }
 
     /// The Open a request is about. A request's FileId is the client's while it is raw, else the node's.
@@ -220,6 +222,7 @@ impl Opens {
             if let Some(held) = &mut open.lease {
                 (held.state, held.epoch) = (lease.state, lease.epoch);
             }
+            open.keep_to_break();
         }
     }
 
@@ -272,17 +275,21 @@ pub(crate) fn open_from(
         on_disk_id: None,
         birth: Birth::of(&granted),
         is_pipe: place.is_pipe,
-        locks: Vec::new(),
+        locks: LockTable::default(),
+        closing: false,
         delete_pending: false,
         owes_read_only: false,
         cursor: Cursor::default(),
-        break_pending: false,
-        break_is_ours: false,
+        breaking: None,
+        epoch_shift: 0,
+        is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
     };
     let mut guid = [0; 16];
+    let mut asked_lease = None;
     for context in asked.contexts().filter_map(Result::ok) {
         match RequestContext::parse(&context) {
             RequestContext::Timewarp { timestamp } => open.timewarp = Some(timestamp),
+            RequestContext::Lease(lease) => asked_lease = Some(lease),
             RequestContext::DurableV2 { create_guid, .. } => guid = create_guid,
             // What was durable stays so; the answer does not say it again (MS-SMB2 3.3.5.9.7, 3.3.5.9.12).
             RequestContext::DurableReconnect { .. } => open.durable = Durable::V1,
@@ -302,6 +309,10 @@ pub(crate) fn open_from(
             ResponseContext::OnDiskId(id) => open.on_disk_id = known_id(id),
             _ => {}
         }
+    }
+    if let (Some(lease), Some(asked)) = (&mut open.lease, asked_lease) {
+        // What only the client can say, and not every node repeats. A break that was in progress is no wish.
+        (lease.flags, lease.parent_key) = (asked.flags & PARENT_KEY, asked.parent_key);
     }
     Some(open)
 }

@@ -107,7 +107,7 @@ impl Link {
                 return;
             }
         };
-        if self.barrier {
+        if self.barrier || self.file_held {
             self.park_in_relay(now, attached, incoming);
         } else if self.watch_requests(now, attached, &incoming) {
             self.out.send_node(attached.leg, incoming.frame);
@@ -126,7 +126,7 @@ impl Link {
         let (id, head) = self.peek_header(frame.get(PREFIX..)?, SessionKeys::to_server)?;
         let header = Header::parse(&head).ok()?;
         let bulk = header.command == Command::WRITE && header.next_command == 0 && frame.len() > OPENED;
-        if !bulk || self.barrier {
+        if !bulk || self.barrier || self.file_held {
             return self.open_request(frame);
         }
         self.sessions.get_mut(id)?.seals = true;
@@ -209,13 +209,13 @@ impl Link {
         match protocol(body(&frame)) {
             Protocol::Smb2 => {
                 let news = !self.side.is_bound() || self.is_news(now, From::Main, body(&frame));
-                if !news || !self.watch_responses(None, body_mut(&mut frame)) {
+                if !news || !self.watch_responses(now, None, body_mut(&mut frame)) {
                     return;
                 }
             }
             Protocol::Transform => {
                 self.counters.sealed();
-                if !self.watch_sealed(body(&frame)) {
+                if !self.watch_sealed(now, body(&frame)) {
                     self.note_opaque(body(&frame));
                 }
             }
@@ -230,7 +230,7 @@ impl Link {
 
     /// Takes the answers of a sealed frame in: of one that teaches nothing the header, else all. False if it cannot be
     /// read.
-    fn watch_sealed(&mut self, body: &[u8]) -> bool {
+    fn watch_sealed(&mut self, now: Instant, body: &[u8]) -> bool {
         let Some((id, head)) = self.peek_header(body, SessionKeys::to_client) else { return false };
         let Ok(header) = Header::parse(&head) else { return false };
         let teaches = changes_state(header.command) || header.message_id == u64::MAX;
@@ -242,7 +242,7 @@ impl Link {
         let keys = self.sessions.reading_keys(id).cloned();
         match keys.as_ref().and_then(|keys| keys.to_client()?.open(body)) {
             Some(mut opened) => {
-                let _ = self.watch_responses(Some(id), opened.get_mut(HEADROOM..).unwrap_or_default());
+                let _ = self.watch_responses(now, Some(id), opened.get_mut(HEADROOM..).unwrap_or_default());
             }
             None => self.out.event(Event::SignatureRefused),
         }
@@ -251,7 +251,7 @@ impl Link {
 
     /// Takes the answers of a frame in. `opened`: whose keys opened it, if it came sealed. False if the frame is not for
     /// the client.
-    fn watch_responses(&mut self, opened: Option<SessionId>, frame: &mut [u8]) -> bool {
+    fn watch_responses(&mut self, now: Instant, opened: Option<SessionId>, frame: &mut [u8]) -> bool {
         let mut at = 0;
         let mut forward = true;
         while let Some(element) = next_mut(frame, &mut at) {
@@ -261,7 +261,7 @@ impl Link {
             };
             self.counters.response(header.command);
             if header.message_id == u64::MAX {
-                self.watch_break(msg);
+                self.watch_break(now, msg);
             } else {
                 forward &= self.watch_response(opened, &header, msg);
             }
@@ -280,6 +280,7 @@ impl Link {
         if interim {
             if let (Some(request), Some(id)) = (self.requests.get_mut(header.message_id), header.async_id()) {
                 request.interim = Interim::Node(id);
+                request.pends = true;
             }
             return true;
         }
@@ -369,6 +370,7 @@ impl Link {
             self.requests.keep_frame(*first, incoming.frame);
         }
         self.parked.push_back(ids);
+        self.fresh = true;
     }
 
     /// CANCEL while frames are kept back: of one of those, which the node does not know, or of a request on the node, which

@@ -59,6 +59,10 @@ pub(crate) struct Request {
     pub(crate) action: Option<u32>,
     /// What it opens is deleted by its own compound, or it is the member that says so.
     pub(crate) deletes: bool,
+    /// What is known of its outcome without asking a node, since one was lost.
+    pub(crate) known: Option<Status>,
+    /// The node it was sent to has said that it waits there.
+    pub(crate) pends: bool,
     /// It changes names, and until it is answered others wait.
     pub(crate) doubtful: bool,
     /// Its name is looked for on the new node.
@@ -108,6 +112,8 @@ impl Request {
             finding: Finding::Unknown,
             action: None,
             deletes: false,
+            known: None,
+            pends: false,
             doubtful: false,
             probe: Probe::Unasked,
             filler: None,

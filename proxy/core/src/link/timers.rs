@@ -65,6 +65,7 @@ impl Link {
         offer(self.silent_since.map(|at| at + config.takeover_deadline), "silent node");
         offer(self.leg_in_the_making().map(|(_, at)| at), "an answer of the node");
         offer(self.judging.due(config.handshake_timeout), "a login");
+        offer(self.break_due, "the acknowledgement of a break");
         offer(self.leaving, "a dead node's last process");
         offer(self.stopping.map(|at| at + config.shutdown_grace), "shutdown");
         next
@@ -102,6 +103,7 @@ impl Link {
         if self.leaving.is_some_and(|at| now >= at) {
             self.abandon_node(now, Cause::Crash);
         }
+        self.run_break_timers(now);
         self.run_side_timers(now);
         if self.succeeds_until.is_some_and(|at| now >= at) {
             self.end_succession();

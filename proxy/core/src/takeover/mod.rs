@@ -358,7 +358,7 @@ impl Link {
     ) {
         if header.message_id == u64::MAX {
             // A break of what has just been reclaimed: the client hears of it as of any other.
-            if self.translate_break(msg) {
+            if self.translate_break(now, msg) {
                 self.out.send_client(smb_parse::encode::frame(msg).into());
             }
             return;
@@ -382,12 +382,12 @@ impl Link {
             }
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
             _ if self.comes_too_early(now, &op, Status(header.status)) => {}
-            Op::Reconnect(open) => self.reconnect_answer(open, header, msg),
-            Op::Reclaim(open) => self.reclaim_answer(open, Under::Recorded, header, msg),
+            Op::Reconnect(open) => self.reconnect_answer(now, open, header, msg),
+            Op::Reclaim(open) => self.reclaim_answer(now, open, Under::Recorded, header, msg),
             Op::ReclaimRenamed(open, rename) => {
-                self.reclaim_answer(open, Under::Renamed(rename), header, msg);
+                self.reclaim_answer(now, open, Under::Renamed(rename), header, msg);
             }
-            Op::ReclaimElsewhere(open) => self.reclaim_answer(open, Under::Elsewhere, header, msg),
+            Op::ReclaimElsewhere(open) => self.reclaim_answer(now, open, Under::Elsewhere, header, msg),
             Op::Attributes(open) => self.attributes_answer(open, header, msg),
             Op::TakeOff(open) => self.taken_off(open, header),
             Op::PutOn(open) => self.put_on(open, header),

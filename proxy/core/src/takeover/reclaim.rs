@@ -1,9 +1,11 @@
 //! Trees, Opens, locks and delete flags on the new node. Never the original disposition: FILE_OPEN, the last path, the
 //! recorded access, the last granted oplock or lease, a CreateGuid of our own.
 
+use std::time::Instant;
+
 use smb_parse::{
     cmd::create,
-    create_context::{self, ResponseContext},
+    create_context::{self, Lease, ResponseContext},
     encode::{self, CreateParams},
     header::{Command, Header, Status, Target},
 };
@@ -15,7 +17,7 @@ use crate::{
     link::{
         Link, State,
         birth::Birth,
-        breaks::level_of,
+        breaks::Level,
         node_leg::{NodeLeg, Op},
         open::{Durable, OPLOCK_LEASE, Open, OpenState, known_id},
     },
@@ -94,7 +96,10 @@ impl Link {
         let msg = encode::create(
             &header,
             &CreateParams {
-                oplock_level: if open.lease.is_some() { OPLOCK_LEASE } else { open.oplock_level },
+                oplock_level: match open.reclaimed_level() {
+                    Level::Oplock(level) => level,
+                    Level::Lease(_) => OPLOCK_LEASE,
+                },
                 impersonation_level: open.impersonation_level,
                 desired_access: open.granted_access.unwrap_or(open.desired_access),
                 file_attributes: 0,
@@ -113,7 +118,14 @@ impl Link {
         self.send_in_session(session, &msg, op);
     }
 
-    pub(super) fn reclaim_answer(&mut self, token: OpenToken, under: Under, header: &Header, msg: &[u8]) {
+    pub(super) fn reclaim_answer(
+        &mut self,
+        now: Instant,
+        token: OpenToken,
+        under: Under,
+        header: &Header,
+        msg: &[u8],
+    ) {
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
         let found = response.as_ref().zip(self.opens.get(token));
         let found = found.map(|(response, open)| (response.file_id, identity(open, response)));
@@ -135,22 +147,24 @@ impl Link {
         self.note_place(token, under, found.is_some_and(|(_, identity)| identity == Identity::Same));
         let node = self.node_in_the_making();
         let Some(open) = self.opens.get_mut(token) else { return };
-        let had = level_of(open);
         let node_id = response.file_id;
-        adopt(open, &response);
+        let (granted, epoch) = adopt(open, &response);
         open.had_by = node;
         open.state = OpenState::Live;
         open.cursor.reopened();
         let file = open.file();
         self.out.file(FileEvent::Identified { open: token, file });
+        let closing = open.closing;
         self.opens.set_node_id(token, node_id);
-        self.break_to_present_level(token, had);
+        if !closing {
+            self.take_level(now, token, granted, epoch);
+        }
         self.pay_read_only(token);
     }
 
     /// The Open is back, and its file as it was: then its locks.
     pub(super) fn lock_again(&mut self, token: OpenToken) {
-        if self.opens.get(token).is_some_and(|open| !open.locks.is_empty()) {
+        if self.opens.get(token).is_some_and(|open| !open.locks.is_empty() && !open.closing) {
             self.ask_for(Op::Locks(token));
         } else {
             self.reclaimed(token);
@@ -227,12 +241,12 @@ impl Link {
         self.give_up(token);
     }
 
-    pub(super) fn node_tree(&self, open: &Open) -> TreeId {
+    pub(crate) fn node_tree(&self, open: &Open) -> TreeId {
         self.sessions.tree(open.session.0, open.tree.0).map_or(0, |t| t.node_id.0)
     }
 
     /// A request header of the proxy's own.
-    pub(super) fn own_header(&self, command: Command, session: SessionId, tree_id: TreeId) -> Header {
+    pub(crate) fn own_header(&self, command: Command, session: SessionId, tree_id: TreeId) -> Header {
         let mut header = Header::request(command, 0);
         header.session_id = self.sessions.get(session).map_or(0, |s| s.node_id.0);
         header.target = Target::Sync { reserved: 0xfeff, tree_id };
@@ -268,8 +282,8 @@ pub(super) fn identity(open: &Open, response: &create::Response<'_>) -> Identity
     }
 }
 
-/// Takes the node's grant into the record.
-fn adopt(open: &mut Open, response: &create::Response<'_>) {
+/// Takes the node's answer into the record. What it has granted, and the epoch of its lease.
+fn adopt(open: &mut Open, response: &create::Response<'_>) -> (Level, Option<u16>) {
     let mut lease = None;
     let mut on_disk_id = None;
     let mut durable = Durable::No;
@@ -286,21 +300,18 @@ fn adopt(open: &mut Open, response: &create::Response<'_>) {
     }
     open.on_disk_id = on_disk_id.or(open.on_disk_id);
     open.birth = Birth::of(response);
-    open.oplock_level = response.oplock_level;
     open.durable = durable;
-    if let (Some(granted), Some(known)) = (lease, open.lease.as_mut()) {
-        known.state = granted.state;
-        known.epoch = known.epoch.max(granted.epoch);
-    } else if let Some(known) = open.lease.as_mut() {
-        known.state = 0;
+    match open.lease {
+        Some(_) => (Level::Lease(lease.map_or(0, |l| l.state)), lease.map(|l| l.epoch)),
+        None => (Level::Oplock(response.oplock_level), None),
     }
 }
 
 /// The create contexts of a reclaim.
 fn reclaim_contexts(open: &Open) -> Vec<(&'static [u8], Vec<u8>)> {
     let mut contexts: Vec<(&'static [u8], Vec<u8>)> = Vec::with_capacity(4);
-    if let Some(lease) = &open.lease {
-        contexts.push((create_context::tag::RQLS, encode::lease(lease)));
+    if let (Some(lease), Level::Lease(state)) = (&open.lease, open.reclaimed_level()) {
+        contexts.push((create_context::tag::RQLS, encode::lease(&Lease { state, ..*lease })));
     }
     match open.durable {
         Durable::No => {}

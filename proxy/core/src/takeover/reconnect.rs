@@ -5,7 +5,8 @@
 //! durable is disconnected by then, and all else is closed, so that nothing of the lost connection is in the way. Durable
 //! Opens are asked for first. One that the node does not give is opened anew, as on any node.
 //!
-//! A process of the node that is just ending may hold a file still: what fails for that is tried again, for a while.
+//! A process of the node that is just ending may hold a file still: what fails for that is tried again, for a while. So are, on
+//! any node, locks that are refused: storage may keep those of the lost node until it is known to be dead.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::{
     link::{
         Link, State,
         birth::Birth,
-        breaks::level_of,
+        breaks::Level,
         node_leg::Op,
         open::{Durable, OPLOCK_LEASE, Open, OpenState},
     },
@@ -36,11 +37,14 @@ use crate::{
 /// FILE_OPEN (MS-SMB2 2.2.13).
 const FILE_OPEN: u32 = 1;
 /// What a file answers that another process has not let go yet.
-const NOT_FREE: [Status; 3] =
-    [Status::SHARING_VIOLATION, Status::FILE_NOT_AVAILABLE, Status::LOCK_NOT_GRANTED];
+const NOT_FREE: [Status; 2] = [Status::SHARING_VIOLATION, Status::FILE_NOT_AVAILABLE];
 /// How often it is tried again, and for how long.
 const AGAIN: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(3);
+/// The same for locks. It is less than a client waits for an answer.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// What a lock is answered that another one is in the way of.
+const REFUSED: [Status; 2] = [Status::LOCK_NOT_GRANTED, Status::FILE_LOCK_CONFLICT];
 
 /// What is to be asked again.
 #[derive(Debug, Default)]
@@ -48,8 +52,8 @@ pub(super) struct Retries {
     ops: Vec<Op>,
     /// When.
     at: Option<Instant>,
-    /// No longer than this.
-    until: Option<Instant>,
+    /// When the first of them was put off.
+    since: Option<Instant>,
 }
 
 impl Retries {
@@ -124,7 +128,7 @@ impl Link {
     }
 
     /// The Open is back as it was, or has to be opened anew.
-    pub(super) fn reconnect_answer(&mut self, token: OpenToken, header: &Header, msg: &[u8]) {
+    pub(super) fn reconnect_answer(&mut self, now: Instant, token: OpenToken, header: &Header, msg: &[u8]) {
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
         let Some(response) = response else {
             self.ask_for(Op::Reclaim(token));
@@ -137,14 +141,14 @@ impl Link {
             self.ask_for(Op::Reclaim(token));
             return;
         }
-        let had = level_of(open);
-        resume(open, &response);
+        let (granted, epoch) = resume(open, &response);
         open.had_by = node;
         let file = open.file();
         self.out.file(FileEvent::Identified { open: token, file });
         self.opens.set_node_id(token, response.file_id);
         self.note_place(token, Under::Recorded, false);
-        self.break_to_present_level(token, had);
+        self.take_level(now, token, granted, epoch);
+        self.unlock_in_flight(token);
         self.reclaimed(token);
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.opens_kept += 1;
@@ -154,13 +158,15 @@ impl Link {
     /// An answer that another process of the same node is the reason for: the question is put again later. True if so.
     pub(super) fn comes_too_early(&mut self, now: Instant, op: &Op, status: Status) -> bool {
         let State::Recovering(recovery) = &mut self.state else { return false };
-        let is_reclaim =
-            matches!(op, Op::Reclaim(_) | Op::ReclaimRenamed(..) | Op::ReclaimElsewhere(_) | Op::Locks(_));
-        if !is_reclaim || !NOT_FREE.contains(&status) || !recovery.progress.is_on_the_lost_node() {
-            return false;
-        }
+        let (is_in_the_way, patience) = match op {
+            Op::Reclaim(_) | Op::ReclaimRenamed(..) | Op::ReclaimElsewhere(_) => {
+                (NOT_FREE.contains(&status) && recovery.progress.is_on_the_lost_node(), PATIENCE)
+            }
+            Op::Locks(_) => (REFUSED.contains(&status), LOCK_PATIENCE),
+            _ => return false,
+        };
         let retries = &mut recovery.retries;
-        if now >= *retries.until.get_or_insert(now + PATIENCE) {
+        if !is_in_the_way || now >= *retries.since.get_or_insert(now) + patience {
             return false;
         }
         retries.ops.push(op.clone());
@@ -183,17 +189,16 @@ impl Link {
     }
 }
 
-/// Takes what the node has kept into the record. It says the level of the oplock or lease; what is durable stays so.
-fn resume(open: &mut Open, response: &create::Response<'_>) {
+/// Takes what the node has kept into the record; what is durable stays so. The level of the oplock or lease, and its epoch.
+fn resume(open: &mut Open, response: &create::Response<'_>) -> (Level, Option<u16>) {
     let lease = response.contexts().filter_map(Result::ok).find_map(|c| match ResponseContext::parse(&c) {
         ResponseContext::Lease(lease) => Some(lease),
         _ => None,
     });
     open.state = OpenState::Live;
     open.birth = Birth::of(response);
-    open.oplock_level = response.oplock_level;
-    if let Some(known) = open.lease.as_mut() {
-        known.state = lease.map_or(0, |lease| lease.state);
-        known.epoch = known.epoch.max(lease.map_or(0, |lease| lease.epoch));
+    match open.lease {
+        Some(_) => (Level::Lease(lease.map_or(0, |l| l.state)), lease.map(|l| l.epoch)),
+        None => (Level::Oplock(response.oplock_level), None),
     }
 }

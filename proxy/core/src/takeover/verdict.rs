@@ -72,6 +72,8 @@ pub(crate) struct Facts {
     pub(crate) finding: Finding,
     /// What it works on.
     pub(crate) subject: Subject,
+    /// Its outcome is known: an UNLOCK's, from the table of locks.
+    pub(crate) known: Option<Status>,
 }
 
 /// What a request works on.
@@ -101,8 +103,13 @@ const DISPOSITION_CLASSES: [u8; 2] = [13, 64];
 
 impl Facts {
     pub(crate) fn of(request: &Request, opens: &Opens) -> Self {
-        let kind = kind(request, opens);
-        Self { kind, deaths: request.deaths, finding: request.finding, subject: subject(request, opens) }
+        Self {
+            kind: kind(request, opens),
+            deaths: request.deaths,
+            finding: request.finding,
+            subject: subject(request, opens),
+            known: request.known,
+        }
     }
 }
 
@@ -157,14 +164,15 @@ fn kind(request: &Request, opens: &Opens) -> Kind {
         Command::CHANGE_NOTIFY => Kind::Notify,
         Command::LOGOFF | Command::TREE_DISCONNECT => Kind::Teardown,
         Command::SESSION_SETUP | Command::NEGOTIATE => Kind::Login,
-        // Locks die with their node and are rebuilt from what was acknowledged, so a LOCK in flight has not been.
+        // Locks die with their node and are rebuilt from what was acknowledged, so a LOCK in flight has not been. Of an
+        // UNLOCK it is known what became of it.
         _ => Kind::Idempotent,
     }
 }
 
 /// The table.
 pub(crate) fn verdict(facts: &Facts) -> Verdict {
-    if facts.deaths > 1 {
+    if facts.deaths > 1 && facts.known.is_none() {
         return Verdict::Fail(Status::INTERNAL_ERROR);
     }
     match (facts.subject, facts.kind) {
@@ -176,6 +184,9 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         (Subject::Lost, _) => return Verdict::Synthesize(Status::FILE_CLOSED),
         (Subject::LostPipe, _) => return Verdict::Synthesize(Status::PIPE_DISCONNECTED),
         (Subject::Live | Subject::OwnCreate, _) => {}
+    }
+    if let Some(status) = facts.known {
+        return Verdict::Synthesize(status);
     }
     match facts.kind {
         // A login is judged afresh, if nobody has answered its beginning.
@@ -294,10 +305,12 @@ mod tests {
         ];
         for (kind, subject, expected) in rows {
             for (finding, expected) in [Unknown, Undone, Done, Partly, Unclear].into_iter().zip(expected) {
-                let facts = Facts { kind, deaths: 1, finding, subject };
+                let facts = Facts { kind, deaths: 1, finding, subject, known: None };
                 assert_eq!(verdict(&facts), expected, "{facts:?}");
                 let twice = Facts { deaths: 2, ..facts };
                 assert_eq!(verdict(&twice), internal, "{twice:?}");
+                let known = Facts { known: Some(Status::INVALID_PARAMETER), ..twice };
+                assert_eq!(verdict(&known), Verdict::Synthesize(Status::INVALID_PARAMETER), "{known:?}");
                 for (subject, status) in [(Lost, Status::FILE_CLOSED), (LostPipe, Status::PIPE_DISCONNECTED)]
                 {
                     let expected = match (kind, subject, finding) {

@@ -5,7 +5,7 @@ use smb_parse::{
     cmd::lock,
     create_context::{Lease, tag},
     encode::{self, CreateParams, QueryDirectoryParams, QueryInfoParams},
-    header::{Command, Flags, Header, Target},
+    header::{Command, Flags, Header, Status, Target},
     patch,
 };
 use std::collections::BTreeSet;
@@ -35,6 +35,13 @@ fn related(mut msg: Vec<u8>) -> Vec<u8> {
     patch::set_session_id(&mut msg, u64::MAX);
     patch::set_tree_id(&mut msg, u32::MAX);
     msg
+}
+
+/// STATUS_RANGE_NOT_LOCKED (MS-ERREF 2.3).
+pub(super) const RANGE_NOT_LOCKED: Status = Status(0xc000_007e);
+
+fn ranges(blocks: &[u64], flags: u32) -> Vec<lock::Lock> {
+    blocks.iter().map(|block| lock::Lock { offset: block * 8, length: 8, flags }).collect()
 }
 
 type Message = (Vec<u8>, Asked);
@@ -119,7 +126,9 @@ impl Client {
             (level, state) = (9, 0);
         }
         let directory = options & DIRECTORY != 0;
-        if directory {
+        if directory && self.dialect >= Dialect::SMB300 {
+            state &= 3;
+        } else if directory {
             (level, state) = (0, 0);
         }
         let key = (level == 0xff).then(|| self.lease_key(&name));
@@ -243,17 +252,30 @@ impl Client {
                 self.forget_lease(held.lease);
                 (encode::close(header, 0, id), Kind::Close)
             }
-            Act::Lock { block, exclusive, wait, .. } => {
+            Act::Lock { blocks, exclusive, wait, .. } => {
                 let how = if *exclusive { lock::EXCLUSIVE } else { lock::SHARED };
                 let flags = how | if *wait { 0 } else { lock::FAIL_IMMEDIATELY };
-                let wanted = lock::Lock { offset: block * 8, length: 8, flags };
-                let kind = Kind::Lock { slot, id, block: *block, exclusive: *exclusive };
-                (encode::lock(header, id, 0, &[wanted]), kind)
+                let (blocks, exclusive) = (blocks.clone(), *exclusive);
+                let mut order = false;
+                for asked in self.asked.values_mut() {
+                    if let Kind::Unlock { id: other, outcome, .. } = &mut asked.kind
+                        && *other == id
+                    {
+                        (*outcome, order) = (None, true);
+                    }
+                }
+                if let Some(held) = self.slots.get_mut(&slot).filter(|_| order) {
+                    held.unsure = true;
+                }
+                let msg = encode::lock(header, id, 0, &ranges(&blocks, flags));
+                (msg, Kind::Lock { slot, id, blocks, exclusive, unlocked: false })
             }
-            Act::Unlock { block, .. } => {
-                self.slots.get_mut(&slot)?.locks.remove(block)?;
-                let wanted = lock::Lock { offset: block * 8, length: 8, flags: lock::UNLOCK };
-                (encode::lock(header, id, 0, &[wanted]), Kind::Other)
+            Act::Unlock { blocks, .. } => {
+                let outcome = self.unlock(slot, id, blocks)?;
+                (
+                    encode::lock(header, id, 0, &ranges(blocks, lock::UNLOCK)),
+                    Kind::Unlock { slot, id, outcome },
+                )
             }
             Act::Rename { .. } => {
                 let name = self.unused("r");
@@ -279,6 +301,36 @@ impl Client {
             Act::Notify { .. } => (notify(header, id), Kind::Other),
             _ => return None,
         })
+    }
+
+    /// What is unlocked is not believed from now on. What comes of it, where that is sure: not behind a LOCK in flight.
+    fn unlock(&mut self, slot: u8, id: FileId, blocks: &[u64]) -> Option<Option<Status>> {
+        let mut sure = true;
+        for asked in self.asked.values_mut() {
+            match &mut asked.kind {
+                Kind::Lock { id: other, unlocked, .. } if *other == id => (*unlocked, sure) = (true, false),
+                Kind::Unlock { id: other, outcome, .. } if *other == id => (*outcome, sure) = (None, false),
+                _ => {}
+            }
+        }
+        let held = self.slots.get_mut(&slot)?;
+        sure &= !held.gone && !held.unsure;
+        held.unsure |= !sure;
+        let mut outcome = Status::SUCCESS;
+        for block in blocks {
+            let exclusive = held.locks.iter().position(|l| *l == (*block, true));
+            match exclusive.or_else(|| held.locks.iter().position(|l| l.0 == *block)) {
+                Some(at) => {
+                    held.locks.remove(at);
+                }
+                None if sure => {
+                    outcome = RANGE_NOT_LOCKED;
+                    break;
+                }
+                None => {}
+            }
+        }
+        Some(sure.then_some(outcome))
     }
 
     /// One more part of the directory, if none is on its way.

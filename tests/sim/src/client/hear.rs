@@ -1,7 +1,5 @@
 //! What a client hears, and whether it may be told that.
 
-use std::collections::BTreeMap;
-
 use smb_parse::{
     cmd::{create, oplock_break, query_directory, read},
     compound::elements,
@@ -12,7 +10,11 @@ use smb_parse::{
 };
 use understudy_core::crypto::sealing::HEADROOM;
 
-use super::{Asked, Belief, Client, Held, Kind, acts::NAMES, login::Ack};
+use super::{
+    Asked, Belief, Client, Held, Kind,
+    acts::{NAMES, RANGE_NOT_LOCKED},
+    login::Ack,
+};
 use crate::{
     disk::number_of,
     node::{is_node_id, is_node_tree},
@@ -205,14 +207,29 @@ impl Client {
                     ));
                 }
             }
-            Kind::Lock { slot, id, block, exclusive } if ok => {
+            Kind::Lock { slot, id, blocks, exclusive, unlocked: false } if ok => {
                 if let Some(held) = self.slots.get_mut(slot).filter(|h| h.id == *id) {
-                    held.locks.insert(*block, *exclusive);
+                    held.locks.extend(blocks.iter().map(|block| (*block, *exclusive)));
+                }
+            }
+            Kind::Unlock { slot, id, outcome: Some(expected) } if *expected != status => {
+                let Some(held) = self.slots.get_mut(slot).filter(|h| h.id == *id && !h.gone) else {
+                    return Ok(None);
+                };
+                held.unsure = true;
+                if [Status::SUCCESS, RANGE_NOT_LOCKED].contains(&status) {
+                    let text = format!("UNLOCK: {:08x} instead of {:08x}", status.0, expected.0);
+                    return Err(Violation::new("wrong status", text));
                 }
             }
             Kind::List { slot, id } => self.take_names(*slot, *id, status, msg)?,
             Kind::LogOff(at) => self.sessions[*at].over = true,
-            Kind::Close | Kind::Read { .. } | Kind::Lock { .. } | Kind::Ack | Kind::Other => {}
+            Kind::Close
+            | Kind::Read { .. }
+            | Kind::Lock { .. }
+            | Kind::Unlock { .. }
+            | Kind::Ack
+            | Kind::Other => {}
         }
         if status == Status::FILE_CLOSED {
             self.lose(asked);
@@ -222,7 +239,8 @@ impl Client {
 
     /// An Open that the server does not have any more.
     fn lose(&mut self, asked: &Asked) {
-        if let Kind::List { slot, id } | Kind::Lock { slot, id, .. } = &asked.kind
+        if let Kind::List { slot, id } | Kind::Lock { slot, id, .. } | Kind::Unlock { slot, id, .. } =
+            &asked.kind
             && self.slots.get(slot).is_some_and(|h| h.id == *id)
         {
             self.slots.remove(slot);
@@ -282,7 +300,15 @@ impl Client {
                 state: 0,
                 epoch: lease.epoch,
                 v2: lease.version == 2,
+                names: oracle.names,
             });
+            if known.v2 && lease.epoch.wrapping_sub(known.epoch) > 0x8000 {
+                let text = format!("CREATE of {name}: epoch {} after {}", lease.epoch, known.epoch);
+                return Err(Violation::new("epoch falls", text));
+            }
+            if known.state & 1 == 0 {
+                known.names = oracle.names;
+            }
             known.state = lease.state;
             known.epoch = lease.epoch;
         }
@@ -292,7 +318,8 @@ impl Client {
             number,
             oplock: if lease.is_some() { 0 } else { answer.oplock_level },
             lease: lease.map(|l| l.key),
-            locks: BTreeMap::new(),
+            locks: Vec::new(),
+            unsure: false,
             gone: self.suspects_all || self.suspect.contains(&number),
             directory: name == ".",
             seen: None,

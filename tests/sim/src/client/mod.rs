@@ -49,11 +49,13 @@ pub(crate) struct Held {
     pub(crate) number: u64,
     oplock: u8,
     lease: Option<[u8; 16]>,
-    /// Blocks that are locked, as far as the client knows; whether exclusively.
-    locks: BTreeMap<u64, bool>,
+    /// Blocks that are locked, as far as the client knows, in order; whether exclusively.
+    locks: Vec<(u64, bool)>,
     /// It may have been lost with a node: nothing is believed of it any more.
     gone: bool,
     directory: bool,
+    /// Which blocks are locked is not known for certain any more.
+    unsure: bool,
     /// The names of the enumeration under way.
     seen: Option<BTreeSet<String>>,
 }
@@ -64,6 +66,8 @@ pub(crate) struct Belief {
     state: u32,
     epoch: u16,
     v2: bool,
+    /// How often names had changed when it was told so.
+    names: u64,
 }
 
 /// What a request is about.
@@ -95,8 +99,16 @@ pub(crate) enum Kind {
     Lock {
         slot: u8,
         id: FileId,
-        block: u64,
+        blocks: Vec<u64>,
         exclusive: bool,
+        /// An UNLOCK of it was sent since: nothing is believed of it.
+        unlocked: bool,
+    },
+    Unlock {
+        slot: u8,
+        id: FileId,
+        /// What becomes of it, where the client can tell.
+        outcome: Option<Status>,
     },
     Rename {
         name: String,
@@ -242,13 +254,22 @@ impl Client {
             })
     }
 
+    /// It has not acknowledged breaks for so long that others wait no longer (MS-SMB2 3.3.6.1).
+    pub fn be_late(&mut self) {
+        let writes =
+            |oplock: u8, lease: Option<&Belief>| oplock > 1 || lease.is_some_and(|l| l.state & 4 != 0);
+        for held in self.slots.values_mut() {
+            held.gone |= writes(held.oplock, held.lease.and_then(|key| self.leases.get(&key)));
+        }
+    }
+
     /// Whether it believes that nobody else can touch the block.
     pub fn believes_lock(&self, number: u64, block: usize) -> bool {
         self.alive
             && self
                 .slots
                 .values()
-                .any(|h| h.number == number && !h.gone && h.locks.get(&(block as u64)) == Some(&true))
+                .any(|h| h.number == number && !h.gone && h.locks.contains(&(block as u64, true)))
     }
 
     /// The files that it has open, once for each Open.
@@ -263,10 +284,16 @@ impl Client {
 
     /// The files of which it believes to hold something, with oplock level and lease state.
     pub(crate) fn beliefs(&self) -> impl Iterator<Item = (&Held, u8, u32)> {
-        self.slots.values().filter(|h| !h.gone && !h.directory).map(|h| {
+        self.slots.values().filter(|h| !h.gone && (!h.directory || h.lease.is_some())).map(|h| {
             let state = h.lease.and_then(|k| self.leases.get(&k)).map_or(0, |l| l.state);
             (h, h.oplock, state)
         })
+    }
+
+    /// Whether it believes to know the names in the directory, and does not: they have changed since so often.
+    pub fn believes_stale_names(&self, changes: u64) -> bool {
+        let of = self.slots.values().filter(|h| !h.gone && h.directory);
+        of.filter_map(|h| self.leases.get(&h.lease?)).any(|l| l.state & 1 != 0 && l.names < changes)
     }
 
     /// An Open of that file did not come back: which of several nobody tells it.

@@ -13,6 +13,8 @@ use super::{Caching, Chain, ConnId, Lease, Out, Server, chain::Step, files::leas
 /// The tag and the data of a create context.
 type Context = (&'static [u8], Vec<u8>);
 
+/// The directory has this number.
+const DIRECTORY: u64 = 0;
 const LEVEL_II: u8 = 1;
 const READ: u32 = 1;
 const HANDLE: u32 = 2;
@@ -43,6 +45,8 @@ impl Server {
         asked: &create::Request<'_>,
     ) -> (Caching, Option<Context>) {
         let lease = lease_of(asked).filter(|_| asked.requested_oplock_level == 0xff);
+        let directory = number == DIRECTORY;
+        let stingy = self.setup.stingy && self.id % 2 == 1;
         let own = lease.map(|l| (guid, l.key));
         let alone = !self.opens.values().any(|o| {
             o.number == number && !own.is_some_and(|(g, k)| o.guid == g && o.caching == Caching::Lease(k))
@@ -50,17 +54,22 @@ impl Server {
         let Some(wanted) = lease else {
             let level = match asked.requested_oplock_level {
                 0xff | 0 => 0,
-                level if alone => level,
+                _ if directory => 0,
+                level if alone && !stingy => level,
                 _ => LEVEL_II,
             };
             return (Caching::Oplock(level), None);
         };
-        let cap = if alone { READ | HANDLE | WRITE } else { READ | HANDLE };
+        let cap = match (stingy, alone && !directory) {
+            (true, _) => READ,
+            (false, true) => READ | HANDLE | WRITE,
+            (false, false) => READ | HANDLE,
+        };
         let granted = wanted.state & cap;
         let entry = self.leases.entry((guid, wanted.key)).or_insert_with(|| Lease {
             number,
             state: 0,
-            epoch: wanted.epoch,
+            epoch: 0,
             version: wanted.version,
             breaking: None,
             conn,
@@ -101,6 +110,16 @@ impl Server {
             }
         }
         waits
+    }
+
+    /// Breaks what is cached of the directory when a name in it changes. Nobody waits for that.
+    pub(super) fn break_for_name(&mut self) {
+        self.out.push(Out::NameChanged);
+        for (key, lease) in &mut self.leases {
+            if lease.number == DIRECTORY && lease.state != 0 && lease.breaking.is_none() {
+                self.out.push(break_lease(key.1, lease, 0));
+            }
+        }
     }
 
     /// Whether an acknowledgement is awaited.

@@ -72,11 +72,10 @@ impl Server {
         let number = found.unwrap_or_else(|| disk.create(&name));
         let id = self.fresh();
         let guid = self.conns.get(&chain.conn).map(|c| c.guid).unwrap_or_default();
-        let (caching, context) = if directory {
-            (Caching::Oplock(0), None)
-        } else {
-            self.grant_caching(chain.conn, guid, number, &asked)
-        };
+        if found.is_none() {
+            self.break_for_name();
+        }
+        let (caching, context) = self.grant_caching(chain.conn, guid, number, &asked);
         let open = Open {
             number,
             name: name.clone(),
@@ -88,6 +87,7 @@ impl Server {
             caching,
             breaking: None,
             locks: Vec::new(),
+            relocked: false,
             delete_on_close: asked.create_options & DELETE_ON_CLOSE != 0,
             cursor: None,
             listed: false,
@@ -131,7 +131,10 @@ impl Server {
         for value in [file.birth, later, later, later, 0, file.size()] {
             plain.extend(value.to_le_bytes());
         }
-        plain.extend([0; 8]);
+        let attributes =
+            if self.opens.get(&chain.file.volatile).is_some_and(|o| o.directory) { 0x10 } else { 0 };
+        plain.extend(u32::to_le_bytes(attributes));
+        plain.extend([0; 4]);
         plain.extend(chain.file.to_bytes());
         plain.extend([0; 8]);
         let answer = match create::Response::parse(&plain) {
@@ -235,26 +238,43 @@ impl Server {
             return fail(Status::FILE_CLOSED);
         };
         let locks: Vec<_> = asked.locks().filter_map(Result::ok).collect();
-        for wanted in &locks {
+        for (at, wanted) in locks.iter().enumerate() {
             let block = (wanted.offset / 8) as usize;
             let exclusive = wanted.flags & lock::EXCLUSIVE != 0;
             let Some(open) = self.opens.get_mut(&id.volatile) else { break };
             if wanted.flags & lock::UNLOCK != 0 {
-                let Some(at) = open.locks.iter().position(|l| l.offset == wanted.offset) else {
+                // What was unlocked before stays so (3.3.5.14.1).
+                if !unlock(&mut open.locks, wanted.offset) {
                     return fail(Status(0xc000_007e));
-                };
-                open.locks.remove(at);
+                }
                 continue;
             }
-            let own = open.locks.iter().any(|l| l.offset == wanted.offset);
+            let clashes = |l: &lock::Lock| exclusive || l.flags & lock::EXCLUSIVE != 0;
+            let own = open.locks.iter().any(|l| l.offset == wanted.offset && clashes(l));
             if own || self.is_locked(id.volatile, number, block, exclusive) {
+                let again = |o: &Open| o.number == number && o.relocked;
+                if chain.mark.reclaims && self.opens.values().any(again) {
+                    let text = format!("block {block} of file {number} cannot be locked again");
+                    self.offend("lock not had again", text);
+                }
+                // And what was locked before is unlocked (3.3.5.14.2).
+                if let Some(open) = self.opens.get_mut(&id.volatile) {
+                    open.locks.truncate(open.locks.len() - at);
+                }
                 let now = own || wanted.flags & lock::FAIL_IMMEDIATELY != 0;
                 return if now { fail(Status::LOCK_NOT_GRANTED) } else { Step::Wait };
             }
             if let Some(open) = self.opens.get_mut(&id.volatile) {
                 open.locks.push(*wanted);
             }
-            if !chain.mark.reclaims {
+        }
+        if chain.mark.reclaims {
+            if let Some(open) = self.opens.get_mut(&id.volatile) {
+                open.relocked = true;
+            }
+        } else {
+            for taken in locks.iter().filter(|l| l.flags & lock::UNLOCK == 0) {
+                let block = (taken.offset / 8) as usize;
                 self.deed(chain, Deed::Locked { number, block });
             }
         }
@@ -293,6 +313,7 @@ impl Server {
                 }
                 disk.names.retain(|_, n| *n != number);
                 disk.names.insert(name.clone(), number);
+                self.break_for_name();
                 self.deed(chain, Deed::Renamed { number, name });
                 done
             }
@@ -358,8 +379,17 @@ impl Server {
         }
         if !self.opens.values().any(|o| o.number == open.number) && self.doomed.remove(&open.number) {
             disk.names.retain(|_, n| *n != open.number);
+            self.break_for_name();
         }
     }
+}
+
+/// Lets a range go, the exclusive lock on it first, as Samba does. False if there is none.
+fn unlock(locks: &mut Vec<lock::Lock>, offset: u64) -> bool {
+    let exclusive = locks.iter().position(|l| l.offset == offset && l.flags & lock::EXCLUSIVE != 0);
+    let Some(at) = exclusive.or_else(|| locks.iter().position(|l| l.offset == offset)) else { return false };
+    locks.remove(at);
+    true
 }
 
 /// The lease that a CREATE asks for.

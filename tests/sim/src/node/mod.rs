@@ -34,6 +34,8 @@ pub type ConnId = u64;
 /// Something a server did that somebody outside wants to know.
 #[derive(Debug, Clone)]
 pub enum Out {
+    /// A name came or went, or is another one.
+    NameChanged,
     /// A frame for the client of this connection, and the files that it says were opened.
     Frame(ConnId, Vec<u8>, Vec<u64>),
     /// It closes the connection.

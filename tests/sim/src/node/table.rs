@@ -34,6 +34,8 @@ pub struct Open {
     pub breaking: Option<u8>,
     /// Blocks that it has locked.
     pub locks: Vec<lock::Lock>,
+    /// They were taken again after a takeover.
+    pub(crate) relocked: bool,
     pub(crate) delete_on_close: bool,
     /// The last name told, of a directory.
     pub(crate) cursor: Option<String>,

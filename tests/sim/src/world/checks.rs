@@ -46,6 +46,10 @@ impl World {
         else {
             return Ok(());
         };
+        if self.pairs[at].client.believes_stale_names(self.oracle.names) {
+            let text = format!("client {} caches a directory that has changed since", at + 1);
+            return Err(Violation::new("stale names", text));
+        }
         for (held, oplock, state) in self.pairs[at].client.beliefs() {
             let granted = self.nodes[wire.node].granted(wire.conn, held.number);
             if oplock > granted.0 || state & !granted.1 != 0 {

@@ -60,11 +60,8 @@ impl World {
             return Err(Violation::new("barrier", text));
         }
         for (at, other) in self.pairs.iter().enumerate().filter(|(at, _)| *at != actor) {
-            if !self.is_attached(at) {
-                continue;
-            }
             // An Open that shares the lease or came first is never the other client's.
-            if other.client.believes_write(number) {
+            if self.is_served(at) && other.client.believes_write(number) {
                 let text = format!(
                     "client {} works on file {number}, which client {} may have changed in its cache",
                     actor + 1,
@@ -72,7 +69,8 @@ impl World {
                 );
                 return Err(Violation::new("lease", text));
             }
-            if let Some(block) = block.filter(|b| held && other.client.believes_lock(number, *b)) {
+            let locked = |b: &usize| held && self.is_attached(at) && other.client.believes_lock(number, *b);
+            if let Some(block) = block.filter(locked) {
                 let text = format!(
                     "client {} works on block {block} of file {number}, locked by client {}",
                     actor + 1,
@@ -87,12 +85,17 @@ impl World {
     /// Whether a client has all that it believes on the node that serves now, and has heard all that was said.
     pub(super) fn is_attached(&self, at: usize) -> bool {
         let pair = &self.pairs[at];
+        self.is_served(at) && pair.to_client.is_empty() && !pair.client.has_acks()
+    }
+
+    /// Whether the node that serves a client knows it. What the client was told, and has not heard or not acknowledged, it
+    /// still believes otherwise.
+    fn is_served(&self, at: usize) -> bool {
+        let pair = &self.pairs[at];
         let leg = pair.main.and_then(|leg| pair.wires.get(&leg));
         pair.client.alive
             && pair.closed.is_none()
             && matches!(pair.link.mode(), "relay" | "bridge")
-            && pair.to_client.is_empty()
-            && !pair.client.has_acks()
             && leg.is_some_and(|wire| !wire.over && self.nodes[wire.node].knows(wire.conn))
     }
 }

@@ -13,6 +13,9 @@ use super::{
     legs::{ToLink, Wire},
 };
 
+/// How long at most others wait for a client to acknowledge a break.
+const PATIENCE: Duration = Duration::from_secs(35);
+
 impl World {
     /// The node that the Fleet has named.
     pub fn serving_node(&self) -> Option<usize> {
@@ -200,6 +203,13 @@ impl World {
     pub(super) fn wait(&mut self, time: Duration) -> bool {
         self.now += time;
         self.disk.now += u64::try_from(time.as_nanos() / 100).unwrap_or(0);
+        for pair in &mut self.pairs {
+            let waits = pair.client.has_acks() || !pair.to_client.is_empty();
+            pair.owes = if waits { pair.owes + time } else { Duration::ZERO };
+            if pair.owes >= PATIENCE {
+                pair.client.be_late();
+            }
+        }
         for at in 0..self.pairs.len() {
             let mut turns = 0;
             while self.pairs[at].closed.is_none()

@@ -49,7 +49,7 @@ impl World {
             let version = self.files.version();
             let pair = &mut self.pairs[at];
             let wants = pair.link.wants_files();
-            if !wants || pair.files_seen == version && pair.waits {
+            if !wants || pair.files_seen == version && pair.waits && !pair.link.has_fresh_frames() {
                 pair.waits = wants;
                 return;
             }

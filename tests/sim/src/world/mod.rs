@@ -58,6 +58,8 @@ pub struct Pair {
     /// The generation that the Link was told.
     told: u64,
     files_seen: u64,
+    /// How long the client has not heard, or not acknowledged, what may be a break.
+    owes: Duration,
     /// It is told of every change of Files.
     waits: bool,
     tokens: BTreeMap<OpenToken, u64>,
@@ -131,6 +133,7 @@ impl World {
                 stage: None,
                 told: 0,
                 files_seen: 0,
+                owes: Duration::ZERO,
                 waits: false,
                 tokens: BTreeMap::new(),
                 opened: VecDeque::new(),
@@ -192,7 +195,11 @@ impl World {
             Step::Wait(ms) => self.wait(Duration::from_millis(*ms)),
             Step::Tick => self.tick(),
             Step::Settle => {
-                self.settle();
+                self.settle(true);
+                true
+            }
+            Step::Arrive => {
+                self.settle(false);
                 true
             }
             Step::Expect(at, command, status) => self.expect(*at, command, *status),
@@ -331,6 +338,7 @@ impl World {
                 Out::Close(conn) => self.node_closes(conn),
                 Out::Deed(conn, mark, deed) => self.deed(conn, &mark, deed),
                 Out::Offence(violation) => self.fail(violation),
+                Out::NameChanged => self.oracle.names += 1,
                 Out::Note(line) => self.tell(line),
             }
         }

@@ -31,8 +31,8 @@ impl World {
         false
     }
 
-    /// Everything under way arrives; decisions are made and heard; breaks are acknowledged. No time passes.
-    pub(super) fn settle(&mut self) {
+    /// Everything under way arrives; decisions are made and heard; breaks are acknowledged, if they are to be. No time passes.
+    pub(super) fn settle(&mut self, acknowledges: bool) {
         for _ in 0..STEPS {
             if self.violation.is_some() {
                 return;
@@ -46,7 +46,7 @@ impl World {
             let mut moved = false;
             for at in 0..self.pairs.len() {
                 moved |= self.tell_link(at);
-                moved |= self.pairs[at].client.has_acks() && self.client_acts(at, &Act::Ack);
+                moved |= acknowledges && self.pairs[at].client.has_acks() && self.client_acts(at, &Act::Ack);
             }
             self.look_at_links();
             if !moved {
@@ -65,12 +65,12 @@ impl World {
             self.stopped[node] = false;
         }
         if !self.up.iter().any(|up| *up) {
-            self.settle();
+            self.settle(true);
             self.up[0] = true;
         }
         let end = self.now + PATIENCE;
         loop {
-            self.settle();
+            self.settle(true);
             if self.violation.is_some() {
                 return;
             }
@@ -96,6 +96,11 @@ impl World {
     /// Whoever waits for an acknowledgement waits no longer. True if that has moved anything.
     fn breaks_time_out(&mut self) -> bool {
         let mut any = false;
+        for pair in &mut self.pairs {
+            if pair.client.has_acks() {
+                pair.client.be_late();
+            }
+        }
         for node in 0..self.nodes.len() {
             if self.up[node] && self.nodes[node].is_breaking() {
                 any = true;
@@ -115,7 +120,7 @@ impl World {
                     any |= self.client_acts(at, &Act::Cancel);
                 }
             }
-            self.settle();
+            self.settle(true);
             if !any || self.violation.is_some() {
                 return;
             }

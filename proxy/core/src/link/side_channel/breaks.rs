@@ -55,7 +55,7 @@ impl Link {
     /// A break on the side channel goes to the client as it is: in Relay all its ids are the client's.
     pub(super) fn side_break(&mut self, now: Instant, frame: BytesMut) {
         if self.side.is_bound() && self.is_news(now, From::Side, body(&frame)) {
-            self.watch_break(body(&frame));
+            self.watch_break(now, body(&frame));
             self.out.send_client(frame.freeze());
         }
     }
