@@ -81,10 +81,12 @@ impl Link {
         match &self.state {
             State::Recovering(_) => self.greet_while_recovering(now, &ids),
             State::Bridge(_) => {
-                let waits = self.barrier || self.file_held || !self.parked.is_empty();
-                if waits || !self.send_unit(now, &ids) {
-                    self.parked.push_back(ids);
-                    self.fresh = true;
+                for ids in self.in_parts(ids) {
+                    let waits = self.barrier || self.file_held || !self.parked.is_empty();
+                    if waits || !self.send_unit(now, &ids) {
+                        self.parked.push_back(ids);
+                        self.fresh = true;
+                    }
                 }
             }
             _ => {}

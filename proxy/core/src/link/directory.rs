@@ -1,4 +1,7 @@
 //! Enumerations that a takeover cut: the new node begins anew, and the client must see each name once.
+//!
+//! While everything in an answer is known, the same is asked again. So of the requests that go on with such an enumeration only
+//! one is on the node at a time, be they in one frame: else the end might come for one, and names for the next.
 
 use std::time::Instant;
 
@@ -64,9 +67,45 @@ impl Link {
             return;
         }
         self.restore_ids_of(id);
-        if !self.send_unit(now, &[id]) && matches!(self.state, State::Bridge(_)) {
-            self.parked.push_back(vec![id]);
+        if let Some(request) = self.requests.get_mut(id) {
+            // This node has answered it, and lives.
+            request.deaths = 0;
         }
+        if !self.send_unit(now, &[id]) && matches!(self.state, State::Bridge(_)) {
+            // Others wait for its answer.
+            self.parked.push_front(vec![id]);
+        }
+    }
+
+    /// The Open whose cut enumeration a request is about.
+    fn cut_enumeration(&self, request: &Request) -> Option<OpenToken> {
+        let open = self.opens.of(request).filter(|_| request.header.command == Command::QUERY_DIRECTORY)?;
+        open.cursor.was_cut().then_some(open.token)
+    }
+
+    /// A frame in parts, none of which asks twice for names of one cut enumeration.
+    pub(crate) fn in_parts(&self, ids: Vec<MessageId>) -> Vec<Vec<MessageId>> {
+        let mut parts = vec![Vec::with_capacity(ids.len())];
+        let mut asked = Vec::new();
+        for id in ids {
+            let cut = self.requests.get(id).and_then(|request| self.cut_enumeration(request));
+            if cut.is_some_and(|open| asked.contains(&open)) {
+                parts.push(Vec::new());
+                asked.clear();
+            }
+            asked.extend(cut);
+            parts.last_mut().into_iter().for_each(|part| part.push(id));
+        }
+        parts
+    }
+
+    /// Whether the node is being asked for names of a cut enumeration that a frame goes on with.
+    pub(super) fn waits_for_names(&self, ids: &[MessageId]) -> bool {
+        let cut = |id: &MessageId| self.cut_enumeration(self.requests.get(*id)?);
+        ids.iter().filter_map(cut).any(|open| {
+            let asks = |r: &Request| r.sent.is_some() && self.cut_enumeration(r) == Some(open);
+            self.requests.iter().any(|r| !ids.contains(&r.message_id()) && asks(r))
+        })
     }
 
     /// Whether the session of a request is being logged off.

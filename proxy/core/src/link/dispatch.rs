@@ -161,10 +161,10 @@ impl Link {
         }
     }
 
-    /// Sends a frame's requests to the node. False if it has to wait for credits.
+    /// Sends a frame's requests to the node. False if it has to wait: for credits, or for the answer to one before.
     pub(super) fn send_unit(&mut self, now: Instant, ids: &[MessageId]) -> bool {
         let wanted: u32 = ids.iter().filter_map(|id| self.requests.get(*id)).map(Request::charge).sum();
-        if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) {
+        if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) || self.waits_for_names(ids) {
             return false;
         }
         if self.settle_compound(ids) {

@@ -32,6 +32,8 @@ impl Cursor {
         }
         if status == Status::NO_MORE_FILES {
             self.ended = true;
+            // What comes next is the end, or all names anew.
+            self.seen = HashSet::new();
             return;
         }
         if !status.is_success() {
@@ -46,6 +48,11 @@ impl Cursor {
     /// The handle was opened again: the node starts from the first name.
     pub(crate) fn reopened(&mut self) {
         self.restoring = self.ended || !self.seen.is_empty();
+    }
+
+    /// Whether the present node may have to be asked for names that the client has had.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.restoring
     }
 
     /// Whether a request goes on with an enumeration that the present node did not begin.

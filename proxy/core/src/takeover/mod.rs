@@ -541,7 +541,8 @@ impl Link {
         self.replaying = Some(recovery.progress);
         self.barrier = true;
         self.end_all_succeeded();
-        self.parked = self.requests.units().into_values().collect();
+        let units = self.requests.units().into_values();
+        self.parked = units.flat_map(|ids| self.in_parts(ids)).collect();
     }
 
     /// The last request in flight has been replayed: the takeover is over.

@@ -3,6 +3,7 @@
 
 mod barrier;
 mod debug;
+mod directories;
 mod judged;
 mod logins;
 mod names;

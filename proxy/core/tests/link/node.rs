@@ -8,7 +8,9 @@ use std::{
 
 use smb_parse::{
     FileId, Utf16,
-    cmd::{create, negotiate, query_info, read, session_setup, set_info, tree_connect, write},
+    cmd::{
+        create, negotiate, query_directory, query_info, read, session_setup, set_info, tree_connect, write,
+    },
     compound::elements,
     create_context::{RequestContext, tag},
     encode,
@@ -143,6 +145,8 @@ pub(crate) struct Habits {
     pub(crate) single_channel: bool,
     /// Signs no answer.
     pub(crate) forgets_to_sign: bool,
+    /// Tells the names of a directory from the last to the first.
+    pub(crate) counts_down: bool,
     /// Says of every file that it was never changed; else that it was just now.
     pub(crate) unchanged: bool,
     /// Says of every file that it was written then.
@@ -172,6 +176,8 @@ pub(crate) struct Node {
     doomed: BTreeSet<u64>,
     /// The session of each Open.
     owners: BTreeMap<u64, u64>,
+    /// How many names of the disk each Open has told.
+    told: BTreeMap<u64, usize>,
     /// The key of a session that has just ended.
     parted: Option<Rc<SigningKey>>,
     /// What it has promised to keep: the CreateGuid, if it was told one, and the name.
@@ -202,6 +208,7 @@ impl Node {
             opens: BTreeMap::new(),
             doomed: BTreeSet::new(),
             owners: BTreeMap::new(),
+            told: BTreeMap::new(),
             parted: None,
             promised: BTreeMap::new(),
             kept: BTreeMap::new(),
@@ -400,6 +407,9 @@ impl Node {
 
     fn on_file(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
         let ok = response(header, Status::SUCCESS);
+        if header.command == Command::QUERY_DIRECTORY {
+            return self.names(header, msg, id);
+        }
         if header.command == Command::SET_INFO {
             return self.set_info(header, msg, id, name);
         }
@@ -471,6 +481,40 @@ impl Node {
             _ => return self.change_name(header, msg, name),
         }
         encode::set_info_response(&response(header, Status::SUCCESS))
+    }
+
+    /// The next names of the disk, which is one directory, as FileNamesInformation: as many as have room in OutputBufferLength
+    /// if each took 32 bytes.
+    fn names(&mut self, header: &Header, msg: &[u8], id: FileId) -> Vec<u8> {
+        const RESTART: u8 = 1;
+        let asked = query_directory::Request::parse(msg).expect("QUERY_DIRECTORY");
+        let mut names: Vec<String> = self.disk.borrow().keys().cloned().collect();
+        if self.habits.counts_down {
+            names.reverse();
+        }
+        let told = self.told.entry(id.volatile).or_default();
+        if asked.flags & RESTART != 0 {
+            *told = 0;
+        }
+        let count = usize::try_from(asked.output_buffer_length).unwrap() / 32;
+        let page: Vec<_> = names.iter().skip(*told).take(count).collect();
+        *told += page.len();
+        if page.is_empty() {
+            return encode::error_response(&response(header, Status::NO_MORE_FILES));
+        }
+        let mut out = Vec::new();
+        for (index, name) in page.iter().enumerate() {
+            let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+            let len = u32::try_from(name.len()).unwrap().to_le_bytes();
+            let mut entry = [&[0; 8][..], &len, &name].concat();
+            if index + 1 < page.len() {
+                entry.resize(entry.len().next_multiple_of(8), 0);
+                let next = u32::try_from(entry.len()).unwrap();
+                entry[..4].copy_from_slice(&next.to_le_bytes());
+            }
+            out.extend(entry);
+        }
+        encode::query_directory_response(&response(header, Status::SUCCESS), &out)
     }
 
     /// Rename and link; streams and what is beneath move along.
