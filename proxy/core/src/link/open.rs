@@ -88,6 +88,9 @@ pub(crate) struct Open {
     pub(crate) locks: LockTable,
     /// A request that closes it was in flight when its node was lost.
     pub(crate) closing: bool,
+    /// The client gave it a CreateGuid and has not used it since. Its node finds it by the CreateGuid until its FileId is used,
+    /// by whomever.
+    pub(crate) unused: bool,
     pub(crate) delete_pending: bool,
     /// To open the file again its read-only attribute was taken off, and is not known to be back.
     pub(crate) owes_read_only: bool,
@@ -142,6 +145,8 @@ pub(crate) struct Opens {
     by_token: BTreeMap<OpenToken, Open>,
     by_client: HashMap<Client<FileId>, OpenToken>,
     by_node: HashMap<Node<FileId>, OpenToken>,
+    /// How many are [`unused`](Open::unused).
+    unused: usize,
     next: u64,
 }
 
@@ -158,11 +163,13 @@ impl Opens {
     pub(crate) fn insert(&mut self, open: Open) {
         self.by_client.insert(open.client_id, open.token);
         self.by_node.insert(open.node_id, open.token);
+        self.unused += usize::from(open.unused);
         self.by_token.insert(open.token, open);
     }
 
     pub(crate) fn remove(&mut self, token: OpenToken) -> Option<Open> {
         let open = self.by_token.remove(&token)?;
+        self.unused -= usize::from(open.unused);
         self.by_client.remove(&open.client_id);
         if self.by_node.get(&open.node_id) == Some(&token) {
             self.by_node.remove(&open.node_id);
@@ -193,6 +200,17 @@ impl Opens {
             id if request.raw => self.by_client(id),
             id => self.by_node(id),
         }
+    }
+
+    /// The Open that a request is the first to use, if that matters.
+    pub(crate) fn first_use(&mut self, request: &Request) -> Option<OpenToken> {
+        if self.unused == 0 {
+            return None;
+        }
+        let token = self.of(request)?.token;
+        let was_unused = std::mem::take(&mut self.get_mut(token)?.unused);
+        self.unused -= usize::from(was_unused);
+        was_unused.then_some(token)
     }
 
     /// The Open has a new id on the node.
@@ -277,6 +295,7 @@ pub(crate) fn open_from(
         is_pipe: place.is_pipe,
         locks: LockTable::default(),
         closing: false,
+        unused: false,
         delete_pending: false,
         owes_read_only: false,
         cursor: Cursor::default(),
@@ -290,7 +309,10 @@ pub(crate) fn open_from(
         match RequestContext::parse(&context) {
             RequestContext::Timewarp { timestamp } => open.timewarp = Some(timestamp),
             RequestContext::Lease(lease) => asked_lease = Some(lease),
-            RequestContext::DurableV2 { create_guid, .. } => guid = create_guid,
+            RequestContext::DurableV2 { create_guid, .. } => {
+                guid = create_guid;
+                open.unused = true;
+            }
             // What was durable stays so; the answer does not say it again (MS-SMB2 3.3.5.9.7, 3.3.5.9.12).
             RequestContext::DurableReconnect { .. } => open.durable = Durable::V1,
             RequestContext::DurableReconnectV2 { create_guid, .. } => {

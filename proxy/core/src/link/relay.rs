@@ -291,6 +291,9 @@ impl Link {
             }
             return true;
         };
+        if let Some(open) = self.opens.first_use(&request) {
+            self.side_open_recorded(request.at, open);
+        }
         if changes_state(header.command) && self.is_believable(&request, opened, header, msg) {
             self.observe(&request, header, msg);
         }

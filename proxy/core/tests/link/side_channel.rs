@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use smb_parse::{
     FileId,
     cmd::create,
+    create_context::tag,
     encode::{self, CreateParams},
     frame::PREFIX,
     header::{Command, Flags, Header, Status, Target},
@@ -452,5 +453,38 @@ fn a_second_user_is_no_reason_to_leave_the_leg_on_which_the_first_has_files_open
     let file = rig.open(0, "file");
     rig.log_in("alice");
     assert_eq!((rig.link.mode(), rig.takeovers.len()), ("relay", 0));
+    goes_on(&mut rig, file);
+}
+
+/// Samba forgets the CreateGuid of an Open when its FileId is first used, by whomever; the client's replay of the CREATE
+/// would open the file a second time.
+#[test]
+fn an_open_that_its_client_may_still_replay_is_not_asked_about() {
+    let (mut rig, file) = at_work("alice");
+    let close = encode::close(&rig.header(Command::CLOSE, 0), 0, file);
+    assert_eq!(rig.ask(close).0, Status::SUCCESS);
+    let name: Vec<u8> = "file".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let durable = encode::durable_v2_request(60_000, [7; 16]);
+    let params = CreateParams {
+        oplock_level: 9,
+        impersonation_level: 2,
+        desired_access: 3,
+        file_attributes: 0,
+        share_access: 7,
+        create_disposition: 1,
+        create_options: 0,
+        name_utf16: &name,
+        contexts: &[(tag::DH2Q, durable)],
+    };
+    let (status, msg) = rig.ask(encode::create(&rig.header(Command::CREATE, 0), &params));
+    assert_eq!(status, Status::SUCCESS);
+    let file = create::Response::parse(&msg).unwrap().file_id;
+    rig.wait(A_WHILE);
+    assert!(rig.side_news.is_empty() && rig.nodes[0].seen(Command::QUERY_INFO).is_empty());
+    // Once the client has used it, it cannot be replayed any more.
+    goes_on(&mut rig, file);
+    rig.wait(A_WHILE);
+    assert_eq!(rig.side_news, [SideChannelNews::Bound]);
+    assert_eq!(rig.nodes[0].seen(Command::QUERY_INFO).len(), 1);
     goes_on(&mut rig, file);
 }

@@ -68,9 +68,11 @@ impl Link {
         }
     }
 
-    /// Whether there is something to ask about an Open.
+    /// Whether there is something to ask about an Open. One that its client may still replay is left alone: by our question
+    /// the node would forget its CreateGuid (MS-SMB2 3.3.5.9.10), and open the file a second time.
     pub(super) fn has_question(&self, token: OpenToken) -> bool {
-        let open = self.opens.get(token).filter(|o| !o.is_pipe && (o.wants_identity() || o.wants_access()));
+        let may_ask = |o: &&Open| !o.is_pipe && !o.unused && (o.wants_identity() || o.wants_access());
+        let open = self.opens.get(token).filter(may_ask);
         open.is_some_and(|open| self.can_bind(open.session.0))
     }
 
