@@ -501,7 +501,8 @@ impl Link {
         }
     }
 
-    /// FileIds of a request become the node's. An id that the node does not know, or an Open that is lost, is said.
+    /// FileIds of a request become the node's. An id that the node does not know, or an Open that is lost, is said; of a
+    /// durable reconnect as MS-SMB2 3.3.5.9.7 and 3.3.5.9.12 have it, for clients open the file afresh then.
     pub(super) fn ids_for_node(&self, msg: &mut [u8]) -> Result<(), Status> {
         let mut unknown = false;
         patch::rewrite_file_ids(msg, &mut |id| {
@@ -516,6 +517,11 @@ impl Link {
                 }
             }
         });
-        if unknown { Err(Status::FILE_CLOSED) } else { Ok(()) }
+        let reconnects = || Header::parse(msg).is_ok_and(|header| header.command == Command::CREATE);
+        match unknown {
+            false => Ok(()),
+            true if reconnects() => Err(Status::OBJECT_NAME_NOT_FOUND),
+            true => Err(Status::FILE_CLOSED),
+        }
     }
 }

@@ -23,12 +23,16 @@ const EXCLUSIVE: u32 = 2;
 
 /// A CREATE that asks for a durable handle of that version; of none if 0.
 fn create(rig: &Rig, name: &str, version: u8) -> Vec<u8> {
-    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let contexts: &[(&[u8], Vec<u8>)] = match version {
         0 => &[],
         1 => &[(tag::DHNQ, encode::durable_request())],
         _ => &[(tag::DH2Q, encode::durable_v2_request(60_000, GUID))],
     };
+    create_with(rig, name, contexts)
+}
+
+fn create_with(rig: &Rig, name: &str, contexts: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let params = CreateParams {
         oplock_level: BATCH,
         impersonation_level: 2,
@@ -280,4 +284,20 @@ fn a_file_is_flagged_to_be_deleted_when_no_link_has_to_open_it_any_more() {
     assert_eq!(done[done.len() - 2..], [Command::SET_INFO, Command::CLOSE]);
     assert_eq!(Status(one.answer(close).0.status), Status::SUCCESS);
     assert!(!files.borrow().is_opening_blocked());
+}
+
+/// Clients open the file afresh then; at another status they give up.
+#[test]
+fn a_durable_reconnect_to_what_nobody_has_is_refused_as_a_node_refuses_it() {
+    let (mut rig, _) = holder();
+    let gone = FileId { persistent: 0x4711, volatile: 0x4712 };
+    let reconnects = [
+        (tag::DHNC, encode::durable_reconnect(gone)),
+        (tag::DH2C, encode::durable_v2_reconnect(gone, GUID, 0)),
+    ];
+    rig.fail_over();
+    for (tag, context) in reconnects {
+        let asked = create_with(&rig, "file1", &[(tag, context)]);
+        assert_eq!(rig.ask(asked).0, Status::OBJECT_NAME_NOT_FOUND);
+    }
 }
