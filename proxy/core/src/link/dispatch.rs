@@ -233,6 +233,9 @@ impl Link {
                     return Settled::Here;
                 }
                 Verdict::Synthesize(status) | Verdict::Fail(status) => {
+                    if status == Status::NOTIFY_ENUM_DIR {
+                        self.note_told_of_changes(id);
+                    }
                     self.note_failed(status.is_error());
                     self.fail_request(id, status);
                     return Settled::Here;
@@ -251,6 +254,7 @@ impl Link {
             }
             Command::OPLOCK_BREAK if self.answer_own_break(now, id) => Settled::Here,
             Command::IOCTL => self.settle_ioctl(id),
+            Command::CHANGE_NOTIFY if self.has_missed_changes(id) => self.settle(id, Status::NOTIFY_ENUM_DIR),
             Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => {
                 self.settle(id, Status::NO_MORE_FILES)
             }

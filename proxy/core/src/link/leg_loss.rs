@@ -11,7 +11,7 @@ use crate::{
     effect::{Close, CloseReason},
     event::{Cause, Event, FileEvent, LegLoss, SessionLoss},
     ids::LegId,
-    link::open::OpenState,
+    link::{open::OpenState, watch::Watch},
     takeover::Recovery,
 };
 
@@ -166,6 +166,9 @@ impl Link {
         for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
             open.state = OpenState::Unreclaimed;
             open.had_by = Some(lost.node);
+            if open.watch == Watch::On {
+                open.watch = Watch::Lost;
+            }
         }
         self.inherit_breaks(now);
         self.opens.forget_node_ids();

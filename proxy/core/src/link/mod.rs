@@ -42,6 +42,7 @@ pub(crate) mod session;
 mod side_channel;
 mod succession;
 mod timers;
+pub(crate) mod watch;
 
 use std::{
     collections::{BTreeSet, VecDeque},

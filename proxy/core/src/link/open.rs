@@ -14,7 +14,7 @@ use smb_parse::{
 use crate::{
     files::{FileIdentity, FileKey, Name},
     ids::{Client, MessageId, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
-    link::{birth::Birth, breaks::Breaking, locks::LockTable, request::Request},
+    link::{birth::Birth, breaks::Breaking, locks::LockTable, request::Request, watch::Watch},
     takeover::cursor::Cursor,
 };
 
@@ -100,6 +100,7 @@ pub(crate) struct Open {
     /// How much the epoch of the lease that the client knows is ahead of the present node's.
     pub(crate) epoch_shift: u16,
     pub(crate) is_directory: bool,
+    pub(crate) watch: Watch,
 }
 
 impl Open {
@@ -302,6 +303,7 @@ pub(crate) fn open_from(
         breaking: None,
         epoch_shift: 0,
         is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
+        watch: Watch::Off,
     };
     let mut guid = [0; 16];
     let mut asked_lease = None;

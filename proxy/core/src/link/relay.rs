@@ -291,6 +291,9 @@ impl Link {
             }
             return true;
         };
+        if header.command == Command::CHANGE_NOTIFY {
+            self.note_watch(&request, Status(header.status));
+        }
         if let Some(open) = self.opens.first_use(&request) {
             self.side_open_recorded(request.at, open);
         }

@@ -454,6 +454,8 @@ impl Node {
             }
             Command::LOCK => body(&ok, &u16s(&[4, 0])),
             Command::FLUSH => body(&ok, &u16s(&[4, 0])),
+            // It has too much to tell.
+            Command::CHANGE_NOTIFY => encode::error_response(&response(header, Status::NOTIFY_ENUM_DIR)),
             _ => encode::error_response(&response(header, Status::NOT_SUPPORTED)),
         }
     }

@@ -301,3 +301,28 @@ fn a_durable_reconnect_to_what_nobody_has_is_refused_as_a_node_refuses_it() {
         assert_eq!(rig.ask(asked).0, Status::OBJECT_NAME_NOT_FOUND);
     }
 }
+
+/// CHANGE_NOTIFY (MS-SMB2 2.2.35): of the form of a FLUSH, and longer.
+fn watches(rig: &mut Rig, directory: FileId) -> Status {
+    let mut asked = encode::flush(&rig.header(Command::CHANGE_NOTIFY, 0), directory);
+    asked[64] = 32;
+    asked.extend([0; 8]);
+    rig.ask(asked).0
+}
+
+#[test]
+fn what_a_lost_node_knew_to_have_changed_is_not_kept_from_who_watches() {
+    let (mut rig, files) = holder();
+    assert_eq!(watches(&mut rig, files[0]), Status::NOTIFY_ENUM_DIR);
+    let asked = |rig: &Rig| [0, 1].map(|node: usize| rig.nodes[node].seen(Command::CHANGE_NOTIFY).len());
+    assert_eq!(asked(&rig), [1, 0]);
+    rig.fail_over();
+    // Between two requests the node gathered what changed. That is lost, and the client has to look for itself.
+    assert_eq!(watches(&mut rig, files[0]), Status::NOTIFY_ENUM_DIR);
+    assert_eq!(asked(&rig), [1, 0], "the new node knows nothing of it");
+    assert_eq!(watches(&mut rig, files[0]), Status::NOTIFY_ENUM_DIR);
+    assert_eq!(asked(&rig), [1, 1], "told once");
+    // Who has not watched has missed nothing.
+    assert_eq!(watches(&mut rig, files[1]), Status::NOTIFY_ENUM_DIR);
+    assert_eq!(asked(&rig), [1, 2]);
+}
