@@ -158,8 +158,18 @@ pub enum Step {
     Settle,
     /// Everything under way arrives.
     Arrive,
+    /// A node lets nobody open that name.
+    Refuse(usize, String),
     /// The last final answer of a client to such a request had this status.
     Expect(usize, String, u32),
+    /// A client's request of that kind is not answered, but for a STATUS_PENDING if `told`.
+    Unanswered {
+        client: usize,
+        command: String,
+        told: bool,
+    },
+    /// So many break notifications have reached a client.
+    Breaks(usize, u32),
 }
 
 fn letter(slot: u8) -> char {
@@ -287,7 +297,13 @@ impl Step {
             Self::Tick => "timer".into(),
             Self::Settle => "settle".into(),
             Self::Arrive => "everything arrives".into(),
+            Self::Refuse(node, name) => format!("node {} refuses {name}", node + 1),
             Self::Expect(at, command, status) => format!("client {} expects {command} {status:08x}", at + 1),
+            Self::Unanswered { client, command, told } => {
+                let told = if *told { ", and is told so" } else { "" };
+                format!("client {} waits for {command}{told}", client + 1)
+            }
+            Self::Breaks(at, count) => format!("client {} has heard of {count} breaks", at + 1),
         }
     }
 
@@ -304,6 +320,15 @@ impl Step {
             ["client", at, "expects", command, status] => {
                 Self::Expect(number(at)?, (*command).into(), u32::from_str_radix(status, 16).ok()?)
             }
+            ["client", at, "waits", "for", command, told @ ..] => Self::Unanswered {
+                client: number(at)?,
+                command: command.trim_end_matches(',').into(),
+                told: told == ["and", "is", "told", "so"],
+            },
+            ["client", at, "has", "heard", "of", count, "breaks"] => {
+                Self::Breaks(number(at)?, count.parse().ok()?)
+            }
+            ["node", at, "refuses", name] => Self::Refuse(number(at)?, (*name).into()),
             ["client", at, act @ ..] => Self::Client(number(at)?, Act::parse(act)?),
             ["fleet", "decides"] => Self::Decide,
             ["node", at, "crashes", "after", kept, "answers"] => {

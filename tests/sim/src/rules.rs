@@ -58,6 +58,8 @@ pub const RULES: &[(&str, Belongs)] = &[
     ("unverified", Invariant(9)),
     ("barrier", Invariant(10)),
     ("barrier for ever", Client),
+    ("break covered", Client),
+    ("client guid", Protocol),
     ("enumeration", Client),
     ("id twice", Client),
     ("login not signed", Client),

@@ -35,6 +35,18 @@ fn no_scenario_breaks_a_rule() {
 }
 
 #[test]
+fn every_trap_is_in_the_index_and_the_index_names_what_is_there() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let index = fs::read_to_string(dir.join("README.md")).unwrap();
+    let links = || index.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    links().for_each(|name| assert!(dir.join(name).exists(), "{name} is not there"));
+    for file in files("scenarios") {
+        let name = file.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(!name.starts_with("trap-") || links().any(|link| link == name), "{name} is not in the index");
+    }
+}
+
+#[test]
 fn what_is_known_to_be_wrong_is_still_wrong() {
     let mut left: Vec<_> = Known::ALL.iter().map(|known| known.label()).collect();
     for file in files("scenarios/known") {

@@ -85,6 +85,10 @@ impl Client {
             return Err(Violation::new("credits", format!("the client has {}", self.credits)));
         }
         if id == u64::MAX {
+            if sealed || header.flags.contains(Flags::SIGNED) {
+                return Err(Violation::new("break covered", "a notification is signed or sealed"));
+            }
+            self.breaks += 1;
             self.hear_break(msg)?;
             return Ok(None);
         }
@@ -105,6 +109,10 @@ impl Client {
             let Some(async_id) = header.async_id() else {
                 return Err(Violation::new("interim", format!("{name} {id} pends synchronously")));
             };
+            // Never signed, for its MessageId is that of the answer; and sealed as the answer will be (MS-SMB2 3.3.4.1.1).
+            if header.flags.contains(Flags::SIGNED) || sealed != asked.sealed {
+                return Err(Violation::new("interim", format!("{name} {id} pends, wrongly covered")));
+            }
             if asked.interim.replace(async_id).is_some() {
                 return Err(Violation::new("two interims", format!("{name} {id}")));
             }
@@ -402,6 +410,10 @@ fn check_translation(asked: &Asked, header: &Header) -> Check {
     let name = header.command.name();
     if !asked.interim_relayed && asked.granted + u32::from(header.credits) == 0 {
         return Err(Violation::new("credits", format!("{name} {} brings none", header.message_id)));
+    }
+    // MS-SMB2 3.3.4.3.
+    if asked.granted > 0 && header.credits > 0 {
+        return Err(Violation::new("credits", format!("{name} {} brings some twice", header.message_id)));
     }
     let wanted = asked.tree.filter(|_| asked.command != Command::TREE_CONNECT);
     if let (Some(wanted), Some(tree)) = (wanted, header.tree_id())

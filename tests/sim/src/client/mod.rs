@@ -177,6 +177,8 @@ pub struct Client {
     names: u32,
     /// The numbers of what compounds have opened.
     chains: BTreeMap<u64, u64>,
+    /// How many break notifications it has heard.
+    pub breaks: u32,
     /// What each command was last answered.
     pub last: BTreeMap<&'static str, u32>,
     /// What was answered, for coverage: command, status.
@@ -212,6 +214,7 @@ impl Client {
             shared: BTreeSet::new(),
             names: 0,
             chains: BTreeMap::new(),
+            breaks: 0,
             last: BTreeMap::new(),
             answers: Vec::new(),
         }
@@ -225,6 +228,11 @@ impl Client {
     /// Whether nothing is awaited but what may wait for ever.
     pub fn waits_for_ever(&self) -> bool {
         self.asked.values().all(|a| matches!(a.command, Command::CHANGE_NOTIFY | Command::LOCK))
+    }
+
+    /// Whether a request of that kind is not answered, and whether a STATUS_PENDING has said so.
+    pub fn unanswered(&self, command: &str) -> Option<bool> {
+        self.asked.values().find(|a| a.command.name() == command).map(|a| a.interim.is_some())
     }
 
     /// Whether such a user has logged in, or tried.

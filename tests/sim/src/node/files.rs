@@ -47,6 +47,9 @@ impl Server {
         }
         let directory = asked.create_options & DIRECTORY != 0;
         let found = if directory { Some(0) } else { disk.find(&name) };
+        if self.refused.contains(&name) {
+            return fail(Status::ACCESS_DENIED);
+        }
         match (asked.create_disposition, found) {
             (OPEN | OVERWRITE, None) => return fail(Status::OBJECT_NAME_NOT_FOUND),
             (CREATE, Some(_)) => return fail(Status::OBJECT_NAME_COLLISION),

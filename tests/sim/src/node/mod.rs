@@ -116,6 +116,8 @@ pub struct Server {
     pub opens: BTreeMap<u64, Open>,
     /// By ClientGuid and LeaseKey.
     pub(crate) leases: BTreeMap<([u8; 16], [u8; 16]), Lease>,
+    /// Names that nobody may open here.
+    pub(crate) refused: BTreeSet<String>,
     /// Files whose last close deletes them.
     pub(crate) doomed: BTreeSet<u64>,
     /// In units of 100 ns.
@@ -141,6 +143,7 @@ impl Server {
             sessions: BTreeMap::new(),
             opens: BTreeMap::new(),
             leases: BTreeMap::new(),
+            refused: BTreeSet::new(),
             doomed: BTreeSet::new(),
             clock: 0,
             waiting: VecDeque::new(),
@@ -263,6 +266,11 @@ pub fn is_node_id(id: u64) -> bool {
 }
 
 impl Server {
+    /// The ClientGuid of a connection.
+    pub(crate) fn guid(&self, conn: ConnId) -> Option<[u8; 16]> {
+        self.conns.get(&conn).map(|c| c.guid)
+    }
+
     /// Whether the connection stands.
     pub fn knows(&self, conn: ConnId) -> bool {
         self.conns.contains_key(&conn)

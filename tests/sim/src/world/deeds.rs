@@ -11,13 +11,27 @@ impl World {
         let Some(actor) = self.pairs.iter().position(|p| p.wires.values().any(|w| w.conn == conn)) else {
             return;
         };
-        let result = self.judge(actor, mark, &deed).and_then(|()| match &deed {
-            Deed::Wrote { number, block, tag } => self.check_order(conn, *number, *block, *tag),
-            _ => Ok(()),
-        });
+        let result =
+            self.check_guid(actor, conn).and_then(|()| self.judge(actor, mark, &deed)).and_then(|()| {
+                match &deed {
+                    Deed::Wrote { number, block, tag } => self.check_order(conn, *number, *block, *tag),
+                    _ => Ok(()),
+                }
+            });
         if let Err(violation) = result {
             self.fail(violation);
         }
+    }
+
+    /// Leases are a ClientGuid's, on every node.
+    fn check_guid(&self, actor: usize, conn: ConnId) -> Result<(), Violation> {
+        let own = self.pairs[actor].client.guid;
+        let said = self.nodes.iter().find_map(|node| node.guid(conn));
+        if said.is_some_and(|guid| guid != own) {
+            let text = format!("client {} goes by another ClientGuid", actor + 1);
+            return Err(Violation::new("client guid", text));
+        }
+        Ok(())
     }
 
     fn judge(&mut self, actor: usize, mark: &Mark, deed: &Deed) -> Result<(), Violation> {

@@ -202,7 +202,12 @@ impl World {
                 self.settle(false);
                 true
             }
+            Step::Refuse(node, name) => {
+                self.nodes.get_mut(*node).is_some_and(|node| node.refused.insert(name.clone()))
+            }
             Step::Expect(at, command, status) => self.expect(*at, command, *status),
+            Step::Unanswered { client, command, told } => self.expect_unanswered(*client, command, *told),
+            Step::Breaks(at, count) => self.expect_breaks(*at, *count),
         };
         self.look_at_links();
         self.check();
@@ -214,6 +219,27 @@ impl World {
         if found != Some(status) {
             let found = found.map_or("nothing".into(), |s| format!("{s:08x}"));
             self.fail(Violation::new("expectation", format!("client {}: {command}: {found}", at + 1)));
+        }
+        true
+    }
+
+    fn expect_unanswered(&mut self, at: usize, command: &str, told: bool) -> bool {
+        let asked = self.pairs.get(at).and_then(|p| p.client.unanswered(command));
+        if asked != Some(told) {
+            let found = match asked {
+                None => "is answered",
+                Some(true) => "waits, and the client is told",
+                Some(false) => "waits, and the client is not told",
+            };
+            self.fail(Violation::new("expectation", format!("client {}: {command} {found}", at + 1)));
+        }
+        true
+    }
+
+    fn expect_breaks(&mut self, at: usize, count: u32) -> bool {
+        let heard = self.pairs.get(at).map_or(0, |p| p.client.breaks);
+        if heard != count {
+            self.fail(Violation::new("expectation", format!("client {}: {heard} breaks", at + 1)));
         }
         true
     }
