@@ -6,6 +6,7 @@
 
 mod acts;
 mod busy;
+mod directory;
 mod held;
 mod party;
 
@@ -31,9 +32,37 @@ pub(super) const CASES: &[Case] = &[
         soak: 5,
         run: busy::busy,
     },
+    Case {
+        name: "directory-leases",
+        shows: "leases on directories outlive their node, and a new file breaks them on the next one (Samba 4.22 or later, by SAMBA_ROOT)",
+        soak: 5,
+        run: directory::leases,
+    },
 ];
 
-/// A site, both clients, and what they are told at a node where nothing happens.
+/// A site, both clients, and the address of a node that does not serve.
+struct Place {
+    rig: Rig,
+    clients: Clients,
+    address: String,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        // impacket signs only where it must, and seals wherever the server can.
+        let global = vec!["server signing = mandatory", "server smb encrypt = off"];
+        let samba = Settings { global, ..Settings::default() };
+        let rig = Rig::new(&Site { samba, ..Site::default() })?;
+        let clients =
+            Clients { first: Puppet::start(&rig, "smbprotocol")?, second: Puppet::start(&rig, "impacket")? };
+        let serving = rig.serving()?;
+        let other = rig.nodes.iter().enumerate().find(|(index, _)| *index != serving).context("one node")?.1;
+        let address = other.address.clone();
+        Ok(Self { rig, clients, address })
+    }
+}
+
+/// The same, and what they are told at that node, where nothing happens.
 struct Stage {
     rig: Rig,
     clients: Clients,
@@ -42,15 +71,7 @@ struct Stage {
 
 impl Stage {
     fn new(play: impl Fn(&Rig, &mut Clients, &mut Party) -> Result<()>) -> Result<Self> {
-        // impacket signs only where it must, and seals wherever the server can.
-        let global = vec!["server signing = mandatory", "server smb encrypt = off"];
-        let samba = Settings { global, ..Settings::default() };
-        let rig = Rig::new(&Site { samba, ..Site::default() })?;
-        let mut clients =
-            Clients { first: Puppet::start(&rig, "smbprotocol")?, second: Puppet::start(&rig, "impacket")? };
-        let serving = rig.serving()?;
-        let other = rig.nodes.iter().enumerate().find(|(index, _)| *index != serving).context("one node")?.1;
-        let address = other.address.clone();
+        let Place { rig, mut clients, address } = Place::new()?;
         let mut unharmed = Party::meet(&mut clients, &address, "unharmed", None)?;
         play(&rig, &mut clients, &mut unharmed)?;
         Ok(Self { rig, clients, unharmed })
