@@ -17,7 +17,7 @@ use super::{
     answer::{Check, body, body_mut, changes_state},
     cover::{Cover, Incoming, Outgoing, cover_for_node},
     node_leg::{Op, Pending},
-    open::{minted_file_id, minted_tree_id},
+    open::{Open, minted_file_id, minted_tree_id},
     request::{Chain, Interim, Request},
 };
 use crate::{
@@ -504,24 +504,25 @@ impl Link {
     /// FileIds of a request become the node's. An id that the node does not know, or an Open that is lost, is said; of a
     /// durable reconnect as MS-SMB2 3.3.5.9.7 and 3.3.5.9.12 have it, for clients open the file afresh then.
     pub(super) fn ids_for_node(&self, msg: &mut [u8]) -> Result<(), Status> {
-        let mut unknown = false;
+        let mut unknown = None;
         patch::rewrite_file_ids(msg, &mut |id| {
             if id == RELATED_FILE_ID {
                 return id;
             }
-            match self.opens.by_client(id).filter(|_| self.is_live(id)) {
+            let open = self.opens.by_client(id);
+            match open.filter(|_| self.is_live(id)) {
                 Some(open) => open.node_id.0,
                 None => {
-                    unknown = true;
+                    unknown = Some(open.map_or(Status::FILE_CLOSED, Open::lost_status));
                     id
                 }
             }
         });
         let reconnects = || Header::parse(msg).is_ok_and(|header| header.command == Command::CREATE);
         match unknown {
-            false => Ok(()),
-            true if reconnects() => Err(Status::OBJECT_NAME_NOT_FOUND),
-            true => Err(Status::FILE_CLOSED),
+            None => Ok(()),
+            Some(_) if reconnects() => Err(Status::OBJECT_NAME_NOT_FOUND),
+            Some(status) => Err(status),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     credit::charge,
     fsctl::refused_fsctl,
     node_leg::Pending,
-    open::file_key,
+    open::{OpenState, file_key},
     request::{Request, keep},
 };
 use crate::{
@@ -252,6 +252,10 @@ impl Link {
                 self.judge_request(now, id);
                 Settled::Here
             }
+            Command::CLOSE if self.is_lost_pipe(id) => {
+                self.answer_closed(id);
+                Settled::Here
+            }
             Command::OPLOCK_BREAK if self.answer_own_break(now, id) => Settled::Here,
             Command::IOCTL => self.settle_ioctl(id),
             Command::CHANGE_NOTIFY if self.has_missed_changes(id) => self.settle(id, Status::NOTIFY_ENUM_DIR),
@@ -260,6 +264,12 @@ impl Link {
             }
             _ => Settled::Send,
         }
+    }
+
+    /// A pipe that has lost its other end can still be closed.
+    fn is_lost_pipe(&self, id: MessageId) -> bool {
+        let open = self.requests.get(id).and_then(|request| self.opens.of(request));
+        open.is_some_and(|open| open.is_pipe && open.state == OpenState::Lost)
     }
 
     /// CLOSE of an Open that is lost, in flight when it was lost: success, without attributes (MS-SMB2 2.2.16).

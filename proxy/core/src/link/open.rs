@@ -9,6 +9,7 @@ use smb_parse::{
     FileId,
     cmd::create,
     create_context::{Lease, RequestContext, ResponseContext},
+    header::Status,
 };
 
 use crate::{
@@ -104,6 +105,12 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// What a request is told whose Open is lost: a pipe has lost its other end (MS-SMB2 3.3.5.12), as Samba says it when
+    /// what serves the pipe has died, and clients open a new one.
+    pub(crate) fn lost_status(&self) -> Status {
+        if self.is_pipe { Status::PIPE_DISCONNECTED } else { Status::FILE_CLOSED }
+    }
+
     /// The file as [`Files`](crate::files::Files) knows it.
     pub(crate) fn key(&self) -> FileKey {
         self.file_name().key

@@ -153,6 +153,8 @@ pub(crate) struct Habits {
     pub(crate) written: Option<u64>,
     /// Promises to keep each Open for which that is asked.
     pub(crate) keeps: bool,
+    /// The share is one of pipes.
+    pub(crate) pipes: bool,
     /// Answers to the next CREATEs, whatever they ask for.
     pub(crate) refuses: VecDeque<Status>,
     /// Denies that file to whoever opens it, so often.
@@ -383,8 +385,9 @@ impl Node {
             let mut ok = ok;
             ok.target = Target::Sync { reserved: 0, tree_id: id };
             let flags = if self.habits.encrypts_share { 0x8000_u32 } else { 0 }.to_le_bytes();
+            let kind = if self.habits.pipes { 2 } else { 1 };
             let access = 0x001f_01ff_u32.to_le_bytes();
-            return body(&ok, &[&u16s(&[16])[..], &[1, 0], &flags, &[0; 4], &access].concat());
+            return body(&ok, &[&u16s(&[16])[..], &[kind, 0], &flags, &[0; 4], &access].concat());
         }
         if !header.tree_id().is_some_and(|tree| session.trees.contains(&tree)) {
             return fail(Status::NETWORK_NAME_DELETED);

@@ -326,3 +326,25 @@ fn what_a_lost_node_knew_to_have_changed_is_not_kept_from_who_watches() {
     assert_eq!(watches(&mut rig, files[1]), Status::NOTIFY_ENUM_DIR);
     assert_eq!(asked(&rig), [1, 2]);
 }
+
+#[test]
+fn a_pipe_has_lost_its_other_end_and_can_be_closed() {
+    let mut rig = Rig::new();
+    rig.put("srvsvc", 77, b"pipe");
+    for node in &mut rig.nodes {
+        node.habits.pipes = true;
+    }
+    rig.negotiate();
+    rig.log_in("alice");
+    let pipe = open(&mut rig, "srvsvc", 0);
+    rig.nodes[0].habits.mute = vec![Command::READ];
+    let in_flight = rig.send(&[rig.read(0, pipe, 0, 4)])[0];
+    rig.fail_over();
+    assert_eq!(Status(rig.answer(in_flight).0.status), Status::PIPE_DISCONNECTED);
+    assert_eq!(reads(&mut rig, pipe), Status::PIPE_DISCONNECTED);
+    let close = encode::close(&rig.header(Command::CLOSE, 0), 0, pipe);
+    assert_eq!(rig.ask(close).0, Status::SUCCESS);
+    assert_eq!(reads(&mut rig, pipe), Status::FILE_CLOSED);
+    let again = open(&mut rig, "srvsvc", 0);
+    assert_eq!(reads(&mut rig, again), Status::SUCCESS);
+}
