@@ -18,7 +18,7 @@ use super::{
     cover::{Cover, Outgoing, cover_for_node},
     credit::charge,
     fsctl::refused_fsctl,
-    node_leg::Pending,
+    node_leg::{NodeLeg, Pending},
     open::{OpenState, file_key},
     request::{Request, keep},
 };
@@ -164,12 +164,16 @@ impl Link {
     /// Sends a frame's requests to the node. False if it has to wait: for credits, or for the answer to one before.
     pub(super) fn send_unit(&mut self, now: Instant, ids: &[MessageId]) -> bool {
         let wanted: u32 = ids.iter().filter_map(|id| self.requests.get(*id)).map(Request::charge).sum();
-        if !matches!(&self.state, State::Bridge(leg) if leg.can_send(wanted)) || self.waits_for_names(ids) {
+        let keys = self.keys_wanted(ids);
+        let for_keys = u32::try_from(keys.len()).unwrap_or(u32::MAX);
+        let is_payable = |leg: &NodeLeg| leg.can_send(wanted.saturating_add(for_keys));
+        if !matches!(&self.state, State::Bridge(leg) if is_payable(leg)) || self.waits_for_names(ids) {
             return false;
         }
         if self.settle_compound(ids) {
             return true;
         }
+        self.ask_for_keys(&keys);
         let mut send = Vec::with_capacity(ids.len());
         for id in ids {
             if self.requests.get(*id).is_none() || self.verify_kept(*id) != Check::Passed {

@@ -38,6 +38,7 @@ pub(crate) mod open;
 pub(crate) mod outbox;
 mod relay;
 pub(crate) mod request;
+mod resume_key;
 pub(crate) mod session;
 mod side_channel;
 mod succession;

@@ -102,6 +102,8 @@ pub(crate) struct Open {
     pub(crate) epoch_shift: u16,
     pub(crate) is_directory: bool,
     pub(crate) watch: Watch,
+    /// The present node has been asked for a resume key, since it has this Open of us.
+    pub(crate) has_key: bool,
 }
 
 impl Open {
@@ -311,6 +313,7 @@ pub(crate) fn open_from(
         epoch_shift: 0,
         is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
         watch: Watch::Off,
+        has_key: false,
     };
     let mut guid = [0; 16];
     let mut asked_lease = None;

@@ -152,6 +152,7 @@ impl Link {
         open.had_by = node;
         open.state = OpenState::Live;
         open.cursor.reopened();
+        open.has_key = false;
         let file = open.file();
         self.out.file(FileEvent::Identified { open: token, file });
         let closing = open.closing;

@@ -197,6 +197,7 @@ fn resume(open: &mut Open, response: &create::Response<'_>) -> (Level, Option<u1
     });
     open.state = OpenState::Live;
     open.birth = Birth::of(response);
+    open.has_key = false;
     match open.lease {
         Some(_) => (Level::Lease(lease.map_or(0, |l| l.state)), lease.map(|l| l.epoch)),
         None => (Level::Oplock(response.oplock_level), None),

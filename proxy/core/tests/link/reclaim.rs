@@ -4,9 +4,10 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use smb_parse::{
     FileId,
-    cmd::{create, lock::Lock, session_setup},
+    cmd::{create, ioctl, lock::Lock, session_setup},
     create_context::{RequestContext, tag},
-    encode::{self, CreateParams},
+    encode::{self, CreateParams, IoctlParams},
+    fsctl,
     header::{Command, Status},
 };
 
@@ -347,4 +348,29 @@ fn a_pipe_has_lost_its_other_end_and_can_be_closed() {
     assert_eq!(reads(&mut rig, pipe), Status::FILE_CLOSED);
     let again = open(&mut rig, "srvsvc", 0);
     assert_eq!(reads(&mut rig, again), Status::SUCCESS);
+}
+
+#[test]
+fn a_node_gives_out_a_key_before_it_gets_one_that_another_has_given_out() {
+    let mut rig = Rig::new();
+    rig.put("from", 77, b"text");
+    rig.put("to", 78, b"");
+    rig.negotiate();
+    rig.log_in("alice");
+    let (from, to) = (open(&mut rig, "from", 0), open(&mut rig, "to", 0));
+    // FileId and context; one chunk, of nothing.
+    let input = [&from.to_bytes()[..], &[7; 8], &[1, 0, 0, 0, 0, 0, 0, 0], &[0; 24]].concat();
+    rig.fail_over();
+    let id = *rig.nodes[1].opens.iter().find(|(_, name)| *name == "from").expect("it is back").0;
+    for _ in 0..2 {
+        let params =
+            IoctlParams { ctl_code: fsctl::SRV_COPYCHUNK, file_id: to, input: &input, max_output: 64 };
+        rig.ask(encode::ioctl(&rig.header(Command::IOCTL, 0), &params));
+    }
+    let seen = rig.nodes[1].seen(Command::IOCTL);
+    let asked = seen.iter().map(|(_, msg)| ioctl::Request::parse(msg).unwrap());
+    let asked: Vec<_> = asked.map(|a| (a.ctl_code, a.file_id.volatile, a.input.get(8..16))).collect();
+    let bytes = id.to_le_bytes();
+    let copy = (fsctl::SRV_COPYCHUNK, asked[1].1, Some(&bytes[..]));
+    assert_eq!(asked, [(fsctl::SRV_REQUEST_RESUME_KEY, id, None), copy, copy]);
 }
