@@ -3,6 +3,7 @@
 mod caching;
 mod copies;
 mod differences;
+mod every_kind;
 mod every_open;
 mod garbage;
 mod haproxy;
@@ -86,6 +87,7 @@ pub(crate) fn all() -> Vec<Case> {
         two_links::CASES,
         caching::CASES,
         many_opens::CASES,
+        every_kind::CASES,
         every_open::CASES,
         names::CASES,
         secrets::CASES,
