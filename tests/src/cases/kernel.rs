@@ -78,7 +78,7 @@ pub(super) const CASES: &[Case] = &[
 
 /// How a node goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Death {
+pub(super) enum Death {
     Sudden,
     /// Stopped first, and killed when the client has asked something more: its answer can never come.
     WithUnanswered,
@@ -287,7 +287,7 @@ fn takeovers(rig: &Rig) -> String {
 }
 
 /// Kills the node that serves and starts it again. It is not needed again before it is known to be up.
-fn kill_and_restart(rig: &mut Rig, death: Death) -> Result<usize> {
+pub(super) fn kill_and_restart(rig: &mut Rig, death: Death) -> Result<usize> {
     if death == Death::WithUnanswered {
         let serving = rig.serving()?;
         rig.nodes.get(serving).context("no such node")?.freeze(true);

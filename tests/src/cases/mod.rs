@@ -3,6 +3,7 @@
 mod caching;
 mod copies;
 mod differences;
+mod enumerations;
 mod every_kind;
 mod every_open;
 mod garbage;
@@ -90,6 +91,7 @@ pub(crate) fn all() -> Vec<Case> {
         every_kind::CASES,
         every_open::CASES,
         names::CASES,
+        enumerations::CASES,
         secrets::CASES,
         unprotected::CASES,
         injected::CASES,

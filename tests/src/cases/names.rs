@@ -47,10 +47,10 @@ enum Asked {
 }
 
 /// Draws the same numbers for the same seed.
-struct Dice(u64);
+pub(super) struct Dice(pub(super) u64);
 
 impl Dice {
-    fn draw(&mut self, limit: usize) -> usize {
+    pub(super) fn draw(&mut self, limit: usize) -> usize {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap_or(0) % limit
     }
