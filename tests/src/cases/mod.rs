@@ -12,6 +12,7 @@ mod injected;
 mod kerberos;
 mod kerberos_logins;
 mod kernel;
+mod kernel_programs;
 mod logins;
 mod lost_legs;
 mod many_opens;
@@ -79,6 +80,7 @@ pub(crate) fn all() -> Vec<Case> {
         sealed_messages::CASES,
         python::CASES,
         kernel::CASES,
+        kernel_programs::CASES,
         kerberos::CASES,
         kerberos_logins::CASES,
         messages::CASES,

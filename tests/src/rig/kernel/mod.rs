@@ -51,16 +51,22 @@ impl Guest {
     /// Boots, mounts the share with these options as the test user, and runs a bash script that knows `$share`,
     /// `$results`, `try`, `say` and `await` (see `init.sh`). In a realm the user logs in with a ticket.
     pub(crate) fn boot(rig: &Rig, options: &str, workload: &str) -> Result<Self> {
+        Self::boot_mounts(rig, options, 1, workload)
+    }
+
+    /// The same with so many mounts of the share, each on a connection of its own: `$share`, `$share2` ...
+    pub(crate) fn boot_mounts(rig: &Rig, options: &str, mounts: usize, workload: &str) -> Result<Self> {
         let options = format!("iocharset=utf8,{options}");
         let Some(realm) = &rig.realm else {
             let login = format!("username={USER},password={PASSWORD},{options}");
-            return Self::boot_to(rig, FLOATING, &login, workload);
+            let to = std::env::var("DIRECT").unwrap_or(FLOATING.to_owned());
+            return Self::boot_to(rig, &to, &login, mounts, workload);
         };
         prepare_tickets(rig, realm)?;
-        Self::boot_to(rig, NAME, &format!("username={USER},sec=krb5,{options}"), workload)
+        Self::boot_to(rig, NAME, &format!("username={USER},sec=krb5,{options}"), mounts, workload)
     }
 
-    fn boot_to(rig: &Rig, server: &str, options: &str, workload: &str) -> Result<Self> {
+    fn boot_to(rig: &Rig, server: &str, options: &str, mounts: usize, workload: &str) -> Result<Self> {
         let software = software()?;
         let results = Self::prepare(rig)?;
         fs::write(results.join("init.sh"), include_str!("init.sh"))?;
@@ -77,6 +83,7 @@ impl Guest {
             .arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1"))
             .args(["con=null", "con0=null,fd:1", "con1=null,fd:2"])
             .args([format!("CASE_SERVER={server}"), format!("CASE_ADDRESS={ADDRESS}")])
+            .arg(format!("CASE_MOUNTS={mounts}"))
             .arg(format!("CASE_OPTIONS=\"{options}\""))
             .args(["init=/bin/bash", "--", "-c"])
             .arg(format!(
@@ -127,6 +134,11 @@ impl Guest {
     /// Whether it has said this.
     pub(crate) fn has_said(&self, words: &str) -> bool {
         self.heard.iter().any(|l| l == words)
+    }
+
+    /// The end of the last line that it has said with this beginning.
+    pub(crate) fn last(&self, beginning: &str) -> Option<String> {
+        self.heard.iter().rev().find_map(|l| l.strip_prefix(beginning)).map(|l| l.trim().to_owned())
     }
 
     /// How many lines it has said that end so.
