@@ -6,7 +6,7 @@ use bytes::BytesMut;
 
 use smb_parse::header::Command;
 
-use super::{Attached, Link, Opening, State, request::Request};
+use super::{Attached, Link, Opening, State, request::Request, session::Session};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, Event, FileEvent, LegLoss, SessionLoss},
@@ -175,7 +175,7 @@ impl Link {
         self.unflagged.clear();
         self.out.file(FileEvent::Lost);
         let unread = !std::mem::take(&mut self.unread).is_empty();
-        let opaque = unread || self.sessions.iter().any(|s| s.opaque && !s.protection.is_protected());
+        let opaque = unread || self.sessions.iter().any(Session::has_passed_unread);
         let ended = self.end_unprotected();
         let mut recovery = Recovery::begin(now, lost, cause);
         recovery.progress.sessions_lost = ended;

@@ -16,6 +16,7 @@ use super::{
     answer::{Check, body, body_mut, changes_state, response_header},
     cover::{Cover, Incoming, SessionKeys},
     request::{Chain, Interim, Request},
+    session::Session,
     side_channel::From,
 };
 use crate::{
@@ -118,7 +119,7 @@ impl Link {
     fn can_read(&self, body: &[u8]) -> bool {
         let session =
             transform::Header::parse(body).ok().and_then(|header| self.sessions.get(header.session_id));
-        session.and_then(|s| s.client_keys.as_ref()).is_some_and(|keys| keys.can_seal())
+        session.is_some_and(Session::can_seal)
     }
 
     /// What must be known of a sealed frame of the client: of a large one that changes nothing the header, else all.

@@ -150,6 +150,17 @@ impl Tree {
 }
 
 impl Session {
+    /// Whether the keys are known by which its frames are sealed.
+    pub(crate) fn can_seal(&self) -> bool {
+        self.client_keys.as_ref().is_some_and(|keys| keys.can_seal())
+    }
+
+    /// Whether it may have requests in flight that nobody here has read. A guest or anonymous user can be moved without a
+    /// key, and has none.
+    pub(crate) fn has_passed_unread(&self) -> bool {
+        self.opaque && !(self.protection.is_protected() && self.can_seal())
+    }
+
     /// Whether a request must be sealed: by the session's policy, or by that of the tree it names (MS-SMB2 3.3.5.2.9,
     /// 3.3.5.2.11).
     pub(crate) fn encrypts(&self, tree: Option<TreeId>) -> bool {

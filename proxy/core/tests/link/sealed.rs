@@ -391,6 +391,22 @@ fn what_nobody_can_read_lets_go_of_its_client_at_once() {
     assert_eq!(rig.closed, Some(CloseReason::Unprotected), "requests of mallory's would never be answered");
 }
 
+/// A node ends the connection over a sealed frame of an anonymous session. Hidden, the client would wait for ever.
+#[test]
+fn whoever_seals_without_a_key_sees_the_node_end_the_connection() {
+    let (mut rig, _) = gcm();
+    rig.seals = false;
+    let nobody = rig.log_in("nobody");
+    let id = rig.sessions[nobody].id;
+    let asked = encode::logoff(&rig.header(Command::LOGOFF, nobody));
+    let keys = rig.sessions[0].seals.clone().unwrap();
+    let frame = seal(&keys.to_server, id, &mut Nonces::default(), &asked);
+    rig.link.handle_client_frame(rig.now, BytesMut::from(&frame[..]));
+    assert!(rig.link.poll_transmit().is_some(), "it is the node's business");
+    rig.cut();
+    assert_eq!(rig.closed, Some(CloseReason::Unprotected));
+}
+
 #[test]
 fn a_sealed_request_that_must_not_reach_a_node_is_answered_sealed() {
     let (mut rig, _) = gcm();
