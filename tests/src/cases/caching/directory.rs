@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// READ and HANDLE, and all of them.
-const RH: u32 = 3;
+const RH: u64 = 3;
 /// See [`RH`].
-const RWH: u32 = 7;
+const RWH: u64 = 7;
 /// To list it.
 const LIST: u32 = 0x0012_0089;
 /// FILE_DIRECTORY_FILE.
@@ -81,7 +81,10 @@ struct Watch {
     name: String,
     key: String,
     file: String,
+    state: u64,
     epoch: u64,
+    /// Breaks that it has heard of.
+    heard: usize,
     told: Vec<String>,
 }
 
@@ -93,7 +96,8 @@ impl Watch {
         clients.first.connect(name, server, "3.1.1")?;
         clients.second.connect(name, server, "3.1.1")?;
         let key = hex(&guid());
-        let mut watch = Self { name: name.into(), key, file: String::new(), epoch: 0x20, told: Vec::new() };
+        let (file, told) = (String::new(), Vec::new());
+        let mut watch = Self { name: name.into(), key, file, state: RH, epoch: 0x20, heard: 0, told };
         let said = clients.first.call(name, watch.open_directory(RH))?;
         watch.epoch = said["epoch"].as_u64().context("the directory's lease has no epoch")?;
         ensure!(said["lease"] == RH, "the directory's lease is {}", said["lease"]);
@@ -105,7 +109,7 @@ impl Watch {
         Ok(watch)
     }
 
-    fn open_directory(&self, state: u32) -> Value {
+    fn open_directory(&self, state: u64) -> Value {
         let lease =
             json!({"version": 2, "key": self.key, "state": state, "parent": null, "epoch": self.epoch});
         json!({
@@ -122,21 +126,44 @@ impl Watch {
         })
     }
 
-    /// What the client does itself in a file that it has opened under the directory's key breaks nothing.
+    /// What the client does itself in a file that it has opened under the directory's key breaks nothing. And the node says
+    /// that it has what it believes: the lease, or nothing if that was taken away in so many words.
     fn work(&mut self, clients: &mut Clients) -> Result<()> {
         let said = clients.first.call(&self.name, write(&self.file, 0, b"changed"))?;
-        self.told.push(format!("writes: {}", said["status"]));
+        ensure!(said["status"] == 0, "writing to its file: {said}");
         let said = clients.first.call(&self.name, json!({"do": "close", "file": self.file}))?;
-        self.told.push(format!("closes: {}", said["status"]));
-        let breaks = clients.first.breaks(&self.name, 1, QUIET)?;
-        self.told.push(format!("{} breaks of its own making", breaks.len()));
-        let said = clients.first.call(&self.name, self.open_directory(RH))?;
-        self.told.push(format!("has {}", said["lease"]));
+        ensure!(said["status"] == 0, "closing its file: {said}");
+        self.hear(clients, 1, QUIET)?;
+        let said = clients.first.call(&self.name, self.open_directory(self.state))?;
+        ensure!(said["lease"] == self.state, "the client has {}, the node says {said}", self.state);
         let epoch = said["epoch"].as_u64().context("no epoch")?;
-        ensure!(epoch >= self.epoch, "epoch {} became {epoch}", self.epoch);
-        self.epoch = epoch;
+        ensure!(epoch >= self.epoch || self.state == 0, "epoch {} became {epoch}", self.epoch);
         let said = clients.first.call(&self.name, json!({"do": "close", "file": said["file"]}))?;
         ensure!(said["status"] == 0, "closing the second Open: {said}");
+        Ok(())
+    }
+
+    /// The breaks of the lease, acknowledged, once there are `count` or after so long.
+    fn hear(&mut self, clients: &mut Clients, count: usize, seconds: f64) -> Result<()> {
+        let breaks = clients.first.breaks(&self.name, count, seconds)?;
+        for notice in breaks.get(self.heard..).unwrap_or_default() {
+            ensure!(notice["key"] == self.key.as_str(), "another lease is broken: {notice}");
+            ensure!(notice["from"] == self.state, "the client has {}, and is told: {notice}", self.state);
+            let epoch = notice["epoch"].as_u64().context("no epoch")?;
+            ensure!(epoch > self.epoch, "a break with epoch {epoch} after {}", self.epoch);
+            self.epoch = epoch;
+            self.state = notice["to"].as_u64().context("broken to nothing")?;
+            self.told.push(format!(
+                "{} to {}, acknowledge: {}",
+                notice["from"], self.state, notice["acknowledge"]
+            ));
+            if notice["acknowledge"] == true {
+                let order = json!({"do": "acknowledge", "key": self.key, "to": self.state});
+                let said = clients.first.call(&self.name, order)?;
+                self.told.push(format!("acknowledged: {}", said["status"]));
+            }
+        }
+        self.heard = breaks.len();
         Ok(())
     }
 
@@ -144,28 +171,15 @@ impl Watch {
         clients.second.begin(&self.name, self.open("new.bin", CREATE, None))
     }
 
-    /// The client hears of the new file.
+    /// The file is made, and the client does not believe any more that it knows the directory.
     fn finish(&mut self, clients: &mut Clients, made: Tag) -> Result<()> {
-        let breaks = clients.first.breaks(&self.name, 1, 10.0)?;
-        let notice = breaks.first().context("nobody tells of the new file")?;
-        ensure!(notice["key"] == self.key.as_str(), "another lease is broken: {notice}");
-        let epoch = notice["epoch"].as_u64().context("no epoch")?;
-        ensure!(epoch > self.epoch, "a break with epoch {epoch} after {}", self.epoch);
-        self.told.push(format!(
-            "broken {} to {}, acknowledge: {}",
-            notice["from"], notice["to"], notice["acknowledge"]
-        ));
-        if notice["acknowledge"] == true {
-            let order = json!({"do": "acknowledge", "key": self.key, "to": notice["to"]});
-            let said = clients.first.call(&self.name, order)?;
-            self.told.push(format!("acknowledged: {}", said["status"]));
-        }
+        self.hear(clients, 1, 10.0)?;
         let said = clients.second.wait(made)?;
-        self.told.push(format!("the file is made: {}", said["status"]));
+        ensure!(said["status"] == 0, "making a file: {said}");
         let said = clients.second.call(&self.name, json!({"do": "close", "file": said["file"]}))?;
-        self.told.push(format!("and closed: {}", said["status"]));
-        let breaks = clients.first.breaks(&self.name, 2, QUIET)?;
-        ensure!(breaks.len() == 1, "{} breaks of one lease that was broken once", breaks.len());
+        ensure!(said["status"] == 0, "closing it: {said}");
+        self.hear(clients, 2, QUIET)?;
+        ensure!(self.state == 0, "nobody tells of the new file: {:?}", self.told);
         Ok(())
     }
 }
