@@ -80,8 +80,9 @@ pub(super) struct Held {
     pub(super) owed: Option<Owed>,
     /// What both clients were told, one after the other.
     pub(super) told: Vec<String>,
-    /// Breaks that the second client does not wait for: they come at any time until all is at rest.
-    unordered: Vec<String>,
+    /// What it was told of breaks that the second client does not wait for: they may come at any time. After a takeover they
+    /// may come before there is a reason, for what the first client has in its cache may be stale.
+    pub(super) loose: Vec<String>,
 }
 
 impl Held {
@@ -96,8 +97,8 @@ impl Held {
         let name = format!("{prefix}-{first}-{}-{purpose:?}.bin", kind.name);
         let key = hex(&guid());
         let (id, theirs, epoch, owed) = (String::new(), None, None, None);
-        let (told, unordered) = (Vec::new(), Vec::new());
-        Self { first, kind, purpose, name, key, version, id, theirs, level: 0, epoch, owed, told, unordered }
+        let (told, loose) = (Vec::new(), Vec::new());
+        Self { first, kind, purpose, name, key, version, id, theirs, level: 0, epoch, owed, told, loose }
     }
 
     pub(super) fn is_lease(&self) -> bool {
@@ -188,16 +189,11 @@ impl Held {
         let writes = if self.is_lease() { from & !to & WRITE_CACHING != 0 } else { wanted };
         let suffix = if wanted { ", to be acknowledged" } else { "" };
         let line = format!("broken {from:#x} to {to:#x}{suffix}");
-        if wanted && self.theirs.is_none() { &mut self.told } else { &mut self.unordered }.push(line);
+        if wanted && self.theirs.is_none() { &mut self.told } else { &mut self.loose }.push(line);
         ensure!(self.owed.is_none(), "{}: a break before the last one was acknowledged", self.name);
         self.owed = wanted.then_some(Owed { to, writes });
         self.level = to;
         Ok(())
-    }
-
-    /// Nothing is under way.
-    pub(super) fn rest(&mut self) {
-        self.told.append(&mut self.unordered);
     }
 
     /// The acknowledgement of a break to this level.
@@ -212,7 +208,7 @@ impl Held {
     /// Its break is acknowledged.
     pub(super) fn acknowledged(&mut self, said: &Value) {
         let line = format!("acknowledged: {:#x}", said["status"].as_u64().unwrap_or(u64::MAX));
-        if self.theirs.is_none() { &mut self.told } else { &mut self.unordered }.push(line);
+        if self.theirs.is_none() { &mut self.told } else { &mut self.loose }.push(line);
     }
 
     /// Notes what came of an act.

@@ -258,7 +258,7 @@ impl Party {
         Ok(sent)
     }
 
-    /// All notifications that come where nothing crashes have come. Those that nobody waits for are acknowledged.
+    /// All notifications that come where nothing crashes have come, or more. Those that nobody waits for are acknowledged.
     pub(super) fn rest(&mut self, clients: &mut Clients) -> Result<()> {
         match &self.expected {
             None => while self.listen(clients, QUIET)? {},
@@ -273,7 +273,6 @@ impl Party {
         }
         let acknowledged = self.begin_acknowledge(clients, |held| held.theirs.is_some())?;
         self.finish_acknowledge(clients, acknowledged)?;
-        self.held.iter_mut().for_each(Held::rest);
         self.rests.push(self.seen.clone());
         Ok(())
     }
@@ -292,9 +291,12 @@ impl Party {
     /// Each file's story is the same as where nothing crashed.
     pub(super) fn compare(&self, unharmed: &Party) -> Result<()> {
         ensure!(self.held.len() == unharmed.held.len(), "other files");
-        let differ = self.held.iter().zip(&unharmed.held).filter(|(here, there)| here.told != there.told);
-        let stories: Vec<_> = differ
-            .map(|(here, there)| format!("{}: {:#?} instead of {:#?}", here.name, here.told, there.told))
+        let story = |held: &Held| (held.told.clone(), held.loose.clone());
+        let pairs =
+            self.held.iter().zip(&unharmed.held).map(|(here, there)| (here, story(here), story(there)));
+        let stories: Vec<_> = pairs
+            .filter(|(_, here, there)| here != there)
+            .map(|(held, here, there)| format!("{}: {here:#?} instead of {there:#?}", held.name))
             .collect();
         ensure!(stories.is_empty(), "{} files fared otherwise: {}", stories.len(), stories.join("\n"));
         Ok(())
