@@ -21,6 +21,8 @@ use crate::{
 
 /// RequestedOplockLevel / OplockLevel that says "see the lease context" (MS-SMB2 2.2.13).
 pub(crate) const OPLOCK_LEASE: u8 = 0xff;
+/// MAXIMUM_ALLOWED (MS-SMB2 2.2.13.1).
+const MAXIMUM_ALLOWED: u32 = 0x0200_0000;
 
 /// FILE_ATTRIBUTE_DIRECTORY (MS-FSCC 2.6).
 const DIRECTORY: u32 = 0x10;
@@ -107,6 +109,17 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// Whether nobody knows what access it has.
+    pub(crate) fn wants_access(&self) -> bool {
+        self.desired_access & MAXIMUM_ALLOWED != 0 && self.granted_access.is_none()
+    }
+
+    /// Takes FileAccessInformation in (MS-FSCC 2.4.1).
+    pub(crate) fn take_access(&mut self, buffer: &[u8]) {
+        let flags = buffer.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+        self.granted_access = flags.or(self.granted_access);
+    }
+
     /// What a request is told whose Open is lost: a pipe has lost its other end (MS-SMB2 3.3.5.12), as Samba says it when
     /// what serves the pipe has died, and clients open a new one.
     pub(crate) fn lost_status(&self) -> Status {

@@ -388,13 +388,14 @@ impl Link {
                 self.reclaim_answer(now, open, Under::Renamed(rename), header, msg);
             }
             Op::ReclaimElsewhere(open) => self.reclaim_answer(now, open, Under::Elsewhere, header, msg),
+            Op::Access(open) => self.access_answer(open, header, msg),
             Op::Attributes(open) => self.attributes_answer(open, header, msg),
             Op::TakeOff(open) => self.taken_off(open, header),
             Op::PutOn(open) => self.put_on(open, header),
             Op::Locks(open) => self.locks_answer(open, header),
             Op::Judge | Op::Ending => {}
             // Not on a leg that is to serve the client.
-            Op::Bind | Op::Identity(_) | Op::Access(_) => {}
+            Op::Bind | Op::Identity(_) => {}
             // Not before Bridge.
             Op::Probe(..) | Op::Disposition(_) => {}
         }
@@ -408,6 +409,7 @@ impl Link {
             | Op::Reclaim(open)
             | Op::ReclaimRenamed(open, _)
             | Op::ReclaimElsewhere(open)
+            | Op::Access(open)
             | Op::Attributes(open)
             | Op::TakeOff(open)
             | Op::PutOn(open)
@@ -491,6 +493,7 @@ impl Link {
                 Op::Reclaim(open) => self.send_reclaim(open, Under::Recorded),
                 Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Under::Renamed(rename)),
                 Op::ReclaimElsewhere(open) => self.send_reclaim(open, Under::Elsewhere),
+                Op::Access(open) => self.send_access(open),
                 Op::Attributes(open) => self.send_attributes(open),
                 Op::TakeOff(open) => self.send_read_only(open, false),
                 Op::PutOn(open) => self.send_read_only(open, true),
@@ -502,7 +505,6 @@ impl Link {
                 | Op::Disposition(_)
                 | Op::Bind
                 | Op::Identity(_)
-                | Op::Access(_)
                 | Op::Probe(..) => {}
             }
         }

@@ -4,9 +4,9 @@
 use std::time::Instant;
 
 use smb_parse::{
-    cmd::create,
+    cmd::{create, query_info},
     create_context::{self, Lease, ResponseContext},
-    encode::{self, CreateParams},
+    encode::{self, CreateParams, QueryInfoParams},
     header::{Command, Header, Status, Target},
 };
 
@@ -25,6 +25,8 @@ use crate::{
 
 /// FILE_OPEN (MS-SMB2 2.2.13).
 const FILE_OPEN: u32 = 1;
+/// FileAccessInformation (MS-FSCC 2.4.1).
+const ACCESS: u8 = 8;
 /// `SMB2_LOCKFLAG_FAIL_IMMEDIATELY`.
 const FAIL_IMMEDIATELY: u32 = 0x10;
 /// The largest durable timeout that is asked for; the node caps it (milliseconds).
@@ -60,18 +62,22 @@ impl Link {
 
     /// Every Open whose tree is back. Pipes cannot be: their state was the server's alone.
     pub(super) fn begin_reclaim(&mut self, mut leg: NodeLeg) -> Stage {
-        let (mut kept, mut fresh, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut kept, mut fresh, mut open_ended, mut lost) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for open in self.opens.iter().filter(|o| o.state == OpenState::Unreclaimed) {
             let tree = self.sessions.tree(open.session.0, open.tree.0);
             if open.is_pipe || tree.is_none_or(|t| t.lost) {
                 lost.push(open.token);
             } else if self.may_be_kept(open, leg.node) {
                 kept.push(Op::Reconnect(open.token));
+            } else if open.wants_access() {
+                open_ended.push(Op::Reclaim(open.token));
             } else {
                 fresh.push(Op::Reclaim(open.token));
             }
         }
-        leg.todo.extend(kept.into_iter().chain(fresh));
+        // What may be granted more than it had, by MAXIMUM_ALLOWED, must take nothing from the others.
+        leg.todo.extend(kept.into_iter().chain(fresh).chain(open_ended));
         for token in lost {
             self.give_up(token);
         }
@@ -160,7 +166,38 @@ impl Link {
         if !closing {
             self.take_level(now, token, granted, epoch);
         }
+        self.ask_for_access(token);
         self.pay_read_only(token);
+    }
+
+    /// What MAXIMUM_ALLOWED has come to, if nobody has asked yet: the next node is asked for just that.
+    fn ask_for_access(&mut self, token: OpenToken) {
+        if self.opens.get(token).is_some_and(Open::wants_access) {
+            self.ask_for(Op::Access(token));
+        }
+    }
+
+    pub(super) fn send_access(&mut self, token: OpenToken) {
+        let Some(open) = self.opens.get(token) else { return };
+        let session = open.session.0;
+        let header = self.own_header(Command::QUERY_INFO, session, self.node_tree(open));
+        let params = QueryInfoParams {
+            info_type: 1,
+            file_info_class: ACCESS,
+            output_buffer_length: 4,
+            additional_information: 0,
+            flags: 0,
+            file_id: open.node_id.0,
+            input: &[],
+        };
+        self.send_in_session(session, &encode::query_info(&header, &params), Op::Access(token));
+    }
+
+    pub(super) fn access_answer(&mut self, token: OpenToken, header: &Header, msg: &[u8]) {
+        let answer = query_info::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
+        if let (Some(answer), Some(open)) = (answer, self.opens.get_mut(token)) {
+            open.take_access(answer.buffer);
+        }
     }
 
     /// The Open is back, and its file as it was: then its locks.

@@ -8,12 +8,15 @@ use smb_parse::{
     create_context::{RequestContext, tag},
     encode::{self, CreateParams, IoctlParams},
     fsctl,
-    header::{Command, Status},
+    header::{Command, Header, Status},
 };
 
 use understudy_core::{files::Files, ids::LinkId};
 
-use crate::{node::Disk, rig::Rig};
+use crate::{
+    node::{Disk, GRANTED},
+    rig::Rig,
+};
 
 /// SMB2_OPLOCK_LEVEL_BATCH (MS-SMB2 2.2.13).
 const BATCH: u8 = 9;
@@ -373,4 +376,28 @@ fn a_node_gives_out_a_key_before_it_gets_one_that_another_has_given_out() {
     let bytes = id.to_le_bytes();
     let copy = (fsctl::SRV_COPYCHUNK, asked[1].1, Some(&bytes[..]));
     assert_eq!(asked, [(fsctl::SRV_REQUEST_RESUME_KEY, id, None), copy, copy]);
+}
+
+#[test]
+fn what_maximum_allowed_comes_to_takes_nothing_from_others_and_is_asked_for_once() {
+    const MAXIMUM_ALLOWED: u32 = 0x0200_0000;
+    let mut rig = Rig::new();
+    rig.put("a", 77, b"text");
+    rig.put("b", 78, b"text");
+    rig.negotiate();
+    rig.log_in("alice");
+    let mut asked = create(&rig, "a", 0);
+    asked[Header::LEN + 24..][..4].copy_from_slice(&MAXIMUM_ALLOWED.to_le_bytes());
+    assert_eq!(rig.ask(asked).0, Status::SUCCESS);
+    open(&mut rig, "b", 0);
+    let accesses = |rig: &Rig, node: usize| -> Vec<_> {
+        let creates = rig.nodes[node].seen(Command::CREATE).into_iter();
+        let parsed = creates.map(|(_, msg)| create::Request::parse(msg).unwrap());
+        parsed.map(|asked| (asked.name.to_string_lossy(), asked.desired_access)).collect()
+    };
+    rig.fail_over();
+    assert_eq!(accesses(&rig, 1), [("b".to_owned(), 3), ("a".to_owned(), MAXIMUM_ALLOWED)]);
+    rig.up[0] = true;
+    rig.fail_over();
+    assert_eq!(accesses(&rig, 0), [("a".to_owned(), GRANTED), ("b".to_owned(), 3)]);
 }

@@ -28,16 +28,10 @@ const INFO_FILE: u8 = 1;
 const INTERNAL: u8 = 6;
 /// FileAccessInformation: AccessFlags, 4 bytes.
 const ACCESS: u8 = 8;
-/// MAXIMUM_ALLOWED (MS-SMB2 2.2.13.1).
-const MAXIMUM_ALLOWED: u32 = 0x0200_0000;
 
 impl Open {
     fn wants_identity(&self) -> bool {
         self.on_disk_id.is_none()
-    }
-
-    fn wants_access(&self) -> bool {
-        self.desired_access & MAXIMUM_ALLOWED != 0 && self.granted_access.is_none()
     }
 }
 
@@ -52,9 +46,7 @@ pub(super) fn identity(open: &mut Open, buffer: &[u8]) {
 
 /// Takes FileAccessInformation in.
 pub(super) fn access(open: &mut Open, buffer: &[u8]) {
-    if let Some(flags) = buffer.get(..4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) {
-        open.granted_access = Some(flags);
-    }
+    open.take_access(buffer);
 }
 
 impl Link {
