@@ -46,6 +46,7 @@ pub const RULES: &[(&str, Belongs)] = &[
     ("after its epoch", Invariant(6)),
     ("more than asked", Invariant(7)),
     ("more than granted", Invariant(7)),
+    ("more than had", Invariant(7)),
     ("break raises", Invariant(7)),
     ("epoch falls", Invariant(7)),
     ("lease", Invariant(7)),

@@ -271,6 +271,18 @@ impl Client {
         }
     }
 
+    /// The most that it believes to have of a file: oplock level, lease state. `None`: nobody can tell.
+    pub(crate) fn believes_at_most(&self, number: u64) -> Option<(u8, u32)> {
+        let closes =
+            |asked: &Asked| matches!(asked.kind, Kind::Close | Kind::LogOff(_) | Kind::Create { .. });
+        if !self.alive || self.asked.values().any(closes) {
+            return None;
+        }
+        let mut held = self.beliefs().filter(|(held, ..)| held.number == number).peekable();
+        held.peek()?;
+        Some(held.fold((0, 0), |(oplock, state), (_, level, lease)| (level.max(oplock), state | lease)))
+    }
+
     /// Whether it believes that nobody else can touch the block.
     pub fn believes_lock(&self, number: u64, block: usize) -> bool {
         self.alive

@@ -73,6 +73,11 @@ impl Server {
             }
         }
         let number = found.unwrap_or_else(|| disk.create(&name));
+        if chain.mark.reclaims && !directory {
+            let state = lease_of(&asked).map_or(0, |lease| lease.state);
+            let oplock = Some(asked.requested_oplock_level).filter(|level| *level != 0xff).unwrap_or(0);
+            self.deed(chain, Deed::AskedBack { number, oplock, state });
+        }
         let id = self.fresh();
         let guid = self.conns.get(&chain.conn).map(|c| c.guid).unwrap_or_default();
         if found.is_none() {

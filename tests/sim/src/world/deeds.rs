@@ -42,6 +42,21 @@ impl World {
                 }
                 self.touch(actor, mark, *number, None, false)
             }
+            Deed::AskedBack { number, oplock, state } => {
+                match self.pairs[actor].client.believes_at_most(*number) {
+                    Some(most) if self.pairs[actor].to_client.is_empty() => {
+                        if *oplock > most.0 || state & !most.1 != 0 {
+                            let text = format!(
+                                "oplock {oplock}, lease {state:x} of file {number} for client {}, which has {most:x?}",
+                                actor + 1
+                            );
+                            return Err(Violation::new("more than had", text));
+                        }
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                }
+            }
             Deed::Read { number, block } => self.touch(actor, mark, *number, Some(*block), true),
             Deed::Wrote { number, block, tag } => {
                 self.oracle.written(*tag, *number, *block);
