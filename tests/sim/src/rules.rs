@@ -51,6 +51,8 @@ pub const RULES: &[(&str, Belongs)] = &[
     ("epoch falls", Invariant(7)),
     ("lease", Invariant(7)),
     ("lock", Invariant(7)),
+    ("lock not had again", Invariant(7)),
+    ("stale names", Invariant(7)),
     ("lost write", Invariant(8)),
     ("stale data", Invariant(8)),
     ("data from nowhere", Invariant(8)),
