@@ -268,7 +268,7 @@ impl Client {
                     held.unsure = true;
                 }
                 let msg = encode::lock(header, id, 0, &ranges(&blocks, flags));
-                (msg, Kind::Lock { slot, id, blocks, exclusive, unlocked: false })
+                (msg, Kind::Lock { slot, id, blocks, exclusive, unlocked: order })
             }
             Act::Unlock { blocks, .. } => {
                 let outcome = self.unlock(slot, id, blocks)?;

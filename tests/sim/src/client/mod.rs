@@ -250,6 +250,11 @@ impl Client {
         !self.acks.is_empty()
     }
 
+    /// Whether an acknowledgement is not answered yet.
+    pub fn is_acknowledging(&self) -> bool {
+        self.asked.values().any(|asked| matches!(asked.kind, Kind::Ack))
+    }
+
     /// Whether it may have data of the file in its cache that nobody else has seen.
     pub fn believes_write(&self, number: u64) -> bool {
         self.alive

@@ -63,12 +63,14 @@ impl Server {
             return fail(Status::INVALID_PARAMETER);
         }
         let (wants, share) = (access(asked.desired_access), asked.share_access & 7);
+        // Who only looks at attributes is in nobody's way, as with Samba.
+        let stat = wants == 0;
         if let Some(number) = found.filter(|_| !directory) {
             let clash = |o: &Open| o.number == number && (wants & !o.share != 0 || o.access & !share != 0);
             if self.opens.values().any(clash) {
                 return fail(Status::SHARING_VIOLATION);
             }
-            if self.break_for_open(number, own) {
+            if !stat && self.break_for_open(number, own) {
                 return Step::Wait;
             }
         }
@@ -103,7 +105,7 @@ impl Server {
         };
         self.opens.insert(id, open);
         let reclaims = chain.mark.reclaims && asked.create_disposition == OPEN;
-        if !reclaims && !directory {
+        if !reclaims && !directory && !stat {
             let exclusive = asked.create_disposition == CREATE;
             self.deed(chain, Deed::Opened { number, exclusive, name });
         }
