@@ -206,6 +206,11 @@ pub enum FileEvent {
         /// Which.
         open: OpenToken,
     },
+    /// It may have been changed by this Open just before the node leg was lost.
+    Wrote {
+        /// Which.
+        open: OpenToken,
+    },
     /// Nobody else opens the file, or works on it, until the client has acknowledged a break: it may have changes in its cache.
     Held {
         /// The Open by which it may cache.

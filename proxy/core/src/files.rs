@@ -111,7 +111,7 @@ struct File {
     barrier: Barrier,
     /// It is deleted when the last of its Opens is closed.
     doomed: bool,
-    /// Links that had it open for writing when they lost their nodes.
+    /// Links that may have changed it just before they lost their nodes.
     wrote: HashSet<LinkId>,
 }
 
@@ -228,7 +228,7 @@ impl Files {
     }
 
     /// Whether the file of an Open is held for the client of another Link.
-    pub(crate) fn is_open_held(&self, link: LinkId, open: OpenToken) -> bool {
+    pub fn is_held(&self, link: LinkId, open: OpenToken) -> bool {
         let key = self.entry(link, open).map(|entry| &entry.name.key);
         key.is_some() && self.held_from(link).any(|held| Some(held) == key)
     }
@@ -238,14 +238,15 @@ impl Files {
         self.held_from(link).any(|held| remembered::leaf(held) == remembered::leaf(key))
     }
 
-    /// Whether another Link may have changed the file of an Open, by the time when nodes were lost or since.
-    pub(crate) fn may_others_have_written(&self, link: LinkId, open: OpenToken) -> bool {
+    /// Whether another Link may have changed the file of an Open just before it lost its node, too; or, if the node lives, by
+    /// then or since.
+    pub(crate) fn may_others_have_written(&self, link: LinkId, open: OpenToken, node_lives: bool) -> bool {
         let file = self.entry(link, open).and_then(|entry| self.files.get(&entry.name.key));
         let Some(file) = file else { return false };
         let writes = |(other, open): &(LinkId, OpenToken)| {
             *other != link && self.entry(*other, *open).is_some_and(|entry| entry.writes)
         };
-        file.wrote.iter().any(|other| *other != link) || file.opens.iter().any(writes)
+        file.wrote.iter().any(|other| *other != link) || node_lives && file.opens.iter().any(writes)
     }
 
     /// Whether requests that open files or change names must wait.
@@ -364,6 +365,12 @@ impl Files {
                     entry.writes = true;
                 }
             }
+            FileEvent::Wrote { open } => {
+                let key = self.entry(link, open).map(|entry| entry.name.key.clone());
+                if let Some(file) = key.and_then(|key| self.files.get_mut(&key)) {
+                    file.wrote.insert(link);
+                }
+            }
             FileEvent::Held { open } => {
                 if self.entry(link, open).is_some() && self.held.insert((link, open)) {
                     self.version += 1;
@@ -471,12 +478,6 @@ impl Files {
 
     fn mark_lost(&mut self, link: LinkId) {
         let Some(opens) = self.links.get_mut(&link) else { return };
-        let wrote = opens.values().filter(|entry| entry.writes).map(|entry| &entry.name.key);
-        for key in wrote {
-            if let Some(file) = self.files.get_mut(key) {
-                file.wrote.insert(link);
-            }
-        }
         let mut lost = Vec::new();
         for entry in opens.values_mut().filter(|entry| entry.reclaimed || entry.unflagged) {
             let was = entry.wants();
@@ -902,8 +903,8 @@ mod tests {
         opened(&mut files, B, 2, r"share\x");
         opened(&mut files, B, 3, r"share\y");
         files.handle(now(), A, FileEvent::Held { open: a });
-        assert!(files.is_something_held() && files.is_open_held(B, b) && !files.is_open_held(A, a));
-        assert!(!files.is_open_held(B, OpenToken(3)) && files.is_name_held(B, &key(r"other\x")));
+        assert!(files.is_something_held() && files.is_held(B, b) && !files.is_held(A, a));
+        assert!(!files.is_held(B, OpenToken(3)) && files.is_name_held(B, &key(r"other\x")));
         assert!(!files.is_name_held(A, &key(r"share\x")) && !files.is_name_held(B, &key(r"share\y")));
         for end in [FileEvent::Released { open: a }, FileEvent::Closed { open: a }] {
             files.handle(now(), A, FileEvent::Held { open: a });
@@ -920,20 +921,18 @@ mod tests {
     }
 
     #[test]
-    fn another_that_writes_or_has_lost_its_node_while_it_did_may_have_changed_a_file() {
+    fn another_may_have_changed_a_file_just_before_it_lost_its_node_or_on_a_node_that_lives() {
         let mut files = Files::default();
-        let a = OpenToken(1);
+        let (a, b) = (OpenToken(1), OpenToken(2));
         opened(&mut files, A, 1, "x");
-        files.handle(now(), A, FileEvent::Writes { open: a });
         opened(&mut files, B, 2, "x");
-        assert!(!files.may_others_have_written(A, a) && files.may_others_have_written(B, OpenToken(2)));
-        files.handle(now(), A, FileEvent::Closed { open: a });
-        assert!(!files.may_others_have_written(B, OpenToken(2)), "the node has told of it");
-        opened(&mut files, A, 1, "x");
         files.handle(now(), A, FileEvent::Writes { open: a });
+        assert!(!files.may_others_have_written(B, b, false), "it has not lately");
+        assert!(files.may_others_have_written(B, b, true) && !files.may_others_have_written(A, a, true));
+        files.handle(now(), A, FileEvent::Wrote { open: a });
         files.all_lost(2);
         files.link_gone(A);
-        assert!(files.may_others_have_written(B, OpenToken(2)), "the node may not have come to tell of it");
+        assert!(files.may_others_have_written(B, b, false), "the node may not have come to tell of it");
     }
 
     #[test]

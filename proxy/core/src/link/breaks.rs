@@ -40,7 +40,7 @@ use smb_parse::{
 };
 
 use super::{
-    Link,
+    Link, State,
     node_leg::Op,
     open::{OPLOCK_LEASE, Open, OpenState},
     request::Request,
@@ -53,6 +53,8 @@ use crate::{
 
 /// How long a client may take over an acknowledgement while others wait: as long as Samba's nodes give it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(35);
+/// How long a node may take to send a break, and a client's leg to carry it, after what it was broken for was asked.
+const LATELY: Duration = Duration::from_secs(5);
 /// `SMB2_NOTIFY_BREAK_LEASE_FLAG_ACK_REQUIRED`.
 const ACK_REQUIRED: u32 = 0x1;
 /// Oplock level II (MS-SMB2 2.2.13).
@@ -351,12 +353,17 @@ impl Link {
         while self.break_due.is_some_and(|due| now >= due) {
             let late = |o: &&Open| o.breaking.is_some_and(|breaking| breaking.ours && now >= breaking.until);
             let Some(open) = self.opens.iter().find(late) else { return self.note_own_breaks() };
-            let (cached, breaking) = (Cached::by(open), open.breaking);
-            let level = Level::of(open);
+            let (cached, breaking, level) = (Cached::by(open), open.breaking, Level::of(open));
             self.release(cached);
-            if let Some((_, true)) = breaking.and_then(|breaking| breaking.next) {
+            let Some(Breaking { told, next: Some((to, node_waits)), .. }) = breaking else { continue };
+            if node_waits {
                 self.acknowledge_to_node(cached, level);
             }
+            // Late as it is, it is to hear of what came since.
+            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+                set_level(open, told);
+            }
+            self.lower(now, cached, to, false, None);
         }
     }
 
@@ -451,6 +458,23 @@ impl Link {
         }
     }
 
+    /// The node is lost: by which Opens files may have been changed whose readers the node did not come to tell.
+    pub(super) fn tell_what_was_written(&mut self, now: Instant) {
+        if self.wrote.is_none_or(|at| now > at + LATELY) {
+            return;
+        }
+        for open in self.opens.iter().filter(|o| may_write(o.desired_access)) {
+            self.out.file(FileEvent::Wrote { open: open.token });
+        }
+    }
+
+    /// What a request may change is a file's data.
+    pub(super) fn note_writing(&mut self, now: Instant, command: Command) {
+        if matches!(command, Command::WRITE | Command::SET_INFO | Command::IOCTL) {
+            self.wrote = Some(now);
+        }
+    }
+
     /// The node is lost: nobody but us waits for acknowledgements now.
     pub(super) fn inherit_breaks(&mut self, now: Instant) {
         for open in self.opens.iter_mut() {
@@ -486,20 +510,24 @@ impl Link {
         self.lower(now, cached, granted, false, None);
         self.hold(cached);
         if self.opens.get(token).is_some_and(|o| Level::of(o).only_reads()) {
-            self.doubted.push(token);
+            let node_lives = match &self.state {
+                State::Recovering(recovery) => recovery.progress.is_on_the_lost_node(),
+                _ => false,
+            };
+            self.doubted.push((token, node_lives));
         }
     }
 
     /// Of files that others may have changed before their node was lost, nothing is cached for reading any more: the client may
     /// not have heard of the break. Asked when all Opens of the file are back.
     pub(super) fn drop_stale_caches(&mut self, now: Instant, files: &Files) {
-        for token in std::mem::take(&mut self.doubted) {
+        for (token, node_lives) in std::mem::take(&mut self.doubted) {
             if files.is_open_blocked(self.id, token) {
-                self.doubted.push(token);
+                self.doubted.push((token, node_lives));
                 continue;
             }
             let Some(open) = self.opens.get(token).filter(|o| Level::of(o).only_reads()) else { continue };
-            if files.may_others_have_written(self.id, token) {
+            if files.may_others_have_written(self.id, token, node_lives) {
                 let (cached, none) = (Cached::by(open), Level::of(open).none());
                 self.lower(now, cached, none, false, None);
             }

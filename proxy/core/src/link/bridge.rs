@@ -108,6 +108,7 @@ impl Link {
             let header = element.header;
             compounded |= header.next_command != 0;
             self.counters.request(header.command);
+            self.note_writing(now, header.command);
             if header.command == Command::CANCEL {
                 if matches!(self.state, State::Relay(_)) {
                     // Nobody compounds one; the node alone may answer what it has.
@@ -309,7 +310,6 @@ impl Link {
         let Some(request) = self.requests.get_mut(id) else { return Passage::Withheld };
         // It may take long: others cannot wait for that.
         request.doubtful = false;
-        request.pends = true;
         if request.sealed && opened != Some(request.header.session_id) {
             self.out.event(Event::SignatureRefused);
             return Passage::Withheld;

@@ -125,7 +125,7 @@ impl Link {
                     || self.create_key(request).is_some_and(|key| files.is_name_held(self.id, &key))
             }
             Command::READ | Command::WRITE | Command::LOCK | Command::SET_INFO => {
-                self.opens.of(request).is_some_and(|open| files.is_open_held(self.id, open.token))
+                self.opens.of(request).is_some_and(|open| files.is_held(self.id, open.token))
             }
             _ => false,
         })

@@ -151,10 +151,8 @@ impl Link {
             request.parked = None;
             request.filler = None;
             request.forget_finding();
-            let waited = std::mem::take(&mut request.pends) && request.header.command == Command::LOCK;
             if request.sent.take().is_some() {
-                // A LOCK that waits for another one may wait long. It is not what kills nodes.
-                request.deaths = if waited { 1 } else { request.deaths.saturating_add(1) };
+                request.deaths = request.deaths.saturating_add(1);
             }
         }
         self.settle_locks_in_flight();
@@ -171,6 +169,7 @@ impl Link {
             }
         }
         self.inherit_breaks(now);
+        self.tell_what_was_written(now);
         self.opens.forget_node_ids();
         self.unflagged.clear();
         self.out.file(FileEvent::Lost);

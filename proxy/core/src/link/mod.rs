@@ -118,8 +118,11 @@ pub struct Link {
     file_held: bool,
     /// When the first break is over that the client owes only us an acknowledgement of.
     break_due: Option<Instant>,
-    /// Opens that came back with nothing but a cache for reading, of which it is not known yet whether it may be stale.
-    doubted: Vec<OpenToken>,
+    /// Opens that came back with nothing but a cache for reading, of which it is not known yet whether it may be stale; and
+    /// whether their node lived on.
+    doubted: Vec<(OpenToken, bool)>,
+    /// When the client last asked for what may change a file.
+    wrote: Option<Instant>,
     /// Since when the node is silent and may not be left.
     silent_since: Option<Instant>,
     /// Another node serves, but the process at the end of our leg is not gone yet: until then it is waited for.
@@ -208,6 +211,7 @@ impl Link {
             file_held: false,
             break_due: None,
             doubted: Vec::new(),
+            wrote: None,
             silent_since: None,
             leaving: None,
             heard: None,

@@ -152,6 +152,7 @@ impl Link {
             let header = element.header;
             compounded |= header.next_command != 0;
             self.counters.request(header.command);
+            self.note_writing(now, header.command);
             if header.command == Command::CANCEL {
                 continue;
             }
@@ -281,7 +282,6 @@ impl Link {
         if interim {
             if let (Some(request), Some(id)) = (self.requests.get_mut(header.message_id), header.async_id()) {
                 request.interim = Interim::Node(id);
-                request.pends = true;
             }
             return true;
         }

@@ -61,8 +61,6 @@ pub(crate) struct Request {
     pub(crate) deletes: bool,
     /// What is known of its outcome without asking a node, since one was lost.
     pub(crate) known: Option<Status>,
-    /// The node it was sent to has said that it waits there.
-    pub(crate) pends: bool,
     /// It changes names, and until it is answered others wait.
     pub(crate) doubtful: bool,
     /// Its name is looked for on the new node.
@@ -113,7 +111,6 @@ impl Request {
             action: None,
             deletes: false,
             known: None,
-            pends: false,
             doubtful: false,
             probe: Probe::Unasked,
             filler: None,

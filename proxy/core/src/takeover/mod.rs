@@ -97,7 +97,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// Whether it goes to the node that was lost.
-    fn is_on_the_lost_node(&self) -> bool {
+    pub(crate) fn is_on_the_lost_node(&self) -> bool {
         self.to == Some(self.from)
     }
 

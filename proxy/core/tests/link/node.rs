@@ -12,7 +12,7 @@ use smb_parse::{
         create, negotiate, query_directory, query_info, read, session_setup, set_info, tree_connect, write,
     },
     compound::elements,
-    create_context::{RequestContext, tag},
+    create_context::{Lease, RequestContext, tag},
     encode,
     frame::{PREFIX, Protocol, protocol},
     header::{Command, Flags, Header, Status, Target},
@@ -137,6 +137,8 @@ pub(crate) struct Habits {
     pub(crate) signs_wrongly: bool,
     /// Grants this oplock level, whatever was asked.
     pub(crate) oplock: Option<u8>,
+    /// Grants no more than this lease state, with this epoch.
+    pub(crate) lease: Option<(u32, u16)>,
     /// Says of every file that it was created then.
     pub(crate) birth: Option<u64>,
     /// Says of every file that it is number 0.
@@ -643,6 +645,14 @@ impl Node {
                 None => contexts.push((tag::DHNQ, vec![0; 8])),
                 Some(_) => contexts.push((tag::DH2Q, [60_000_u32.to_le_bytes(), [0; 4]].concat())),
             }
+        }
+        let lease = asked.contexts().flatten().find_map(|context| match RequestContext::parse(&context) {
+            RequestContext::Lease(lease) => Some(lease),
+            _ => None,
+        });
+        if let (Some(lease), Some((most, epoch))) = (lease, self.habits.lease) {
+            let granted = Lease { state: lease.state & most, epoch, flags: 0, parent_key: [0; 16], ..lease };
+            contexts.push((tag::RQLS, encode::lease(&granted)));
         }
         encode::create_response(&ok, &create::Response::parse(&plain).expect("an answer"), &contexts)
     }
