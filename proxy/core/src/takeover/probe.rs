@@ -42,8 +42,9 @@
 //! | what has no on-disk id | unclear |
 //!
 //! Whether a file was deleted by an Open, the reclaim of that shows, too: if its name is gone it was deleted; so it was if
-//! another file has the name, and a CLOSE of the Open was in flight behind. Whether an append was done, the end of the file
-//! shows, if nobody else can have moved it.
+//! another file has the name, and a CLOSE of the Open was in flight behind. Such an Open is had again without
+//! FILE_DELETE_ON_CLOSE, which would delete what another client has made since; it gets its flag back when it is known to be
+//! the very file.
 //!
 //! The clock is that of the node that had the request, told by its answer to NEGOTIATE.
 //!
