@@ -16,6 +16,10 @@ pub struct File {
     pub appended: Vec<u64>,
     /// When it was created; no two files at the same time.
     pub birth: u64,
+    /// LastWriteTime.
+    pub written: u64,
+    /// ChangeTime.
+    pub changed: u64,
 }
 
 impl File {
@@ -58,8 +62,21 @@ impl Disk {
     pub fn create(&mut self, name: &str) -> u64 {
         self.next += 1;
         self.names.insert(name.to_owned(), self.next);
-        self.files.insert(self.next, File { birth: birth(self.now, self.next), ..File::default() });
+        let birth = birth(self.now, self.next);
+        // Later, or a node might have made the one of the others.
+        let file = File { birth, written: birth + 1, changed: birth + 1, ..File::default() };
+        self.files.insert(self.next, file);
         self.next
+    }
+
+    /// A file was changed, and perhaps written.
+    pub fn touch(&mut self, number: u64, writes: bool) {
+        if let Some(file) = self.files.get_mut(&number) {
+            file.changed = file.changed.max(self.now);
+            if writes {
+                file.written = file.changed;
+            }
+        }
     }
 
     /// The number of a name, whatever its case.

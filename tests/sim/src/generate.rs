@@ -2,9 +2,9 @@
 
 use crate::{
     chance::Chance,
-    plan::{Act, CACHES, Hop, Step},
+    plan::{Act, CACHES, CHANGES, Hop, Step},
     users::User,
-    world::{SHARED_NAMES, World},
+    world::{PASSING_NAMES, SHARED_NAMES, World},
 };
 
 const HOPS: [Hop; 6] =
@@ -79,6 +79,11 @@ impl Mood {
             return if chance.one_in(2) { Act::EvilWrite { slot } } else { Act::EvilCreate };
         }
         let shared = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
+        if chance.one_in(8) {
+            let any = [SHARED_NAMES, PASSING_NAMES].concat();
+            let name = any[chance.below(any.len())].to_owned();
+            return Act::Name { name, change: CHANGES[chance.below(CHANGES.len())].1 };
+        }
         match chance.below(64) {
             0..14 => create(slot, shared, chance),
             14..22 => Act::Read { slot, block },
@@ -93,6 +98,7 @@ impl Mood {
             }
             44..46 => Act::Unlock { slot, blocks: blocks(block, chance) },
             46..49 => Act::Rename { slot },
+            49 if chance.one_in(2) => Act::Link { slot },
             49 => Act::Delete { slot },
             50..54 => Act::List { slot },
             54 => Act::Query { slot },
@@ -132,6 +138,7 @@ fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
         0..3 => ("*".to_owned(), 2),
         3 => (".".to_owned(), 1),
         4 => (shared, 1),
+        5 => (shared, chance.pick(&[0, 4, 5])),
         _ => (shared, 3),
     };
     Act::Create {

@@ -18,7 +18,27 @@ pub const CACHES: [(&str, u8, u32); 9] = [
     ("h", 0xff, 2),
 ];
 /// The dispositions that are used.
-pub const DISPOSITIONS: [(&str, u32); 3] = [("open", 1), ("create", 2), ("open-if", 3)];
+pub const DISPOSITIONS: [(&str, u32); 6] =
+    [("open", 1), ("create", 2), ("open-if", 3), ("supersede", 0), ("overwrite", 4), ("overwrite-if", 5)];
+/// What a compound does to a name: CREATE(FILE_CREATE), CLOSE; CREATE(FILE_DELETE_ON_CLOSE), CLOSE; or with a SET_INFO
+/// between CREATE and CLOSE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Make,
+    Delete,
+    Dispose,
+    Rename,
+    Link,
+}
+
+/// A word for each.
+pub const CHANGES: [(&str, Change); 5] = [
+    ("make", Change::Make),
+    ("delete", Change::Delete),
+    ("dispose", Change::Dispose),
+    ("rename", Change::Rename),
+    ("link", Change::Link),
+];
 
 /// An act of a client. `slot` is the letter of an Open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +86,9 @@ pub enum Act {
     Rename {
         slot: u8,
     },
+    Link {
+        slot: u8,
+    },
     Delete {
         slot: u8,
     },
@@ -88,6 +111,11 @@ pub enum Act {
         name: String,
         block: u64,
         writes: bool,
+    },
+    /// One frame that changes a name.
+    Name {
+        name: String,
+        change: Change,
     },
     /// A WRITE that somebody on the wire has changed.
     EvilWrite {
@@ -211,6 +239,7 @@ impl Act {
             }
             Self::Unlock { slot, blocks } => format!("unlock {} {}", letter(*slot), list(blocks)),
             Self::Rename { slot } => format!("rename {}", letter(*slot)),
+            Self::Link { slot } => format!("link {}", letter(*slot)),
             Self::Delete { slot } => format!("delete {}", letter(*slot)),
             Self::List { slot } => format!("list {}", letter(*slot)),
             Self::Query { slot } => format!("query {}", letter(*slot)),
@@ -220,6 +249,10 @@ impl Act {
             Self::Ack => "acknowledge".into(),
             Self::Compound { name, block, writes } => {
                 format!("compound create {name} {} {block} close", if *writes { "write" } else { "read" })
+            }
+            Self::Name { name, change } => {
+                let word = CHANGES.iter().find(|(_, c)| c == change).map_or("?", |(w, _)| w);
+                format!("compound {word} {name}")
             }
             Self::EvilWrite { slot } => format!("tampered-write {}", letter(*slot)),
             Self::EvilCreate => "tampered-create".into(),
@@ -252,6 +285,7 @@ impl Act {
             },
             ["unlock", s, blocks] => Self::Unlock { slot: slot(s)?, blocks: parse_list(blocks)? },
             ["rename", s] => Self::Rename { slot: slot(s)? },
+            ["link", s] => Self::Link { slot: slot(s)? },
             ["delete", s] => Self::Delete { slot: slot(s)? },
             ["list", s] => Self::List { slot: slot(s)? },
             ["query", s] => Self::Query { slot: slot(s)? },
@@ -261,6 +295,10 @@ impl Act {
             ["acknowledge"] => Self::Ack,
             ["compound", "create", name, what, block, "close"] => {
                 Self::Compound { name: (*name).into(), block: block.parse().ok()?, writes: *what == "write" }
+            }
+            ["compound", word, name] => {
+                let change = CHANGES.iter().find(|(w, _)| w == word)?.1;
+                Self::Name { name: (*name).into(), change }
             }
             ["tampered-write", s] => Self::EvilWrite { slot: slot(s)? },
             ["tampered-create"] => Self::EvilCreate,

@@ -15,12 +15,14 @@ use super::{Asked, Client, Held, Kind, login::Ack};
 use crate::{
     disk::POISON,
     oracle::Oracle,
-    plan::{Act, CACHES},
+    plan::{Act, CACHES, Change},
+    world::PASSING_NAMES,
 };
 
 /// FileNamesInformation (MS-FSCC 2.4.33).
 pub(super) const NAMES: u8 = 12;
 const RENAME: u8 = 10;
+const LINK: u8 = 11;
 const DISPOSITION: u8 = 13;
 const DELETE_ON_CLOSE: u32 = 0x1000;
 const DIRECTORY: u32 = 1;
@@ -65,6 +67,7 @@ impl Client {
         let evil = matches!(act, Act::EvilWrite { .. } | Act::EvilCreate);
         let msgs = match act {
             Act::Compound { name, block, writes } => self.compound(name, *block, *writes, oracle)?,
+            Act::Name { name, change } => self.change_name(name, *change, oracle)?,
             Act::Create { .. } | Act::EvilCreate => vec![self.create(act, oracle)?],
             Act::Echo | Act::LogOff => vec![self.plain(act, oracle)?],
             _ => vec![self.on_slot(act, oracle)?],
@@ -115,10 +118,11 @@ impl Client {
         options: u32,
         oracle: &mut Oracle,
     ) -> Option<Message> {
-        let once = disposition == 2;
-        if once != (name == "*") {
+        let passing = PASSING_NAMES.contains(&name);
+        if (disposition == 2) != (name == "*") && !passing {
             return None;
         }
+        let once = name == "*";
         let name = if once { self.unused("x") } else { name.to_owned() };
         let session = self.session(slot.map_or(0, usize::from))?;
         let (_, mut level, mut state) = CACHES[cache];
@@ -140,6 +144,11 @@ impl Client {
             let lease = Lease { key, state, flags: 0, duration: 0, parent_key: [0; 16], epoch: 0, version };
             contexts.push((tag::RQLS, encode::lease(&lease)));
         }
+        let empties = matches!(disposition, 0 | 4 | 5).then(|| oracle.tag());
+        if let Some(number) = empties {
+            oracle.empty_sent(number);
+            contexts.push((tag::ALSI, number.to_le_bytes().to_vec()));
+        }
         let path = if directory { Vec::new() } else { utf16(&name) };
         let params = CreateParams {
             oplock_level: level,
@@ -153,7 +162,7 @@ impl Client {
             contexts: &contexts,
         };
         let msg = encode::create(&self.header(Command::CREATE, session), &params);
-        let kind = Kind::Create { slot, name, once, wanted: (level, state), key, session };
+        let kind = Kind::Create { slot, name, once, wanted: (level, state), key, session, empties };
         let mut asked = self.asked(kind, Command::CREATE, session, oracle.tick());
         asked.slot = slot;
         Some((msg, asked))
@@ -199,6 +208,53 @@ impl Client {
         let close = encode::close(&self.header(Command::CLOSE, session), 0, FileId::ALL_ONES);
         let close = (related(close), self.asked(Kind::Close, Command::CLOSE, session, start));
         Some(vec![create, work, close])
+    }
+
+    /// A name that comes and goes is opened by nobody else meanwhile.
+    fn change_name(&mut self, name: &str, change: Change, oracle: &mut Oracle) -> Option<Vec<Message>> {
+        let (disposition, options) = match change {
+            Change::Make => (2, 0),
+            Change::Delete => (1, DELETE_ON_CLOSE),
+            _ => (1, 0),
+        };
+        let share = if PASSING_NAMES.contains(&name) { 0 } else { 7 };
+        let counts = matches!(change, Change::Make | Change::Delete | Change::Dispose);
+        let deletes = matches!(change, Change::Delete | Change::Dispose);
+        if counts && share != 0 || deletes && !oracle.is_standing(name) {
+            return None;
+        }
+        let create = self.create_as(name, disposition, 0, share, None, options, oracle)?;
+        let session = create.1.session;
+        let start = oracle.tick();
+        let header = self.header(Command::SET_INFO, session);
+        let change_it = match change {
+            Change::Rename => {
+                let name = self.unused("r");
+                Some((set_name(&header, RENAME, FileId::ALL_ONES, &name)?, Kind::Rename { name }))
+            }
+            Change::Link => {
+                let name = self.unused("l");
+                Some((set_name(&header, LINK, FileId::ALL_ONES, &name)?, Kind::Link { name }))
+            }
+            Change::Dispose => {
+                Some((encode::set_info(&header, 1, DISPOSITION, 0, FileId::ALL_ONES, &[1]), Kind::Dispose))
+            }
+            Change::Make | Change::Delete => None,
+        };
+        let mut all = vec![create];
+        if let Some((msg, kind)) = change_it {
+            all.push((related(msg), self.asked(kind, Command::SET_INFO, session, start)));
+        }
+        let close = encode::close(&self.header(Command::CLOSE, session), 0, FileId::ALL_ONES);
+        let kind = if counts {
+            let what = format!("{} {name}", if change == Change::Make { "make" } else { "delete" });
+            oracle.tally_asked(&what);
+            Kind::Counted(what)
+        } else {
+            Kind::Close
+        };
+        all.push((related(close), self.asked(kind, Command::CLOSE, session, start)));
+        Some(all)
     }
 
     fn on_slot(&mut self, act: &Act, oracle: &mut Oracle) -> Option<Message> {
@@ -279,10 +335,11 @@ impl Client {
             }
             Act::Rename { .. } => {
                 let name = self.unused("r");
-                let path = utf16(&name);
-                let len = u32::try_from(path.len()).ok()?.to_le_bytes();
-                let buffer = [&[0; 16][..], &len, &path].concat();
-                (encode::set_info(header, 1, RENAME, 0, id, &buffer), Kind::Rename { name })
+                (set_name(header, RENAME, id, &name)?, Kind::Rename { name })
+            }
+            Act::Link { .. } => {
+                let name = self.unused("l");
+                (set_name(header, LINK, id, &name)?, Kind::Link { name })
             }
             Act::Delete { .. } => (encode::set_info(header, 1, DISPOSITION, 0, id, &[1]), Kind::Other),
             Act::List { .. } => self.list(header, slot, id)?,
@@ -427,12 +484,20 @@ fn subject(act: &Act) -> Option<(Command, u8)> {
         Act::Flush { slot } => (Command::FLUSH, *slot),
         Act::Close { slot } => (Command::CLOSE, *slot),
         Act::Lock { slot, .. } | Act::Unlock { slot, .. } => (Command::LOCK, *slot),
-        Act::Rename { slot } | Act::Delete { slot } => (Command::SET_INFO, *slot),
+        Act::Rename { slot } | Act::Link { slot } | Act::Delete { slot } => (Command::SET_INFO, *slot),
         Act::List { slot } => (Command::QUERY_DIRECTORY, *slot),
         Act::Query { slot } => (Command::QUERY_INFO, *slot),
         Act::Notify { slot } => (Command::CHANGE_NOTIFY, *slot),
         _ => return None,
     })
+}
+
+/// SET_INFO that gives a file another name, or one more.
+fn set_name(header: &Header, class: u8, id: FileId, name: &str) -> Option<Vec<u8>> {
+    let path = utf16(name);
+    let len = u32::try_from(path.len()).ok()?.to_le_bytes();
+    let buffer = [&[0; 16][..], &len, &path].concat();
+    Some(encode::set_info(header, 1, class, 0, id, &buffer))
 }
 
 /// CHANGE_NOTIFY (MS-SMB2 2.2.35).

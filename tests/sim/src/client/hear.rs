@@ -19,10 +19,12 @@ use crate::{
     disk::number_of,
     node::{is_node_id, is_node_tree},
     oracle::{Oracle, Violation},
-    world::STATIC_NAMES,
+    world::{SHARED_NAMES, STATIC_NAMES},
 };
 
 const ACK_REQUIRED: u32 = 1;
+/// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
+const CREATED: u32 = 2;
 
 type Check = Result<(), Violation>;
 
@@ -206,6 +208,14 @@ impl Client {
             }
             Kind::Write { tag } => oracle.write_answered(*tag, ok)?,
             Kind::Append { tag } => oracle.told(&format!("append {tag}"), outcome(status))?,
+            Kind::Link { name } => oracle.told(&format!("link {name}"), outcome(status))?,
+            Kind::Dispose if !ok => {
+                self.spoilt.insert(header.message_id + 1);
+            }
+            Kind::Counted(what) => {
+                let counts = !self.spoilt.remove(&header.message_id) || !ok;
+                oracle.tally_told(what, outcome(status).filter(|_| counts));
+            }
             Kind::Rename { name } => {
                 oracle.told(&format!("rename {name}"), outcome(status))?;
                 if status == Status::OBJECT_NAME_COLLISION {
@@ -233,6 +243,7 @@ impl Client {
             Kind::List { slot, id } => self.take_names(*slot, *id, status, msg)?,
             Kind::LogOff(at) => self.sessions[*at].over = true,
             Kind::Close
+            | Kind::Dispose
             | Kind::Read { .. }
             | Kind::Lock { .. }
             | Kind::Unlock { .. }
@@ -256,8 +267,14 @@ impl Client {
     }
 
     fn take_create(&mut self, asked: &Asked, header: &Header, msg: &[u8], oracle: &mut Oracle) -> Check {
-        let Kind::Create { slot, name, once, wanted, key, session } = &asked.kind else { return Ok(()) };
+        let Kind::Create { slot, name, once, wanted, key, session, empties } = &asked.kind else {
+            return Ok(());
+        };
         let status = Status(header.status);
+        if let Some(tag) = empties {
+            let answer = create::Response::parse(msg).ok().filter(|_| status.is_success());
+            oracle.empty_answered(*tag, answer.map(|answer| number_of(answer.creation_time)))?;
+        }
         if *once {
             oracle.told(&format!("create {name}"), outcome(status))?;
             if status == Status::OBJECT_NAME_COLLISION {
@@ -274,6 +291,9 @@ impl Client {
             return Err(Violation::new("malformed", "an answer to CREATE"));
         };
         let number = number_of(answer.creation_time);
+        if answer.create_action == CREATED && SHARED_NAMES.contains(&name.as_str()) {
+            oracle.tally_told(&format!("make {name}"), Some(true));
+        }
         self.chains.insert(header.message_id, number);
         let lease = answer.contexts().flatten().find_map(|context| match ResponseContext::parse(&context) {
             ResponseContext::Lease(lease) => Some(lease),
@@ -438,6 +458,7 @@ fn outcome(status: Status) -> Option<bool> {
         Status::OBJECT_NAME_NOT_FOUND,
         Status::OBJECT_NAME_COLLISION,
         Status::ACCESS_DENIED,
+        Status::DELETE_PENDING,
     ];
     undone.contains(&status).then_some(false)
 }

@@ -83,6 +83,8 @@ pub(crate) enum Kind {
         wanted: (u8, u32),
         key: Option<[u8; 16]>,
         session: usize,
+        /// The tag of a CREATE that empties.
+        empties: Option<u64>,
     },
     Read {
         number: Option<u64>,
@@ -113,6 +115,13 @@ pub(crate) enum Kind {
     Rename {
         name: String,
     },
+    Link {
+        name: String,
+    },
+    /// The flag that a file is to be deleted, in front of the CLOSE that does so.
+    Dispose,
+    /// CLOSE of a compound that makes or deletes a name.
+    Counted(String),
     List {
         slot: u8,
         id: FileId,
@@ -179,6 +188,8 @@ pub struct Client {
     chains: BTreeMap<u64, u64>,
     /// How many break notifications it has heard.
     pub breaks: u32,
+    /// CLOSEs that delete nothing, for the flag was not set.
+    spoilt: BTreeSet<u64>,
     /// What each command was last answered.
     pub last: BTreeMap<&'static str, u32>,
     /// What was answered, for coverage: command, status.
@@ -215,6 +226,7 @@ impl Client {
             names: 0,
             chains: BTreeMap::new(),
             breaks: 0,
+            spoilt: BTreeSet::new(),
             last: BTreeMap::new(),
             answers: Vec::new(),
         }

@@ -8,13 +8,15 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
-use super::{Caching, Chain, Deed, Open, Out, Server, chain::Step, login::u16s};
+use super::{Caching, Chain, Deed, Mark, Open, Out, Server, chain::Step, login::u16s};
 use crate::disk::{Disk, File, POISON};
 
 /// CreateDisposition (MS-SMB2 2.2.13).
+const SUPERSEDE: u32 = 0;
 const OPEN: u32 = 1;
 const CREATE: u32 = 2;
 const OVERWRITE: u32 = 4;
+const OVERWRITE_IF: u32 = 5;
 /// FILE_DIRECTORY_FILE, FILE_DELETE_ON_CLOSE.
 const DIRECTORY: u32 = 1;
 const DELETE_ON_CLOSE: u32 = 0x1000;
@@ -80,6 +82,11 @@ impl Server {
             let oplock = Some(asked.requested_oplock_level).filter(|level| *level != 0xff).unwrap_or(0);
             self.deed(chain, Deed::AskedBack { number, oplock, state });
         }
+        let empties = matches!(asked.create_disposition, SUPERSEDE | OVERWRITE | OVERWRITE_IF);
+        if empties && let Some(file) = disk.files.get_mut(&number) {
+            (file.blocks, file.appended) = Default::default();
+            disk.touch(number, true);
+        }
         let id = self.fresh();
         let guid = self.conns.get(&chain.conn).map(|c| c.guid).unwrap_or_default();
         if found.is_none() {
@@ -107,7 +114,16 @@ impl Server {
         let reclaims = chain.mark.reclaims && asked.create_disposition == OPEN;
         if !reclaims && !directory && !stat {
             let exclusive = asked.create_disposition == CREATE;
-            self.deed(chain, Deed::Opened { number, exclusive, name });
+            self.deed(chain, Deed::Opened { number, exclusive, name: name.clone() });
+        }
+        if empties {
+            let tag = asked.contexts().flatten().find(|c| c.tag == create_context::tag::ALSI);
+            let tag = tag.and_then(|c| c.data.try_into().ok()).map_or(0, u64::from_le_bytes);
+            self.break_for_write(id, number);
+            self.deed(chain, Deed::Emptied { number, tag });
+        }
+        if found.is_none() {
+            self.deed(chain, Deed::Made { name });
         }
         chain.file = FileId { persistent: id, volatile: id };
         let mut contexts: Vec<(&[u8], Vec<u8>)> = context.into_iter().collect();
@@ -118,7 +134,12 @@ impl Server {
             Caching::Oplock(level) => level,
             Caching::Lease(_) => 0xff,
         };
-        let action = if found.is_some() { 1 } else { 2 };
+        let action = match (found, asked.create_disposition) {
+            (None, _) => 2,
+            (_, SUPERSEDE) => 0,
+            (_, OVERWRITE | OVERWRITE_IF) => 3,
+            _ => 1,
+        };
         let file = disk.files.get(&number).cloned().unwrap_or_default();
         self.create_answer(chain, header, (oplock_level, action), &file, &contexts)
     }
@@ -137,8 +158,7 @@ impl Server {
         plain.extend(u16s(&[89]));
         plain.extend([oplock_level, 0]);
         plain.extend(action.to_le_bytes());
-        let later = file.birth + 1;
-        for value in [file.birth, later, later, later, 0, file.size()] {
+        for value in [file.birth, file.birth + 1, file.written, file.changed, 0, file.size()] {
             plain.extend(value.to_le_bytes());
         }
         let attributes =
@@ -219,6 +239,7 @@ impl Server {
             if let Some(file) = disk.files.get_mut(&number) {
                 file.appended.push(tag);
             }
+            disk.touch(number, true);
             self.break_for_write(id.volatile, number);
             self.deed(chain, Deed::Appended { number, tag });
             return done;
@@ -230,6 +251,7 @@ impl Server {
         if let Some(slot) = disk.files.get_mut(&number).and_then(|f| f.blocks.get_mut(block)) {
             *slot = tag;
         }
+        disk.touch(number, true);
         self.break_for_write(id.volatile, number);
         self.deed(chain, Deed::Wrote { number, block, tag });
         done
@@ -293,10 +315,11 @@ impl Server {
 
     fn set_info(&mut self, chain: &Chain, msg: &[u8], id: FileId, disk: &mut Disk) -> Step {
         const RENAME: u8 = 10;
+        const LINK: u8 = 11;
         const DISPOSITION: u8 = 13;
         let Ok(asked) = set_info::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
         let Some(open) = self.opens.get(&id.volatile) else { return fail(Status::FILE_CLOSED) };
-        let number = open.number;
+        let (number, old) = (open.number, open.name.clone());
         let done = Step::Done(Status::SUCCESS, u16s(&[2]));
         if open.access & 4 == 0 {
             return fail(Status::ACCESS_DENIED);
@@ -310,7 +333,7 @@ impl Server {
                 }
                 done
             }
-            RENAME => {
+            class @ (RENAME | LINK) => {
                 let units = asked.buffer.get(20..).unwrap_or_default().chunks_exact(2);
                 let name: String = units
                     .map(|u| char::from(u8::try_from(u16::from_le_bytes([u[0], u[1]])).unwrap_or(b'?')))
@@ -321,10 +344,18 @@ impl Server {
                 if disk.find(&name).is_some() {
                     return fail(Status::OBJECT_NAME_COLLISION);
                 }
-                disk.names.retain(|_, n| *n != number);
                 disk.names.insert(name.clone(), number);
                 self.break_for_name();
-                self.deed(chain, Deed::Renamed { number, name });
+                disk.touch(number, false);
+                if class == LINK {
+                    self.deed(chain, Deed::Linked { number, name });
+                    return done;
+                }
+                disk.names.remove(&old);
+                for open in self.opens.values_mut().filter(|o| o.number == number && o.name == old) {
+                    open.name.clone_from(&name);
+                }
+                self.deed(chain, Deed::Renamed { number, old, name });
                 done
             }
             _ => fail(Status::NOT_SUPPORTED),
@@ -387,9 +418,13 @@ impl Server {
         {
             self.leases.remove(&(open.guid, key));
         }
-        if !self.opens.values().any(|o| o.number == open.number) && self.doomed.remove(&open.number) {
-            disk.names.retain(|_, n| *n != open.number);
+        if !self.opens.values().any(|o| o.number == open.number)
+            && self.doomed.remove(&open.number)
+            && disk.find(&open.name) == Some(open.number)
+        {
+            disk.names.remove(&open.name);
             self.break_for_name();
+            self.out.push(Out::Deed(open.conn, Mark::default(), Deed::Removed { name: open.name }));
         }
     }
 }

@@ -65,7 +65,15 @@ pub enum Deed {
     /// A range was locked.
     Locked { number: u64, block: usize },
     /// It has this name now.
-    Renamed { number: u64, name: String },
+    Renamed { number: u64, old: String, name: String },
+    /// It has this name, too.
+    Linked { number: u64, name: String },
+    /// It is empty, by the CREATE with this tag.
+    Emptied { number: u64, tag: u64 },
+    /// This name came to be by a CREATE.
+    Made { name: String },
+    /// This name was removed.
+    Removed { name: String },
 }
 
 pub(crate) struct Session {

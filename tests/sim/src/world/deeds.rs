@@ -1,6 +1,6 @@
 //! What a node has executed, held against what every client believes and what the barrier promises.
 
-use super::World;
+use super::{PASSING_NAMES, World};
 use crate::{
     node::{ConnId, Deed, Mark},
     oracle::Violation,
@@ -8,6 +8,12 @@ use crate::{
 
 impl World {
     pub(super) fn deed(&mut self, conn: ConnId, mark: &Mark, deed: Deed) {
+        match &deed {
+            Deed::Made { name } => return self.oracle.made(name),
+            Deed::Removed { name } => return self.oracle.removed(name),
+            Deed::Renamed { old, .. } => self.oracle.moved(old),
+            _ => {}
+        }
         let Some(actor) = self.pairs.iter().position(|p| p.wires.values().any(|w| w.conn == conn)) else {
             return;
         };
@@ -37,7 +43,7 @@ impl World {
     fn judge(&mut self, actor: usize, mark: &Mark, deed: &Deed) -> Result<(), Violation> {
         match deed {
             Deed::Opened { number, exclusive, name } => {
-                if *exclusive {
+                if *exclusive && !PASSING_NAMES.contains(&name.as_str()) {
                     self.oracle.done_once(format!("create {name}"))?;
                 }
                 self.touch(actor, mark, *number, None, false)
@@ -67,7 +73,16 @@ impl World {
                 self.touch(actor, mark, *number, None, true)
             }
             Deed::Locked { number, block } => self.touch(actor, mark, *number, Some(*block), true),
-            Deed::Renamed { number, name } => {
+            Deed::Linked { number, name } => {
+                self.oracle.done_once(format!("link {name}"))?;
+                self.touch(actor, mark, *number, None, true)
+            }
+            Deed::Emptied { number, tag } => {
+                self.oracle.emptied(*tag, *number)?;
+                self.touch(actor, mark, *number, None, true)
+            }
+            Deed::Made { .. } | Deed::Removed { .. } => Ok(()),
+            Deed::Renamed { number, name, .. } => {
                 self.oracle.done_once(format!("rename {name}"))?;
                 self.touch(actor, mark, *number, None, true)
             }

@@ -38,6 +38,8 @@ use crate::{
 
 /// Names that are in the directory from the beginning to the end.
 pub const STATIC_NAMES: [&str; 6] = ["s0", "s1", "s2", "s3", "s4", "s5"];
+/// Names that come and go.
+pub const PASSING_NAMES: [&str; 2] = ["d0", "d1"];
 /// Files that everybody uses.
 pub const SHARED_NAMES: [&str; 2] = ["f0", "f1"];
 
@@ -273,6 +275,9 @@ impl World {
     }
 
     fn hop(&mut self, at: usize, hop: Hop) -> bool {
+        // No two frames arrive at one instant.
+        self.now += Duration::from_nanos(100);
+        self.disk.now += 1;
         if at >= self.pairs.len() {
             return false;
         }

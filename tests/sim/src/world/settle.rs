@@ -145,6 +145,9 @@ impl World {
                 return self.fail(Violation::new("credits", format!("client {} has none left", at + 1)));
             }
         }
+        if let Err(violation) = self.oracle.check_tallies() {
+            return self.fail(violation);
+        }
         if self.files.unreclaimed() > 0 && self.pairs.iter().all(|p| p.link.mode() != "takeover") {
             self.fail(Violation::new("barrier for ever", format!("{} Opens", self.files.unreclaimed())));
         }
