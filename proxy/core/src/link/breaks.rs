@@ -475,11 +475,12 @@ impl Link {
         }
     }
 
-    /// The node is lost: nobody but us waits for acknowledgements now.
+    /// The node is lost: nobody but us waits for acknowledgements now. What the client is still to be told it is told.
     pub(super) fn inherit_breaks(&mut self, now: Instant) {
         for open in self.opens.iter_mut() {
             if let Some(breaking) = &mut open.breaking {
-                (breaking.ours, breaking.next) = (true, None);
+                breaking.ours = true;
+                breaking.next = breaking.next.map(|(level, _)| (level, false));
             }
             open.breaking = open.breaking.filter(|breaking| now < breaking.until);
         }
