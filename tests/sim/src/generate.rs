@@ -19,6 +19,20 @@ pub struct Mood {
     faults: usize,
     waits: usize,
     evil: usize,
+    /// What clients do more often than others: what is rare elsewhere.
+    focus: Option<Focus>,
+    /// Whether nodes die more often while something is being made good.
+    storm: bool,
+}
+
+/// See [`Mood`].
+#[derive(Debug, Clone, Copy)]
+enum Focus {
+    Append,
+    Rename,
+    Notify,
+    Teardown,
+    Create,
 }
 
 impl Mood {
@@ -29,13 +43,24 @@ impl Mood {
             faults: chance.pick(&[5, 15, 30, 60]),
             waits: chance.pick(&[3, 10, 25]),
             evil: chance.pick(&[0, 0, 0, 3]),
+            focus: chance.pick(&[
+                None,
+                None,
+                None,
+                Some(Focus::Append),
+                Some(Focus::Rename),
+                Some(Focus::Notify),
+                Some(Focus::Teardown),
+                Some(Focus::Create),
+            ]),
+            storm: chance.one_in(4),
         }
     }
 
     /// The next step.
     pub fn next(&self, world: &World, chance: &mut Chance) -> Step {
         let draw = chance.below(1000);
-        if draw < self.faults {
+        if draw < self.faults || self.storm && draw < 80 && world.is_replaying() {
             return fault(world, chance);
         }
         if self.evil > 0 && draw >= 990 {
@@ -77,6 +102,9 @@ impl Mood {
         let block = chance.below(2) as u64;
         if chance.below(100) < self.evil {
             return if chance.one_in(2) { Act::EvilWrite { slot } } else { Act::EvilCreate };
+        }
+        if let Some(act) = self.focus.filter(|_| chance.one_in(4)).and_then(|focus| focus.act(slot, chance)) {
+            return act;
         }
         let shared = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
         if chance.one_in(8) {
@@ -133,8 +161,25 @@ fn blocks(first: u64, chance: &mut Chance) -> Vec<u64> {
     }
 }
 
+impl Focus {
+    fn act(self, slot: u8, chance: &mut Chance) -> Option<Act> {
+        Some(match self {
+            Self::Append => Act::Append { slot },
+            Self::Rename => Act::Rename { slot },
+            Self::Notify if chance.one_in(2) => Act::Notify { slot },
+            Self::Notify => create(slot, ".".into(), chance),
+            Self::Teardown if chance.one_in(6) => Act::LogOff,
+            Self::Teardown if chance.one_in(2) => Act::Login(chance.pick(&[User::Alice, User::Bob])),
+            Self::Teardown => return None,
+            Self::Create => create(slot, "*".into(), chance),
+        })
+    }
+}
+
 fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
     let (name, disposition) = match chance.below(10) {
+        _ if shared == "*" => (shared, 2),
+        _ if shared == "." => (shared, 1),
         0..3 => ("*".to_owned(), 2),
         3 => (".".to_owned(), 1),
         4 => (shared, 1),
@@ -155,7 +200,7 @@ fn fault(world: &World, chance: &mut Chance) -> Step {
     let node = chance.below(world.nodes.len());
     let client = chance.below(world.pairs.len());
     let kept = chance.below(4);
-    match chance.below(20) {
+    match chance.below(24) {
         0..7 => Step::Crash { node: world.serving_node().unwrap_or(node), kept },
         7 => Step::Crash { node, kept },
         8..12 => Step::Start(node),
@@ -163,6 +208,9 @@ fn fault(world: &World, chance: &mut Chance) -> Step {
         13 => Step::GoOn(node),
         14 | 15 => Step::Fence(node),
         16..19 => Step::Cut { client, beside: false, kept },
-        _ => Step::Cut { client, beside: true, kept },
+        19 => Step::Cut { client, beside: true, kept },
+        20 | 21 => Step::Probe(world.serving_node().unwrap_or(node)),
+        22 => Step::Probe(node),
+        _ => Step::FenceFails(world.serving_node().unwrap_or(node)),
     }
 }

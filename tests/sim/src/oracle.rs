@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    disk::BLOCKS,
+    disk::{BLOCKS, POISON},
     known::Known,
     rules::{Belongs, belongs},
 };
@@ -169,6 +169,9 @@ impl Oracle {
     /// A READ that was sent at `start` brought this tag.
     pub fn read(&mut self, number: u64, block: usize, tag: u64, start: u64) -> Result<(), Violation> {
         let place = (number, block);
+        if tag & POISON != 0 {
+            return Err(Violation::new("unverified", "a client believes an answer that was tampered with"));
+        }
         let (from, until) = match self.writes.get(&tag) {
             Some(write) if write.at.contains(&place) => (write.start, write.end),
             _ if tag == 0 => return self.read_nothing(place, start),

@@ -167,8 +167,12 @@ pub enum Step {
     /// It does nothing any more, and nobody knows.
     Stop(usize),
     GoOn(usize),
-    /// A node that is silent is killed, and another one named.
+    /// A node that is silent is found to be, and killed: another one is named.
     Fence(usize),
+    /// The fence that a silent node is to be killed by does not work.
+    FenceFails(usize),
+    /// A node is asked how it is, as it is regularly.
+    Probe(usize),
     /// One connection to a node that lives breaks.
     Cut {
         client: usize,
@@ -325,6 +329,8 @@ impl Step {
             Self::Stop(node) => format!("node {} stops", node + 1),
             Self::GoOn(node) => format!("node {} goes on", node + 1),
             Self::Fence(node) => format!("node {} is fenced", node + 1),
+            Self::FenceFails(node) => format!("node {} cannot be fenced", node + 1),
+            Self::Probe(node) => format!("node {} is probed", node + 1),
             Self::Cut { client, beside, kept } => {
                 let which = if *beside { "beside" } else { "main" };
                 format!("client {} leg {which} breaks after {kept} answers", client + 1)
@@ -376,6 +382,8 @@ impl Step {
             ["node", at, "stops"] => Self::Stop(number(at)?),
             ["node", at, "goes", "on"] => Self::GoOn(number(at)?),
             ["node", at, "is", "fenced"] => Self::Fence(number(at)?),
+            ["node", at, "cannot", "be", "fenced"] => Self::FenceFails(number(at)?),
+            ["node", at, "is", "probed"] => Self::Probe(number(at)?),
             ["storage", "answers"] => Self::Storage,
             [ms, "ms", "pass"] => Self::Wait(ms.parse().ok()?),
             ["timer"] => Self::Tick,

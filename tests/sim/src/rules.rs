@@ -50,6 +50,7 @@ pub const RULES: &[(&str, Belongs)] = &[
     ("break raises", Invariant(7)),
     ("epoch falls", Invariant(7)),
     ("lease", Invariant(7)),
+    ("stale names", Invariant(7)),
     ("lock", Invariant(7)),
     ("lock not had again", Invariant(7)),
     ("stale names", Invariant(7)),

@@ -329,6 +329,7 @@ impl Client {
                 epoch: lease.epoch,
                 v2: lease.version == 2,
                 names: oracle.names,
+                raced: false,
             });
             if known.v2 && lease.epoch.wrapping_sub(known.epoch) > 0x8000 {
                 let text = format!("CREATE of {name}: epoch {} after {}", lease.epoch, known.epoch);
@@ -337,6 +338,7 @@ impl Client {
             if known.state & 1 == 0 {
                 known.names = oracle.names;
             }
+            known.raced |= self.acks.iter().any(|ack| matches!(ack, Ack::Lease(key, _) if *key == lease.key));
             known.state = lease.state;
             known.epoch = lease.epoch;
         }
@@ -404,7 +406,7 @@ impl Client {
                 new_epoch, flags, lease_key, new_lease_state, ..
             }) => {
                 let Some(lease) = self.leases.get_mut(&lease_key) else { return Ok(()) };
-                if new_lease_state & !lease.state != 0 {
+                if new_lease_state & !lease.state != 0 && !lease.raced {
                     let text = format!("lease {:x} is broken to {new_lease_state:x}", lease.state);
                     return Err(Violation::new("break raises", text));
                 }

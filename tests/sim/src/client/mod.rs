@@ -68,6 +68,8 @@ pub(crate) struct Belief {
     v2: bool,
     /// How often names had changed when it was told so.
     names: u64,
+    /// It was raised while a break was not acknowledged: the acknowledgement took back what the server still grants.
+    raced: bool,
 }
 
 /// What a request is about.
@@ -312,6 +314,11 @@ impl Client {
     /// The files that it has open, once for each Open.
     pub(crate) fn open_files(&self) -> impl Iterator<Item = u64> {
         self.slots.values().filter(|h| !h.gone && !h.directory).map(|h| h.number)
+    }
+
+    /// Whether the answer to an acknowledgement is awaited.
+    pub(crate) fn is_acknowledging(&self) -> bool {
+        self.asked.values().any(|asked| matches!(asked.kind, Kind::Ack))
     }
 
     /// Whether the proxy cannot read what it says.

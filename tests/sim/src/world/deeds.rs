@@ -17,6 +17,11 @@ impl World {
         let Some(actor) = self.pairs.iter().position(|p| p.wires.values().any(|w| w.conn == conn)) else {
             return;
         };
+        let Some((node, life)) = self.place_of(conn) else { return };
+        if self.placement.is_over(node, life) {
+            let text = format!("node {} executes {deed:?} for client {}", node + 1, actor + 1);
+            return self.fail(Violation::new("after its epoch", text));
+        }
         let result =
             self.check_guid(actor, conn).and_then(|()| self.judge(actor, mark, &deed)).and_then(|()| {
                 match &deed {

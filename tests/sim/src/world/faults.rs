@@ -1,12 +1,8 @@
-//! What goes wrong, and what the Fleet makes of it.
+//! What goes wrong, and how time passes.
 
 use std::time::Duration;
 
-use understudy_core::{
-    event::{Cause, LegLoss},
-    fleet::Assignment,
-    ids::NodeId,
-};
+use understudy_core::event::LegLoss;
 
 use super::{
     World,
@@ -19,11 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(35);
 impl World {
     /// The node that the Fleet has named.
     pub fn serving_node(&self) -> Option<usize> {
-        self.serving()
-    }
-
-    fn serving(&self) -> Option<usize> {
-        self.assignment.map(|(a, _)| usize::from(a.node.0))
+        self.placement.serving()
     }
 
     /// The end of a connection whose node has gone: what was under way to the node is lost, and so are all but the first
@@ -42,7 +34,7 @@ impl World {
         }
     }
 
-    fn kill(&mut self, node: usize, kept: usize, said: bool) {
+    pub(super) fn kill(&mut self, node: usize, kept: usize, said: bool) {
         self.up[node] = false;
         self.stopped[node] = false;
         for pair in &mut self.pairs {
@@ -71,6 +63,7 @@ impl World {
             return false;
         }
         self.up[node] = true;
+        self.note_start(node);
         true
     }
 
@@ -83,18 +76,6 @@ impl World {
     }
 
     /// A node that is silent is killed; nobody hears of that from its legs. Another one is named at once.
-    pub(super) fn fence(&mut self, node: usize) -> bool {
-        if !self.stopped.get(node).copied().unwrap_or(false) {
-            return false;
-        }
-        self.kill(node, 0, false);
-        if self.serving() == Some(node) {
-            self.lost = false;
-            self.name_another(Cause::Silence);
-        }
-        true
-    }
-
     pub(super) fn cut(&mut self, client: usize, beside: bool, kept: usize) -> bool {
         let Some(pair) = self.pairs.get_mut(client) else { return false };
         let stands = |w: &&mut Wire| {
@@ -111,68 +92,17 @@ impl World {
         true
     }
 
-    /// The Fleet has verified the node of which it heard that a leg was lost.
-    pub(super) fn decide(&mut self) -> bool {
-        if !self.lost {
-            // A search goes on while there is nobody.
-            if self.assignment.is_some() {
-                return false;
-            }
-        }
-        let Some(node) = self.serving() else { return self.name_another(Cause::Crash) };
-        if self.up[node] && !self.stopped[node] {
-            let same_life = self.served_life == self.nodes[node].life;
-            self.lost = false;
-            self.generation += 1;
-            let Some((assignment, _)) = &mut self.assignment else { return false };
-            assignment.generation = self.generation;
-            self.coverage
-                .count(if same_life { "named again: same" } else { "named again: restarted" }.into());
-            return true;
-        }
-        if self.up[node] {
-            return false;
-        }
-        self.lost = false;
-        self.name_another(Cause::Crash)
-    }
-
-    fn name_another(&mut self, cause: Cause) -> bool {
-        let from = self.last_node;
-        let order = (1..=self.nodes.len()).map(|n| (from + n) % self.nodes.len());
-        let Some(node) = order.into_iter().find(|n| self.up[*n] && !self.stopped[*n]) else {
-            self.assignment = None;
-            return false;
-        };
-        self.generation += 1;
-        self.epoch += 1;
-        self.files.all_lost(self.generation);
-        let id = NodeId(u16::try_from(node).unwrap_or(0));
-        let assignment = Assignment { generation: self.generation, epoch: self.epoch, node: id };
-        self.assignment = Some((assignment, cause));
-        self.last_node = node;
-        self.served_life = self.nodes[node].life;
-        true
-    }
-
     /// Whether a Link has not heard of the last decision.
     pub fn has_news(&self, at: usize) -> bool {
-        let generation = self.assignment.map_or(0, |(a, _)| a.generation);
+        let generation = self.placement.assignment.map_or(0, |(a, _)| a.generation);
         self.pairs.get(at).is_some_and(|p| p.closed.is_none() && p.told < generation)
-    }
-
-    /// Whether the Fleet has something to decide and can.
-    pub fn has_decision(&self) -> bool {
-        self.lost && self.serving().is_none_or(|n| !self.stopped[n])
-            || self.assignment.is_none()
-                && self.up.iter().zip(&self.stopped).any(|(up, stopped)| *up && !*stopped)
     }
 
     pub(super) fn tell_link(&mut self, at: usize) -> bool {
         if !self.has_news(at) {
             return false;
         }
-        let Some((assignment, cause)) = self.assignment else { return false };
+        let Some((assignment, cause)) = self.placement.assignment else { return false };
         let pair = &mut self.pairs[at];
         pair.told = assignment.generation;
         let before = pair.link.mode();
@@ -210,6 +140,7 @@ impl World {
                 pair.client.be_late();
             }
         }
+        self.fleet_timers();
         for at in 0..self.pairs.len() {
             let mut turns = 0;
             while self.pairs[at].closed.is_none()
@@ -234,10 +165,10 @@ impl World {
         true
     }
 
-    /// The next timer of any Link.
+    /// The next timer of any Link or of the Fleet.
     pub(super) fn next_due(&self) -> Option<std::time::Instant> {
         let open = self.pairs.iter().filter(|p| p.closed.is_none());
-        open.filter_map(|p| p.link.poll_timeout().map(|(at, _)| at)).min()
+        open.filter_map(|p| p.link.poll_timeout().map(|(at, _)| at)).chain(self.placement.next_due()).min()
     }
 
     pub(super) fn tick(&mut self) -> bool {

@@ -46,6 +46,16 @@ pub(super) enum ToLink {
     Lost(LegLoss),
 }
 
+impl Wire {
+    /// Nobody at the other end has answered for too long.
+    pub(super) fn time_out(&mut self) {
+        let heard = matches!(self.to_link.back(), Some(ToLink::Lost(_)));
+        if self.dead && !self.over && !self.given_up && !heard {
+            self.to_link.push_back(ToLink::Lost(LegLoss::Silent));
+        }
+    }
+}
+
 impl World {
     pub(super) fn dial(&mut self, at: usize, leg: LegId, node: usize, role: Role) {
         self.next_conn += 1;
@@ -150,6 +160,12 @@ impl World {
         self.pairs.iter_mut().enumerate().find_map(|(at, pair)| {
             pair.wires.values_mut().find(|wire| wire.conn == conn).map(|wire| (at, wire))
         })
+    }
+
+    /// The node of a connection, and its present life.
+    pub(super) fn place_of(&self, conn: ConnId) -> Option<(usize, u32)> {
+        let mut wires = self.pairs.iter().flat_map(|pair| pair.wires.values());
+        wires.find(|wire| wire.conn == conn).map(|wire| (wire.node, self.nodes[wire.node].life))
     }
 
     /// A node sends something.

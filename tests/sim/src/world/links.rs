@@ -71,12 +71,15 @@ impl World {
         }
     }
 
+    /// Whether what was in flight is sent again, or waits for it.
+    pub fn is_replaying(&self) -> bool {
+        self.pairs.iter().any(|pair| pair.closed.is_none() && !pair.in_flight.is_empty())
+    }
+
     fn event(&mut self, at: usize, event: Event) {
         match event {
             Event::File(event) => self.file_event(at, event),
-            Event::LegLost { generation, .. } => {
-                self.lost |= self.assignment.is_some_and(|(a, _)| a.generation == generation);
-            }
+            Event::LegLost { node, generation, loss, .. } => self.hear_of_loss(node, generation, loss),
             Event::Takeover(report) => {
                 self.tell(format!("takeover of client {}: {report:?}", at + 1));
                 self.coverage.takeover(&report);
@@ -120,7 +123,11 @@ impl World {
         if self.setup.trace {
             self.tell(format!("files: client {}: {event:?}", at + 1));
         }
+        let before = self.files.unreclaimed();
         self.files.handle(self.now, LinkId(at as u64 + 1), event);
+        if before > 0 && self.files.unreclaimed() == 0 {
+            self.all_reclaimed();
+        }
     }
 
     fn effect(&mut self, at: usize, effect: Effect) {

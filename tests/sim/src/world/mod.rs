@@ -3,6 +3,7 @@
 mod checks;
 mod deeds;
 mod faults;
+mod fleet;
 mod legs;
 mod links;
 mod settle;
@@ -16,10 +17,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use understudy_core::{
     effect::CloseReason,
-    event::Cause,
     files::Files,
-    fleet::Assignment,
-    ids::{LegId, LinkId, NodeId, OpenToken},
+    ids::{LegId, LinkId, OpenToken},
     link::{Link, LinkConfig},
 };
 
@@ -89,15 +88,9 @@ pub struct World {
     disk: Disk,
     files: Files,
     oracle: Oracle,
-    assignment: Option<(Assignment, Cause)>,
-    /// The Fleet has heard that the node of the present generation is lost.
-    lost: bool,
+    placement: fleet::Placement,
     order: checks::Order,
     next_conn: u64,
-    generation: u64,
-    epoch: u64,
-    last_node: usize,
-    served_life: u32,
     /// What was hit.
     pub coverage: Coverage,
     /// The first rule that was broken.
@@ -145,8 +138,7 @@ impl World {
                 in_flight: BTreeMap::new(),
             }
         };
-        let first = Assignment { generation: 1, epoch: 1, node: NodeId(0) };
-        Self {
+        let mut world = Self {
             setup: setup.clone(),
             now,
             start: now,
@@ -157,19 +149,17 @@ impl World {
             disk,
             files: Files::default(),
             oracle: Oracle::default(),
-            assignment: Some((first, Cause::Crash)),
-            lost: false,
+            placement: fleet::Placement::new(setup.nodes, now),
             order: checks::Order::new(),
             next_conn: 0,
-            generation: 1,
-            epoch: 1,
-            last_node: 0,
-            served_life: 1,
             coverage: Coverage::default(),
             violation: None,
             story: Vec::new(),
             steps: 0,
-        }
+        };
+        world.drain_fleet();
+        world.decide();
+        world
     }
 
     /// Takes one step. False if it is not possible now.
@@ -191,6 +181,8 @@ impl World {
             Step::Stop(node) => self.stop_node(*node, true),
             Step::GoOn(node) => self.stop_node(*node, false),
             Step::Fence(node) => self.fence(*node),
+            Step::FenceFails(node) => self.fenced(*node, false),
+            Step::Probe(node) => self.probe(*node),
             Step::Cut { client, beside, kept } => self.cut(*client, *beside, *kept),
             Step::Tamper(at) => self.tamper(*at),
             Step::Storage => self.storage_answers(),

@@ -64,9 +64,10 @@ impl World {
         for node in 0..self.nodes.len() {
             self.stopped[node] = false;
         }
+        self.end_silence();
         if !self.up.iter().any(|up| *up) {
             self.settle(true);
-            self.up[0] = true;
+            self.start_node(0);
         }
         let end = self.now + PATIENCE;
         loop {
