@@ -14,6 +14,8 @@ pub struct File {
     pub blocks: [u64; BLOCKS],
     /// What was written to its end, in order.
     pub appended: Vec<u64>,
+    /// How often it was changed.
+    pub version: u64,
     /// When it was created; no two files at the same time.
     pub birth: u64,
     /// LastWriteTime.

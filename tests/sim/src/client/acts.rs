@@ -149,6 +149,16 @@ impl Client {
             oracle.empty_sent(number);
             contexts.push((tag::ALSI, number.to_le_bytes().to_vec()));
         }
+        if (level == 9 || state & 2 != 0) && !directory {
+            // As Linux asks, or as Windows does.
+            let newer = v2 && self.at % 2 == 1;
+            let guid = [[self.guid[0]; 8], self.next.to_le_bytes()].concat().try_into().unwrap_or_default();
+            contexts.push(if newer {
+                (tag::DH2Q, encode::durable_v2_request(0, guid))
+            } else {
+                (tag::DHNQ, encode::durable_request())
+            });
+        }
         let path = if directory { Vec::new() } else { utf16(&name) };
         let params = CreateParams {
             oplock_level: level,

@@ -316,11 +316,6 @@ impl Client {
         self.slots.values().filter(|h| !h.gone && !h.directory).map(|h| h.number)
     }
 
-    /// Whether the answer to an acknowledgement is awaited.
-    pub(crate) fn is_acknowledging(&self) -> bool {
-        self.asked.values().any(|asked| matches!(asked.kind, Kind::Ack))
-    }
-
     /// Whether the proxy cannot read what it says.
     pub(crate) fn is_opaque(&self) -> bool {
         self.setup.protection.seals() && self.has(User::Mallory)

@@ -74,6 +74,7 @@ impl Server {
             breaking: None,
             conn,
         });
+        entry.conn = conn;
         if entry.breaking.is_none() && entry.state & !granted == 0 && entry.state != granted {
             entry.state = granted;
             entry.epoch = entry.epoch.wrapping_add(1);
@@ -83,11 +84,19 @@ impl Server {
         (Caching::Lease(wanted.key), Some((create_context::tag::RQLS, encode::lease(&answer))))
     }
 
+    /// The context that says what a lease is.
+    pub(super) fn lease_context(&self, guid: [u8; 16], key: [u8; 16]) -> Option<Context> {
+        let lease = self.leases.get(&(guid, key))?;
+        let (state, epoch, version) = (lease.breaking.unwrap_or(lease.state), lease.epoch, lease.version);
+        let answer = WireLease { key, state, flags: 0, duration: 0, parent_key: [0; 16], epoch, version };
+        Some((create_context::tag::RQLS, encode::lease(&answer)))
+    }
+
     /// Breaks what must not be cached once somebody else opens the file. True if an acknowledgement is awaited.
     pub(super) fn break_for_open(&mut self, number: u64, own: Option<([u8; 16], [u8; 16])>) -> bool {
         let mut waits = false;
         for (id, open) in &mut self.opens {
-            if open.number != number {
+            if open.number != number || open.disconnected.is_some() {
                 continue;
             }
             if let Caching::Oplock(level) = open.caching
@@ -95,7 +104,7 @@ impl Server {
             {
                 waits = true;
                 if open.breaking.replace(LEVEL_II).is_none() {
-                    let file = FileId { persistent: *id, volatile: *id };
+                    let file = FileId { persistent: open.persistent, volatile: *id };
                     let msg = encode::oplock_break_notification(&notice(open.session), file, LEVEL_II);
                     self.out.push(Out::Frame(open.conn, encode::frame(msg), Vec::new()));
                 }
@@ -146,7 +155,7 @@ impl Server {
         for (id, open) in &mut self.opens {
             if open.number == number && *id != me && open.caching == Caching::Oplock(LEVEL_II) {
                 open.caching = Caching::Oplock(0);
-                let file = FileId { persistent: *id, volatile: *id };
+                let file = FileId { persistent: open.persistent, volatile: *id };
                 let msg = encode::oplock_break_notification(&notice(open.session), file, 0);
                 self.out.push(Out::Frame(open.conn, encode::frame(msg), Vec::new()));
             }

@@ -3,7 +3,9 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use smb_parse::{
-    FileId, encode,
+    FileId,
+    cmd::session_setup,
+    encode,
     header::{Command, Flags, Header, Status, Target},
     patch,
 };
@@ -214,6 +216,11 @@ impl Server {
                 }
                 let (answer, session) = self.session_setup(conn, header, msg);
                 chain.session = session;
+                let previous =
+                    session_setup::Request::parse(msg).map_or(0, |asked| asked.previous_session_id);
+                if Header::parse(&answer).is_ok_and(|h| h.status == Status::SUCCESS.0) {
+                    self.end_previous(previous, session, disk);
+                }
                 return Step::Answer(answer);
             }
             _ => {}

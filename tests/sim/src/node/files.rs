@@ -8,7 +8,7 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
-use super::{Caching, Chain, Deed, Mark, Open, Out, Server, chain::Step, login::u16s};
+use super::{Caching, Chain, Deed, Mark, Open, Out, Server, chain::Step, durable::reconnect_of, login::u16s};
 use crate::disk::{Disk, File, POISON};
 
 /// CreateDisposition (MS-SMB2 2.2.13).
@@ -23,7 +23,7 @@ const DELETE_ON_CLOSE: u32 = 0x1000;
 /// How many names one answer holds.
 const NAMES: usize = 3;
 
-fn fail(status: Status) -> Step {
+pub(super) fn fail(status: Status) -> Step {
     Step::Done(status, u16s(&[9, 0, 0, 0]))
 }
 
@@ -47,6 +47,13 @@ impl Server {
         if name.starts_with("poison") {
             self.offend("unverified", format!("a CREATE of {name} was executed"));
         }
+        self.scavenge(disk);
+        if let Some(wanted) = reconnect_of(&asked) {
+            return match self.reconnect(chain, header, &asked, wanted, disk) {
+                Ok(volatile) => self.reconnected(chain, header, volatile, disk),
+                Err(step) => step,
+            };
+        }
         let directory = asked.create_options & DIRECTORY != 0;
         let found = if directory { Some(0) } else { disk.find(&name) };
         if self.refused.contains(&name) {
@@ -68,6 +75,12 @@ impl Server {
         // Who only looks at attributes is in nobody's way, as with Samba.
         let stat = wants == 0;
         if let Some(number) = found.filter(|_| !directory) {
+            self.close_ghosts(number, disk, |server, ghost| {
+                !stat
+                    && (server.is_in_the_way(ghost, own)
+                        || wants & !ghost.share != 0
+                        || ghost.access & !share != 0)
+            });
             let clash = |o: &Open| o.number == number && (wants & !o.share != 0 || o.access & !share != 0);
             if self.opens.values().any(clash) {
                 return fail(Status::SHARING_VIOLATION);
@@ -85,7 +98,7 @@ impl Server {
         let empties = matches!(asked.create_disposition, SUPERSEDE | OVERWRITE | OVERWRITE_IF);
         if empties && let Some(file) = disk.files.get_mut(&number) {
             (file.blocks, file.appended) = Default::default();
-            disk.touch(number, true);
+            self.touch(number, true, disk);
         }
         let id = self.fresh();
         let guid = self.conns.get(&chain.conn).map(|c| c.guid).unwrap_or_default();
@@ -93,7 +106,12 @@ impl Server {
             self.break_for_name();
         }
         let (caching, context) = self.grant_caching(chain.conn, guid, number, &asked);
+        let durable = self.grant_durable(&asked, guid, caching).filter(|_| !directory);
         let open = Open {
+            persistent: id,
+            durable: durable.as_ref().map(|(durable, ..)| *durable),
+            disconnected: None,
+            user: String::new(),
             number,
             name: name.clone(),
             session: header.session_id,
@@ -127,6 +145,7 @@ impl Server {
         }
         chain.file = FileId { persistent: id, volatile: id };
         let mut contexts: Vec<(&[u8], Vec<u8>)> = context.into_iter().collect();
+        contexts.extend(durable.map(|(_, tag, answer)| (tag, answer)));
         if asked.contexts().flatten().any(|c| c.tag == create_context::tag::QFID) {
             contexts.push((create_context::tag::QFID, [&number.to_le_bytes()[..], &[0; 24]].concat()));
         }
@@ -142,6 +161,19 @@ impl Server {
         };
         let file = disk.files.get(&number).cloned().unwrap_or_default();
         self.create_answer(chain, header, (oplock_level, action), &file, &contexts)
+    }
+
+    /// A durable Open was had again.
+    fn reconnected(&mut self, chain: &mut Chain, header: &Header, volatile: u64, disk: &Disk) -> Step {
+        chain.file = self.file_id(volatile);
+        let Some(open) = self.opens.get(&volatile) else { return fail(Status::OBJECT_NAME_NOT_FOUND) };
+        let (level, context) = match open.caching {
+            Caching::Oplock(level) => (level, None),
+            Caching::Lease(key) => (0xff, self.lease_context(open.guid, key)),
+        };
+        let file = disk.files.get(&open.number).cloned().unwrap_or_default();
+        let contexts: Vec<(&[u8], Vec<u8>)> = context.into_iter().collect();
+        self.create_answer(chain, header, (level, 1), &file, &contexts)
     }
 
     fn create_answer(
@@ -239,7 +271,7 @@ impl Server {
             if let Some(file) = disk.files.get_mut(&number) {
                 file.appended.push(tag);
             }
-            disk.touch(number, true);
+            self.touch(number, true, disk);
             self.break_for_write(id.volatile, number);
             self.deed(chain, Deed::Appended { number, tag });
             return done;
@@ -251,7 +283,7 @@ impl Server {
         if let Some(slot) = disk.files.get_mut(&number).and_then(|f| f.blocks.get_mut(block)) {
             *slot = tag;
         }
-        disk.touch(number, true);
+        self.touch(number, true, disk);
         self.break_for_write(id.volatile, number);
         self.deed(chain, Deed::Wrote { number, block, tag });
         done
@@ -326,6 +358,7 @@ impl Server {
         }
         match asked.file_info_class {
             DISPOSITION => {
+                self.touch(number, false, disk);
                 if asked.buffer.first() == Some(&1) {
                     self.doomed.insert(number);
                 } else {
@@ -346,7 +379,7 @@ impl Server {
                 }
                 disk.names.insert(name.clone(), number);
                 self.break_for_name();
-                disk.touch(number, false);
+                self.touch(number, false, disk);
                 if class == LINK {
                     self.deed(chain, Deed::Linked { number, name });
                     return done;

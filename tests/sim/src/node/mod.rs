@@ -6,6 +6,7 @@
 mod caching;
 mod chain;
 mod cover;
+mod durable;
 mod files;
 mod login;
 mod table;
@@ -182,6 +183,7 @@ impl Server {
         let gone: Vec<u64> =
             self.sessions.iter().filter(|(_, s)| s.conn == conn).map(|(id, _)| *id).collect();
         for id in gone {
+            self.disconnect_opens(id, disk);
             self.end_session(id, disk);
         }
         self.resume(disk, false);

@@ -2,7 +2,10 @@
 
 use smb_parse::cmd::lock;
 
-use super::ConnId;
+use super::{
+    ConnId,
+    durable::{Disconnected, Durable},
+};
 
 /// What an Open may cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,13 @@ pub struct Open {
     pub session: u64,
     /// The connection of that session.
     pub conn: ConnId,
+    /// By which it may be had again.
+    pub(crate) persistent: u64,
+    /// What it was granted to outlive its connection.
+    pub(crate) durable: Option<Durable>,
+    /// Its connection is gone; it was this user's.
+    pub(crate) disconnected: Option<Disconnected>,
+    pub(crate) user: String,
     pub(crate) guid: [u8; 16],
     /// Read 1, write 2, delete 4: what it does, and what others may do.
     pub access: u32,
