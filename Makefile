@@ -12,7 +12,7 @@ export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
 export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
 endif
 
-.PHONY: demo test lint unit sim e2e soak torture bench captures tshark fuzz deny setup build
+.PHONY: demo test lint unit sim mutants e2e soak torture bench captures tshark fuzz deny setup build
 
 # A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
 demo: setup build
@@ -29,9 +29,16 @@ lint:
 unit:
 	cargo test --workspace --locked --quiet
 
-# Seeds of the simulator (RUNS=, FROM=); stops at the first that breaks a rule, and tells its story.
+# Seeds of the simulator (RUNS=, FROM=); stops at the first that breaks a rule, and tells its story. COVERAGE= says how often
+# every row of the replay table and every stage of a takeover has to be hit.
 sim:
-	cargo run --release --locked --quiet -p understudy-sim -- run --runs $(or $(RUNS),20000) --from $(or $(FROM),0)
+	cargo run --release --locked --quiet -p understudy-sim -- run --runs $(or $(RUNS),20000) --from $(or $(FROM),0) \
+		$(if $(COVERAGE),--require-coverage $(COVERAGE))
+
+# Faults that are made on purpose, one against each invariant: the simulator has to find every one (RUNS= seeds at most).
+# MUTANT= picks by a part of the name. Never in CI.
+mutants:
+	RUNS=$(or $(RUNS),50000) tests/sim/mutants/run.sh $(MUTANT)
 
 e2e: build
 	$(E2E) run
