@@ -53,7 +53,7 @@ impl Mood {
                 Some(Focus::Teardown),
                 Some(Focus::Create),
             ]),
-            storm: chance.one_in(4),
+            storm: chance.one_in(3),
         }
     }
 
@@ -164,13 +164,15 @@ fn blocks(first: u64, chance: &mut Chance) -> Vec<u64> {
 impl Focus {
     fn act(self, slot: u8, chance: &mut Chance) -> Option<Act> {
         Some(match self {
+            Self::Append if chance.one_in(4) => Act::Delete { slot },
             Self::Append => Act::Append { slot },
             Self::Rename => Act::Rename { slot },
             Self::Notify if chance.one_in(2) => Act::Notify { slot },
             Self::Notify => create(slot, ".".into(), chance),
-            Self::Teardown if chance.one_in(6) => Act::LogOff,
+            Self::Teardown if chance.one_in(3) => Act::LogOff,
             Self::Teardown if chance.one_in(2) => Act::Login(chance.pick(&[User::Alice, User::Bob])),
             Self::Teardown => return None,
+            Self::Create if chance.one_in(4) => Act::Rename { slot },
             Self::Create => create(slot, "*".into(), chance),
         })
     }

@@ -5,6 +5,7 @@ use crate::coverage::Coverage;
 /// The rows of the replay table: kind of request, what is known of it, what becomes of it.
 const ROWS: &[[&str; 3]] = &[
     ["idempotent", "unknown", "resend"],
+    ["idempotent", "unknown", "synthesize"],
     ["idempotent", "open_lost", "synthesize"],
     ["idempotent", "second_death", "fail"],
     ["open", "unknown", "resend"],
@@ -17,11 +18,8 @@ const ROWS: &[[&str; 3]] = &[
     ["exclusive_create", "undone", "resend"],
     ["exclusive_create", "unclear", "fail"],
     ["exclusive_create", "second_death", "fail"],
-    ["append", "undone", "resend"],
-    ["append", "done", "synthesize"],
-    ["append", "unclear", "fail"],
+    ["append", "unknown", "fail"],
     ["append", "open_lost", "synthesize"],
-    ["append", "second_death", "fail"],
     ["rename", "unknown", "fail"],
     ["rename", "undone", "resend"],
     ["rename", "done", "synthesize"],
@@ -29,6 +27,7 @@ const ROWS: &[[&str; 3]] = &[
     ["rename", "open_lost", "synthesize"],
     ["rename", "second_death", "fail"],
     ["delete", "unknown", "resend"],
+    ["delete", "done", "resend"],
     ["delete", "open_lost", "synthesize"],
     ["delete", "second_death", "fail"],
     ["close", "unknown", "resend"],
