@@ -55,24 +55,32 @@ impl Rename {
     }
 }
 
-/// The oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Renames(VecDeque<Rename>);
+pub(super) struct Renames {
+    /// The oldest first.
+    log: VecDeque<Rename>,
+    /// When the last of them was answered.
+    answered: Option<Instant>,
+}
 
 impl Renames {
     pub(super) fn push(&mut self, rename: Rename) {
-        self.0.push_back(rename);
-        while self.0.len() > REMEMBERED {
-            self.0.pop_front();
+        self.answered = rename.answered.or(self.answered);
+        self.log.push_back(rename);
+        while self.log.len() > REMEMBERED {
+            self.log.pop_front();
         }
     }
 
     /// What a file is called by now of which a CREATE asked for at `asked` says that it has this name.
     pub(super) fn name_by_now(&self, name: Name, file: FileIdentity, asked: Instant) -> Name {
-        let late = |rename: &&Rename| rename.answered.is_none_or(|at| at + LATE >= asked);
-        let first = self.0.iter().rev().take_while(late).count();
+        let is_late = |answered: Option<Instant>| answered.is_some_and(|at| at + LATE >= asked);
         let mut name = name;
-        for rename in self.0.range(self.0.len() - first..).filter(|rename| rename.answered.is_some()) {
+        // Mostly there is none.
+        if !is_late(self.answered) {
+            return name;
+        }
+        for rename in self.log.iter().filter(|rename| is_late(rename.answered)) {
             name = rename.takes(&name, file, false).unwrap_or(name);
         }
         name
@@ -85,7 +93,7 @@ impl Renames {
         let mut at = 0;
         while let Some(name) = names.get(at).cloned() {
             at += 1;
-            for rename in &self.0 {
+            for rename in &self.log {
                 let ways = [(&rename.from, &rename.to), (&rename.to, &rename.from)];
                 for other in ways.into_iter().filter_map(|(from, to)| name.after(from, to)) {
                     let is_other = rename.file.is_some_and(|renamed| !renamed.can_be(file));
