@@ -23,6 +23,7 @@ mod pending;
 mod pipelines;
 mod python;
 mod refused;
+mod renamed;
 mod sealed;
 mod sealed_messages;
 mod sealed_share;
@@ -94,6 +95,7 @@ pub(crate) fn all() -> Vec<Case> {
         every_open::CASES,
         names::CASES,
         enumerations::CASES,
+        renamed::CASES,
         secrets::CASES,
         unprotected::CASES,
         injected::CASES,
