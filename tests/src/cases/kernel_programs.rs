@@ -156,7 +156,7 @@ fn programs(scale: &Scale, programs: &Programs) -> Result<Report> {
         size.variables, size.rounds, programs.workload
     );
     let mut guest = Guest::boot_mounts(&rig, "vers=3.1.1,sign", programs.mounts, &workload)?;
-    let deaths = kill_meanwhile(&mut rig, &mut guest, size.rhythm)?;
+    let deaths = kill_meanwhile(&mut rig, &mut guest, programs.mounts, size.rhythm)?;
     guest.finish()?.noticed_nothing_on(programs.mounts)?;
 
     let seen = fs::read_to_string(results.join("output"))?;
@@ -185,8 +185,9 @@ fn programs(scale: &Scale, programs: &Programs) -> Result<Report> {
     Ok(Report { notes: vec![note], ..Report::default() })
 }
 
-/// Kills the serving node in that rhythm until the guest has ended; what was begun last before each death.
-fn kill_meanwhile(rig: &mut Rig, guest: &mut Guest, rhythm: Duration) -> Result<Vec<String>> {
+/// Kills the serving node in that rhythm until the guest has ended; what was begun last before each death. A second has to
+/// pass behind a takeover: what is in flight at two deaths in a row is not sent again.
+fn kill_meanwhile(rig: &mut Rig, guest: &mut Guest, mounts: usize, rhythm: Duration) -> Result<Vec<String>> {
     guest.until("the work begins", |g| g.has_said("begin all"))?;
     let mut deaths = Vec::new();
     let mut next = Instant::now() + rhythm / 2;
@@ -195,9 +196,15 @@ fn kill_meanwhile(rig: &mut Rig, guest: &mut Guest, rhythm: Duration) -> Result<
         if guest.has_said("end") {
             return Ok(deaths);
         }
-        next = Instant::now() + rhythm;
+        let killed = Instant::now();
         deaths.push(guest.last("begin ").unwrap_or_default());
         kill_and_restart(rig, Death::Sudden)?;
+        let all = f64::from(u32::try_from(deaths.len() * mounts)?);
+        guest.until("the mounts are taken over", |g| {
+            let taken = rig.metric("takeovers_total{cause=\"crash\",result=\"ok\"}");
+            g.has_said("end") || taken.is_ok_and(|count| count >= all)
+        })?;
+        next = (killed + rhythm).max(Instant::now() + SECOND);
     }
 }
 
