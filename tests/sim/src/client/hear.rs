@@ -324,6 +324,7 @@ impl Client {
             if self.keys.get(&lease.key).is_some_and(|count| *count > 1) {
                 self.shared.insert(number);
             }
+            let lives = self.slots.values().any(|h| h.lease == Some(lease.key) && !h.gone);
             let known = self.leases.entry(lease.key).or_insert(Belief {
                 state: 0,
                 epoch: lease.epoch,
@@ -331,7 +332,7 @@ impl Client {
                 names: oracle.names,
                 raced: false,
             });
-            if known.v2 && lease.epoch.wrapping_sub(known.epoch) > 0x8000 {
+            if lives && known.v2 && lease.epoch.wrapping_sub(known.epoch) > 0x8000 {
                 let text = format!("CREATE of {name}: epoch {} after {}", lease.epoch, known.epoch);
                 return Err(Violation::new("epoch falls", text));
             }
