@@ -239,9 +239,8 @@ impl Link {
             _ => {
                 let Some(attached) = recovery.attached() else { return };
                 if attached.node == assignment.node {
-                    if let Stage::Connecting(attached) = &mut recovery.stage {
-                        attached.generation = assignment.generation;
-                    } else if let Some(leg) = recovery.node_leg() {
+                    // While it connects, a refusal may be that of the process before: it must not count against this one.
+                    if let Some(leg) = recovery.node_leg() {
                         leg.generation = assignment.generation;
                     }
                     return;
@@ -319,7 +318,9 @@ impl Link {
             return;
         }
         recovery.progress.ended(now, Phase::Connect);
-        let mut node = NodeLeg::new(leg, attached.node, attached.generation);
+        let named = self.assignment.filter(|named| named.node == attached.node);
+        let generation = named.map_or(attached.generation, |named| named.generation.max(attached.generation));
+        let mut node = NodeLeg::new(leg, attached.node, generation);
         let msg = self.conn.renegotiate(&mut *self.random);
         let sent = node.send_own(&mut self.out, msg, None, Op::Negotiate);
         node.conn.request(&sent);
