@@ -317,7 +317,9 @@ impl Server {
             let own = open.locks.iter().any(|l| l.offset == wanted.offset && clashes(l));
             if own || self.is_locked(id.volatile, number, block, exclusive) {
                 let again = |o: &Open| o.number == number && o.relocked;
-                if chain.mark.reclaims && self.opens.values().any(again) {
+                // What a durable Open has kept is to be had by a reconnect only.
+                let kept = self.opens.values().any(|o| o.number == number && o.disconnected.is_some());
+                if !kept && chain.mark.reclaims && self.opens.values().any(again) {
                     let text = format!("block {block} of file {number} cannot be locked again");
                     self.offend("lock not had again", text);
                 }

@@ -123,6 +123,10 @@ impl World {
         };
         self.coverage.count(what.into());
         self.tell(format!("the Fleet names node {}, epoch {}", node + 1, assignment.epoch));
+        if let Some(life) = life {
+            // It has started again before the loss was heard of: the new epoch is its own.
+            self.placement.ended.remove(&(node, life));
+        }
         self.placement.life = life;
         self.placement.assignment = Some((assignment, cause));
     }
