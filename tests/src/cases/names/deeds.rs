@@ -217,12 +217,14 @@ impl Actor {
             encode::set_info(h, 1, class, 0, FileId::ALL_ONES, buffer)
         };
         let close = |h: &Header| encode::close(h, 1, FileId::ALL_ONES);
-        let mut members: Vec<(Command, &dyn Fn(&Header) -> Vec<u8>)> = vec![(Command::CREATE, &create)];
-        if change.is_some() {
-            members.push((Command::SET_INFO, &set));
-        }
-        members.push((Command::CLOSE, &close));
-        let mut draft = self.client.draft_compound(self.at, &members)?;
+        let mut draft = if change.is_some() {
+            self.client.draft_compound(
+                self.at,
+                &[(Command::CREATE, &create), (Command::SET_INFO, &set), (Command::CLOSE, &close)],
+            )?
+        } else {
+            self.client.draft_compound(self.at, &[(Command::CREATE, &create), (Command::CLOSE, &close)])?
+        };
         self.client.sign(&mut draft);
         self.client.post(&draft)?;
         Ok(draft.ids)
