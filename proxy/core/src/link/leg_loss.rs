@@ -172,6 +172,7 @@ impl Link {
         self.tell_what_was_written(now);
         self.opens.forget_node_ids();
         self.unflagged.clear();
+        self.flagging.clear();
         self.out.file(FileEvent::Lost);
         let unread = !std::mem::take(&mut self.unread).is_empty();
         let opaque = unread || self.sessions.iter().any(Session::has_passed_unread);

@@ -139,6 +139,8 @@ pub struct Link {
     succeeded: Vec<SessionId>,
     /// Opens that are back, but for their delete-on-close flags.
     pub(crate) unflagged: BTreeSet<OpenToken>,
+    /// Opens whose delete-on-close flag is on its way to the node.
+    pub(crate) flagging: BTreeSet<OpenToken>,
     /// The clock of the node that has, or had, what is in flight.
     pub(crate) clock: Option<Clock>,
     /// Whether it is open what became of requests.
@@ -221,6 +223,7 @@ impl Link {
             judging: Judging::default(),
             succeeded: Vec::new(),
             unflagged: BTreeSet::new(),
+            flagging: BTreeSet::new(),
             clock: None,
             doubt: Doubt::None,
             replaying: None,

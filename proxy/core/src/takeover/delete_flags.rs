@@ -1,6 +1,6 @@
 //! Delete-on-close flags that clients have set by SET_INFO. A file that is to be deleted admits no further open, so its flags
 //! wait, in Bridge, until all its Opens are back, of whatever Link; the file's barrier waits for the flags. What would close
-//! the Open waits too, or the file would stay.
+//! the Open waits too until the flag is set, or the file would stay.
 
 use smb_parse::{
     encode,
@@ -32,6 +32,7 @@ impl Link {
             let header = self.own_header(Command::SET_INFO, session, self.node_tree(open));
             let msg = encode::set_info(&header, 1, DISPOSITION, 0, id, &[1]);
             self.send_in_session(session, &msg, Op::Disposition(token));
+            self.flagging.insert(token);
         }
     }
 
@@ -43,6 +44,7 @@ impl Link {
         header: &Header,
         msg: &mut [u8],
     ) {
+        self.flagging.remove(&token);
         let Some(session) = self.opens.get(token).map(|open| open.session.0) else { return };
         let keys = self.sessions.get(session).and_then(|s| s.node_keys.as_ref());
         let is_genuine = match opened {
@@ -55,13 +57,14 @@ impl Link {
         self.out.file(FileEvent::Reclaimed { open: token });
     }
 
-    /// Whether a request would close an Open whose flag is still to be set.
+    /// Whether a request would close an Open whose flag is not set yet: a node may let it wait.
     pub(crate) fn closes_unflagged(&self, request: &Request) -> bool {
-        if self.unflagged.is_empty() {
+        let waits = |token: &OpenToken| self.unflagged.contains(token) || self.flagging.contains(token);
+        if self.unflagged.is_empty() && self.flagging.is_empty() {
             return false;
         }
         match request.header.command {
-            Command::CLOSE => self.opens.of(request).is_some_and(|open| self.unflagged.contains(&open.token)),
+            Command::CLOSE => self.opens.of(request).is_some_and(|open| waits(&open.token)),
             Command::TREE_DISCONNECT | Command::LOGOFF => true,
             _ => false,
         }

@@ -282,6 +282,7 @@ impl Link {
         }
         self.opens.forget_node_ids();
         self.unflagged.clear();
+        self.flagging.clear();
         self.out.file(FileEvent::Lost);
         if let State::Recovering(recovery) = &mut self.state {
             recovery.search = Search::default();
