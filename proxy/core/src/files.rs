@@ -322,6 +322,11 @@ impl Files {
         self.lately.holder(key)
     }
 
+    /// Whether another file had the name before the one that stands there, and no answered request has removed it.
+    pub(crate) fn was_left(&self, key: &FileKey, birth: Birth) -> bool {
+        self.lately.was_left(key, birth)
+    }
+
     /// Whether others may have changed the file of this name since then, or may do so now: they have it open, or had.
     pub(crate) fn is_shared_since(&self, key: &FileKey, since: Instant) -> bool {
         self.blind || self.files.contains_key(key) || self.lately.may_be_closed_since(key, since)

@@ -21,6 +21,8 @@ enum Closed {
 #[derive(Debug, Default)]
 struct Happened {
     given: Option<(Birth, Instant)>,
+    /// The one that had it before, of which nobody has heard that it was removed.
+    left: Option<Birth>,
     closed: Closed,
     /// The place in the order that counts.
     turn: u64,
@@ -40,16 +42,19 @@ pub(super) struct Lately {
 impl Lately {
     /// A file has this name now.
     pub(super) fn given(&mut self, key: &FileKey, birth: Birth, now: Instant) {
-        self.note(key).given = Some((birth, now));
+        let happened = self.note(key);
+        if let Some((was, _)) = happened.given.filter(|(was, _)| !was.can_be(birth)) {
+            happened.left = Some(was);
+        }
+        happened.given = Some((birth, now));
         self.forget(now);
     }
 
     /// That file has not any more.
     pub(super) fn gone(&mut self, key: &FileKey, birth: Birth) {
-        if let Some(happened) = self.by_name.get_mut(key)
-            && happened.given.is_some_and(|(given, _)| given.can_be(birth))
-        {
-            happened.given = None;
+        if let Some(happened) = self.by_name.get_mut(key) {
+            happened.given = happened.given.filter(|(given, _)| !given.can_be(birth));
+            happened.left = happened.left.filter(|left| !left.can_be(birth));
         }
     }
 
@@ -83,6 +88,12 @@ impl Lately {
     /// The file that was given this name last, and when that was heard of; unless it is gone.
     pub(super) fn holder(&self, key: &FileKey) -> Option<(Birth, Instant)> {
         self.by_name.get(key)?.given
+    }
+
+    /// Whether another file than that had the name before, and nobody was told that it was removed.
+    pub(super) fn was_left(&self, key: &FileKey, birth: Birth) -> bool {
+        let left = self.by_name.get(key).and_then(|happened| happened.left);
+        left.is_some_and(|left| !left.can_be(birth))
     }
 
     /// Whether an Open of it may have been closed since then.

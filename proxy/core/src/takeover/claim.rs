@@ -188,6 +188,8 @@ pub(super) struct Name {
     pub(super) maker: Maker,
     /// Who removed what stood there.
     pub(super) remover: Remover,
+    /// Before what stands there, answered requests have left another file there.
+    pub(super) was_left: bool,
 }
 
 impl Name {
@@ -213,7 +215,8 @@ pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
             Remover::Nobody => Finding::Done,
         },
         // To delete it again would delete what another client has made since.
-        Some(_) if name.is_anew() && name.remover == Remover::Nobody => Finding::Done,
+        Some(_) if name.is_anew() && name.was_left && name.remover == Remover::Nobody => Finding::Done,
+        // Or else it was made first, and its maker answered while this was under way.
         Some(_) if name.is_anew() => Finding::Unclear,
         Some(_) if name.is_as_before(asked) => Finding::Undone,
         Some(_) => Finding::Unclear,
@@ -382,7 +385,13 @@ mod tests {
 
     /// A name with nothing known of it.
     fn name(there: Option<Sighting>) -> Name {
-        Name { there, holder: Holder::Unknown, maker: Maker::Nobody, remover: Remover::Nobody }
+        Name {
+            there,
+            holder: Holder::Unknown,
+            maker: Maker::Nobody,
+            remover: Remover::Nobody,
+            was_left: false,
+        }
     }
 
     fn held(there: Option<Sighting>, holder: Holder) -> Name {
@@ -398,6 +407,7 @@ mod tests {
         use Finding::{Done, Unclear, Undone};
         let (old, fresh) = (at(BORN), there());
         let (before, since) = (Holder::Before(fresh.birth), Holder::Since(fresh.birth));
+        let remade = Name { was_left: true, ..held(Some(fresh), since) };
         let rows = [
             ("it is not there", name(None), Done),
             ("answered: removed", removed(Remover::Known), Undone),
@@ -406,10 +416,11 @@ mod tests {
             ("it is there", name(Some(old)), Undone),
             ("it was made just before", held(Some(fresh), before), Undone),
             ("it was made by nobody known, just now", name(Some(fresh)), Unclear),
-            ("it was made since", held(Some(fresh), since), Done),
+            ("it was made since, or just before", held(Some(fresh), since), Unclear),
+            ("another was there, and it was made since", remade, Done),
             (
                 "it was made since, and removed by another",
-                Name { remover: Remover::Known, ..held(Some(fresh), since) },
+                Name { remover: Remover::Known, ..remade },
                 Unclear,
             ),
         ];

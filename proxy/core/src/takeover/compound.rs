@@ -6,7 +6,7 @@
 //! | seen | delete | rename | link |
 //! |---|---|---|---|
 //! | the old name, with the file that had it before | undone | undone | see new name |
-//! | the old name, given to another file meanwhile by an answered request | done; unclear if an answered request has removed it, too | as if it were not there, but never undone | |
+//! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that; else unclear | as if it were not there, but never undone | |
 //! | the old name, with a file as new as the request, of nobody known | unclear | unclear | |
 //! | no old name, removed by an answered request | undone | undone | undone |
 //! | no old name, nor a new one | done | undone | undone |
