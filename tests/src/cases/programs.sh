@@ -94,7 +94,10 @@ extract)
     tar -C "$dir" --same-permissions -xf "$source/tree.tar"
     ;;
 archive)
-    tar -C "$dir" --sort=name --mtime='@1700000000' --owner=0 --group=0 --numeric-owner --mode=a=r -cf - tree | sha256sum >"$dir/sum"
+    # 1 says that the time of a change was another when tar was done: this client's cache hears late of those that it makes
+    # itself. What was read has its sum.
+    { tar -C "$dir" --sort=name --mtime='@1700000000' --owner=0 --group=0 --numeric-owner --mode=a=r -cf - tree || [ $? -eq 1 ]; } |
+        sha256sum >"$dir/sum"
     ;;
 # All that must be the same.
 show)
