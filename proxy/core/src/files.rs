@@ -387,7 +387,11 @@ impl Files {
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => {
                 self.lately.given(&key, birth, now);
-                self.made.insert(key, birth, at);
+                // It may be told before it is answered, and again then.
+                let is_it = |made: &Record| made.key == key && made.birth.is_at(birth);
+                if !self.made.alike(&key).any(is_it) {
+                    self.made.insert(key, birth, at);
+                }
             }
             FileEvent::Unseen => self.blind = true,
             FileEvent::Doubtful => {
@@ -966,6 +970,9 @@ mod tests {
         assert_eq!(maker(&files, r"share\x", 5), Maker::Nobody);
         made(&mut files, r"share\x", 5, later(2));
         assert_eq!(maker(&files, r"share\x", 5), Maker::Known, "it was made again");
+        made(&mut files, r"share\x", 5, later(3));
+        gone(&mut files, r"share\x", 5, later(4));
+        assert_eq!(maker(&files, r"share\x", 5), Maker::Nobody, "that was told twice");
         gone(&mut files, r"share\y", 5, later(2));
         made(&mut files, r"share\y", 5, later(1));
         assert_eq!(maker(&files, r"share\y", 5), Maker::Unclear, "who removed it was heard first");

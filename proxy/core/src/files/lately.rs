@@ -46,7 +46,10 @@ impl Lately {
         if let Some((was, _)) = happened.given.filter(|(was, _)| !was.can_be(birth)) {
             happened.left = Some(was);
         }
-        happened.given = Some((birth, now));
+        let is_known = happened.given.is_some_and(|(given, _)| given.is_at(birth));
+        if !is_known {
+            happened.given = Some((birth, now));
+        }
         self.forget(now);
     }
 

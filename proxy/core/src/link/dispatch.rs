@@ -352,6 +352,7 @@ impl Link {
             messages.push(Outgoing { range, cover: request.cover(), session });
         }
         self.tell_renames(ids);
+        self.tell_what_was_made(ids);
         let State::Bridge(leg) = &mut self.state else { return };
         for ((id, charge), Outgoing { range, .. }) in members.iter().zip(&messages) {
             let Some(msg) = frame.get_mut(range.clone()) else { continue };

@@ -61,7 +61,7 @@
 //!   leg may still do it. A lost leg is not a lost node.
 //! - A rename that was found done stays so if this node is lost, too. All else is found out anew.
 //! - One Link at a time finds out, and of its requests one after the other, each to its answer: so the file that one request
-//!   is told it has made is no other's. Fresh requests that open files or change names wait meanwhile, of every Link.
+//!   is told it has made is no other's. Others know of it before the node is asked for it, which may let the request wait. Fresh requests that open files or change names wait meanwhile, of every Link.
 //! - An exclusive create that cannot be told from another's is answered STATUS_INTERNAL_ERROR, never FILE_CREATED.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -537,6 +537,21 @@ impl Link {
             _ => {
                 let shared = files.is_shared_since(&key, request.at);
                 claim::emptied(&claim, there, shared, asked.create_disposition == FILE_SUPERSEDE)
+            }
+        }
+    }
+
+    /// Of the CREATEs that go to the node now, which have made a file on the node that is lost: it is no other's, even if this
+    /// node lets them wait.
+    pub(crate) fn tell_what_was_made(&mut self, ids: &[MessageId]) {
+        for request in ids.iter().filter_map(|id| self.requests.get(*id)) {
+            let Probe::There(there) = request.probe else { continue };
+            if request.action != Some(CREATED) || request.header.command != Command::CREATE {
+                continue;
+            }
+            let asked = create::Request::parse(&request.msg);
+            if let Some(key) = asked.ok().and_then(|asked| self.key_of(request, asked.name.0)) {
+                self.out.file(FileEvent::Made { key, birth: there.birth, at: request.at });
             }
         }
     }
