@@ -32,7 +32,7 @@ pub use self::name::{FileIdentity, Name};
 use self::{
     lately::Lately,
     remembered::{Record, Remembered},
-    renames::{Rename, Renames},
+    renames::{Heard, Rename, Renames},
 };
 use crate::{
     event::FileEvent,
@@ -50,8 +50,7 @@ pub struct FileKey(pub Arc<str>);
 struct Entry {
     name: Name,
     file: FileIdentity,
-    /// When it was heard of.
-    since: Instant,
+    heard: Heard,
     /// When it was heard of that it is called so.
     named: Instant,
     reclaimed: bool,
@@ -348,8 +347,8 @@ impl Files {
             FileEvent::Opened { open, name, file, asked, generation, deletes } => {
                 let name = self.renames.name_by_now(name, file, asked);
                 let reclaimed = generation >= self.lost_before;
-                let (since, named, unflagged) = (now, now, false);
-                let entry = Entry { name, file, since, named, reclaimed, unflagged, deletes, writes: false };
+                let (heard, named, unflagged) = (self.renames.hear(now), now, false);
+                let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, writes: false };
                 self.insert(link, open, entry);
             }
             FileEvent::Closed { open } => self.closed(now, link, open),
@@ -580,22 +579,27 @@ impl Files {
     fn renaming(&mut self, link: LinkId, open: Option<OpenToken>, from: Name, to: Name, asked: Instant) {
         let entry = open.and_then(|open| self.entry(link, open));
         let (from, file) = entry.map_or((from, None), |entry| (entry.name.clone(), Some(entry.file)));
-        self.renames.push(Rename { from, to, file, asked, answered: None });
+        self.renames.tell(Rename { from, to, file, by: link, asked, turn: None, answered: None });
     }
 
     fn renamed(&mut self, now: Instant, link: LinkId, open: OpenToken, to: Name, asked: Instant) {
         let Some(by) = self.entry(link, open) else { return };
         let (from, file) = (by.name.clone(), by.file);
-        let rename = Rename { from, to, file: Some(file), asked, answered: Some(now) };
+        let turn = self.renames.turn(link, asked, &to);
+        let rename = Rename { from, to, file: Some(file), by: link, asked, turn, answered: Some(now) };
         let mut moved = Vec::new();
         for other in self.at_or_beneath(&rename.from.key) {
             let Some(entry) = self.entry(other.0, other.1) else { continue };
-            let before = other == (link, open) || rename.is_later_than(entry.since);
+            let before = other == (link, open) || rename.is_later_than(entry.heard);
             if let Some(name) = rename.takes(&entry.name, entry.file, before) {
                 moved.push((other, name));
             }
         }
         for ((link, open), name) in moved {
+            if name.key == rename.to.key {
+                // What is known of one Open of the file is known of all.
+                self.show_birth(link, open, file.birth);
+            }
             self.move_open(now, link, open, name);
         }
         if rename.from.key != rename.to.key {
@@ -603,6 +607,13 @@ impl Files {
         }
         self.renames.push(rename);
         self.version += 1;
+    }
+
+    /// The file of an Open has shown this time, too.
+    fn show_birth(&mut self, link: LinkId, open: OpenToken, birth: Birth) {
+        if let Some(entry) = self.entry_mut(link, open) {
+            entry.file.birth = entry.file.birth.latest(birth);
+        }
     }
 
     /// The Opens of a file, of its streams, and of what is beneath it.
@@ -818,6 +829,41 @@ mod tests {
         renamed(&mut files, A, 1, "x", later(9));
         renamed(&mut files, A, 1, "z", later(10));
         assert_eq!((path(&files, B, 1), path(&files, B, 2)), ("x".into(), "z".into()));
+    }
+
+    /// `A`'s Open 1 is about to be renamed, for a client that asked for it at once.
+    fn renaming(files: &mut Files, from: &str, to: &str) {
+        let (open, from, to) = (Some(OpenToken(1)), name(from), name(to));
+        files.handle(now(), A, FileEvent::Renaming { open, from, to, asked: now() });
+    }
+
+    #[test]
+    fn what_was_open_before_the_rename_was_sent_is_taken_along_whatever_time_the_file_shows() {
+        let derived = |time| FileIdentity { birth: Birth::derived(time), number: None };
+        let open =
+            |files: &mut Files, link, open, file| opened_as(files, (link, open), "x", file, (now(), 1));
+        let mut files = Files::default();
+        // It is read, the time moves; an attribute is set, the time is kept.
+        open(&mut files, B, 1, derived(4));
+        open(&mut files, B, 2, derived(5));
+        open(&mut files, B, 3, file(6, Some(8)));
+        open(&mut files, A, 1, file(6, None));
+        renaming(&mut files, "x", "y");
+        open(&mut files, B, 4, derived(5));
+        open(&mut files, B, 5, file(6, None));
+        files.handle(now(), A, FileEvent::Identified { open: OpenToken(1), file: file(6, Some(7)) });
+        renamed(&mut files, A, 1, "y", now());
+        let names = [1, 2, 3, 4, 5].map(|open| path(&files, B, open));
+        assert_eq!(names, ["y", "y", "x", "x", "y"], "3 is another file, 4 may be");
+        let born = |open| files.place(B, OpenToken(open)).map(|place| place.birth);
+        assert_eq!(born(1), Some(Birth::set(6)), "it is found by what was seen last");
+        // Once more: it counts from when it was sent first.
+        renaming(&mut files, "y", "z");
+        open(&mut files, B, 6, derived(5));
+        renamed(&mut files, B, 6, "y", now());
+        renaming(&mut files, "y", "z");
+        renamed(&mut files, A, 1, "z", now());
+        assert_eq!((path(&files, B, 1), path(&files, B, 6)), ("z".into(), "y".into()));
     }
 
     #[test]

@@ -90,6 +90,14 @@ impl FileIdentity {
             _ => self.birth.can_be(other.birth) || other.birth.can_be(self.birth),
         }
     }
+
+    /// Whether it is another file, whatever has happened to it meanwhile.
+    pub(super) fn is_surely_not(self, other: Self) -> bool {
+        match (self.number, other.number) {
+            (Some(one), Some(other)) => one != other,
+            _ => self.birth.is_surely_not(other.birth),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{FileIdentity, Name};
+use crate::ids::LinkId;
 
 /// How many are remembered.
 const REMEMBERED: usize = 4096;
@@ -21,24 +22,40 @@ pub(super) struct Rename {
     pub(super) to: Name,
     /// Of which file, if that is known.
     pub(super) file: Option<FileIdentity>,
+    /// By which Link, and when its client asked for it.
+    pub(super) by: LinkId,
     pub(super) asked: Instant,
+    /// How many were told of before it was sent first, if it was told of.
+    pub(super) turn: Option<u64>,
     /// When its success was heard of. `None`: nobody knows what comes of it.
     pub(super) answered: Option<Instant>,
 }
 
+/// When an Open was heard of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heard {
+    at: Instant,
+    /// How many renames had been told of.
+    turn: u64,
+}
+
 impl Rename {
-    /// Whether an Open that was heard of at `since` was there before this was asked for.
-    pub(super) fn is_later_than(&self, since: Instant) -> bool {
-        since + LATE < self.asked
+    /// Whether an Open was there before this was sent. Every rename is told of before it is sent, and an Open only when its
+    /// CREATE was answered: by their order it is certain.
+    pub(super) fn is_later_than(&self, heard: Heard) -> bool {
+        match self.turn {
+            Some(turn) => heard.turn <= turn,
+            None => heard.at + LATE < self.asked,
+        }
     }
 
-    /// What an Open of this name and file is called now that this is answered. What was open `before` it was asked for can
+    /// What an Open of this name and file is called now that this is answered. What was open `before` it was sent can
     /// be no other file; else it may be a new one under the old name.
     pub(super) fn takes(&self, name: &Name, file: FileIdentity, before: bool) -> Option<Name> {
         let after = name.after(&self.from, &self.to)?;
         let is_it = match self.file {
             _ if after.key != self.to.key => !self.is_stream(name) || before || self.is_born_with(file),
-            Some(renamed) if before => renamed.can_be(file),
+            Some(renamed) if before => !renamed.is_surely_not(file),
             Some(renamed) => renamed.is(file),
             None => false,
         };
@@ -61,9 +78,28 @@ pub(super) struct Renames {
     log: VecDeque<Rename>,
     /// When the last of them was answered.
     answered: Option<Instant>,
+    /// How many were told of before they were sent.
+    told: u64,
 }
 
 impl Renames {
+    /// One is about to be sent.
+    pub(super) fn tell(&mut self, rename: Rename) {
+        self.push(Rename { turn: Some(self.told), ..rename });
+        self.told += 1;
+    }
+
+    /// What is heard of now.
+    pub(super) fn hear(&self, now: Instant) -> Heard {
+        Heard { at: now, turn: self.told }
+    }
+
+    /// When that rename, which is answered, was sent first.
+    pub(super) fn turn(&self, by: LinkId, asked: Instant, to: &Name) -> Option<u64> {
+        let is_it = |told: &&Rename| told.by == by && told.asked == asked && told.to.key == to.key;
+        self.log.iter().find(is_it)?.turn
+    }
+
     pub(super) fn push(&mut self, rename: Rename) {
         self.answered = rename.answered.or(self.answered);
         self.log.push_back(rename);
@@ -134,8 +170,8 @@ mod tests {
     }
 
     fn rename(from: &str, to: &str, birth: u64, answered: Option<u64>) -> Rename {
-        let (from, to) = (name(from), name(to));
-        Rename { from, to, file: Some(file(birth)), asked: at(10), answered: answered.map(at) }
+        let (from, to, answered) = (name(from), name(to), answered.map(at));
+        Rename { from, to, file: Some(file(birth)), by: LinkId(1), asked: at(10), turn: None, answered }
     }
 
     #[test]
@@ -156,7 +192,7 @@ mod tests {
     fn a_new_file_under_the_old_name_is_not_taken_along() {
         let rename = rename("x", "y", 5, Some(12));
         let takes = |path: &str, birth, since| {
-            rename.takes(&name(path), file(birth), rename.is_later_than(at(since)))
+            rename.takes(&name(path), file(birth), rename.is_later_than(Heard { at: at(since), turn: 0 }))
         };
         assert_eq!(takes("x", 5, 11), Some(name("y")));
         assert_eq!(takes("x", 7, 11), None);

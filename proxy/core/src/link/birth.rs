@@ -26,6 +26,12 @@ impl Birth {
         Self { time, derived: false }
     }
 
+    /// As a node makes it of the other times.
+    #[cfg(test)]
+    pub(crate) fn derived(time: u64) -> Self {
+        Self { time, derived: true }
+    }
+
     /// Whether the two are the same instant.
     pub(crate) fn is_at(self, other: Self) -> bool {
         self.time == other.time
@@ -35,6 +41,17 @@ impl Birth {
     /// mean another one by way of SMB, so a derived time that has grown is no sign of one.
     pub(crate) fn can_be(self, later: Self) -> bool {
         self.time == later.time || self.derived && later.derived && self.time < later.time
+    }
+
+    /// Whether the two are of two files, if both were seen in the same while: a derived time may have moved, and then have
+    /// come to be kept.
+    pub(crate) fn is_surely_not(self, other: Self) -> bool {
+        self.time != other.time && !self.derived && !other.derived
+    }
+
+    /// What is known of the time of a file that has shown this and `other`.
+    pub(crate) fn latest(self, other: Self) -> Self {
+        if self.derived && self.time < other.time { other } else { self }
     }
 }
 
@@ -52,5 +69,15 @@ mod tests {
         assert!(!kept(5).can_be(kept(6)) && !kept(5).can_be(derived(6)), "another file");
         assert!(!derived(5).can_be(kept(6)), "another file");
         assert!(!Birth::set(5).can_be(derived(6)), "what a client has set is kept");
+    }
+
+    #[test]
+    fn only_two_kept_times_are_surely_of_two_files() {
+        let (kept, derived) = (Birth::set, Birth::derived);
+        assert!(kept(5).is_surely_not(kept(6)) && !kept(5).is_surely_not(kept(5)));
+        assert!(!derived(5).is_surely_not(kept(6)) && !kept(6).is_surely_not(derived(5)));
+        assert!(!derived(5).is_surely_not(derived(6)));
+        assert_eq!((derived(5).latest(kept(6)), derived(6).latest(derived(5))), (kept(6), derived(6)));
+        assert_eq!(kept(5).latest(derived(6)), kept(5));
     }
 }
