@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::{
     auth::LoginError,
     files::{FileIdentity, FileKey, Name},
-    ids::{LegId, NodeId, OpenToken, SessionId},
+    ids::{LegId, MessageId, NodeId, OpenToken, SessionId},
     link::birth::Birth,
 };
 
@@ -205,6 +207,33 @@ pub enum FileEvent {
     Writes {
         /// Which.
         open: OpenToken,
+    },
+    /// Where the file of a new Open ends, in bytes.
+    Sized {
+        /// Which.
+        open: OpenToken,
+        /// `None`: by now that may be changed in ways that are not followed.
+        end: Option<u64>,
+        /// When the client asked for it.
+        asked: Instant,
+    },
+    /// The node is asked to write something to the end of the file.
+    Appending {
+        /// By which Open.
+        open: OpenToken,
+        /// The request.
+        id: MessageId,
+        /// What.
+        data: Bytes,
+    },
+    /// That is answered.
+    Appended {
+        /// By which Open.
+        open: OpenToken,
+        /// The request.
+        id: MessageId,
+        /// How many bytes were written. `None`: nobody knows.
+        written: Option<u64>,
     },
     /// It may have been changed by this Open just before the node leg was lost.
     Wrote {

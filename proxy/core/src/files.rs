@@ -21,6 +21,7 @@ mod lately;
 mod name;
 mod remembered;
 mod renames;
+mod tail;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -29,6 +30,7 @@ use std::{
 };
 
 pub use self::name::{FileIdentity, Name};
+pub(crate) use self::tail::Tail;
 use self::{
     lately::Lately,
     remembered::{Record, Remembered},
@@ -112,6 +114,7 @@ struct File {
     doomed: bool,
     /// Links that may have changed it just before they lost their nodes.
     wrote: HashSet<LinkId>,
+    tail: Tail,
 }
 
 /// What a Link is to know of one of its Opens before it reclaims it.
@@ -248,6 +251,35 @@ impl Files {
         file.wrote.iter().any(|other| *other != link) || node_lives && file.opens.iter().any(writes)
     }
 
+    /// What is known of the end of an Open's file. `None`: another name may be the same file's.
+    pub(crate) fn tail(&self, link: LinkId, open: OpenToken) -> Option<&Tail> {
+        let entry = self.entry(link, open)?;
+        let is_alias = |other: &Entry| {
+            other.file.number.is_some()
+                && other.file.number == entry.file.number
+                && other.name.key != entry.name.key
+        };
+        let has_alias = self.links.values().flat_map(HashMap::values).any(is_alias);
+        self.files.get(&entry.name.key).filter(|_| !has_alias && !self.blind).map(|file| &file.tail)
+    }
+
+    fn tail_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Tail> {
+        let key = self.entry(link, open)?.name.key.clone();
+        self.files.get_mut(&key).map(|file| &mut file.tail)
+    }
+
+    /// The first Open of a file tells where it ends, unless what was closed just before may still have changed that.
+    fn sized(&mut self, link: LinkId, open: OpenToken, end: Option<u64>, asked: Instant) {
+        let Some(key) = self.entry(link, open).map(|entry| entry.name.key.clone()) else { return };
+        let unsure = self.blind || self.lately.may_be_closed_since(&key, asked);
+        let Some(file) = self.files.get_mut(&key) else { return };
+        if end.is_none() || unsure {
+            file.tail.found(None);
+        } else if file.opens.len() == 1 {
+            file.tail.found(end);
+        }
+    }
+
     /// Whether requests that open files or change names must wait.
     pub fn is_opening_blocked(&self) -> bool {
         self.unreclaimed > 0
@@ -373,6 +405,17 @@ impl Files {
                 let key = self.entry(link, open).map(|entry| entry.name.key.clone());
                 if let Some(file) = key.and_then(|key| self.files.get_mut(&key)) {
                     file.wrote.insert(link);
+                }
+            }
+            FileEvent::Sized { open, end, asked } => self.sized(link, open, end, asked),
+            FileEvent::Appending { open, id, data } => {
+                if let Some(tail) = self.tail_mut(link, open) {
+                    tail.asked(link, id, data);
+                }
+            }
+            FileEvent::Appended { open, id, written } => {
+                if let Some(tail) = self.tail_mut(link, open) {
+                    tail.answered(link, id, written);
                 }
             }
             FileEvent::Held { open } => {
@@ -633,12 +676,18 @@ impl Files {
         let key = std::mem::replace(&mut entry.name, name).key;
         entry.named = now;
         let was = last.as_ref().or_else(|| self.files.get(&key));
-        let (doomed, wrote) = was.map(|file| (file.doomed, file.wrote.clone())).unwrap_or_default();
+        let (doomed, wrote, tail) =
+            was.map(|file| (file.doomed, file.wrote.clone(), file.tail.clone())).unwrap_or_default();
         let to = entry.name.key.clone();
         self.insert(link, open, entry);
         if let Some(file) = self.files.get_mut(&to) {
             file.doomed |= doomed;
             file.wrote.extend(wrote);
+            if file.opens.len() == 1 {
+                file.tail = tail;
+            } else if file.tail.version() != tail.version() {
+                file.tail.found(None);
+            }
         }
     }
 }

@@ -12,7 +12,9 @@ pub const POISON: u64 = 1 << 63;
 pub struct File {
     /// What is in it.
     pub blocks: [u64; BLOCKS],
-    /// What was written to its end, in order.
+    /// It has its blocks, whatever is in them: from the first that is written on, or to begin with.
+    pub padded: bool,
+    /// What was written to its end, behind the blocks, in order.
     pub appended: Vec<u64>,
     /// How often it was changed.
     pub version: u64,
@@ -25,9 +27,14 @@ pub struct File {
 }
 
 impl File {
+    /// All that is in it, if it has its blocks.
+    pub fn bytes(&self) -> Vec<u8> {
+        self.blocks.iter().chain(&self.appended).flat_map(|tag| tag.to_le_bytes()).collect()
+    }
+
     /// Its end: it has none of its blocks before one is written.
     pub fn size(&self) -> u64 {
-        if self.blocks == [0; BLOCKS] && self.appended.is_empty() { 0 } else { (BLOCKS * 8) as u64 }
+        if self.padded { self.bytes().len() as u64 } else { 0 }
     }
 }
 

@@ -19,6 +19,7 @@ impl Link {
     pub(crate) fn fail_request(&mut self, id: MessageId, status: Status) {
         if let Some(request) = self.requests.remove(id) {
             let msg = encode::error_response(&self.response_header(&request, status));
+            self.note_appended(&request, status, None);
             self.answer(&request, &msg);
             self.end_doubt();
         }

@@ -292,6 +292,10 @@ impl Link {
                 self.probe_answer(request, (session, tree), opened, header, msg);
                 Passage::Withheld
             }
+            Some(Pending::Ours(Op::Tail(request, session))) if !interim => {
+                self.tail_answer(request, session, opened, header, msg);
+                Passage::Withheld
+            }
             Some(Pending::Ours(Op::Disposition(open))) if !interim => {
                 self.delete_flag_answer(open, opened, header, msg);
                 Passage::Withheld
@@ -380,6 +384,9 @@ impl Link {
                 self.adopt_open(&request, msg);
             } else {
                 self.ids_for_client(msg);
+            }
+            if request.appends {
+                self.note_appended(&request, Status(header.status), Some(msg));
             }
             if let Some(tree) = request.header.tree_id() {
                 patch::set_tree_id(msg, tree);

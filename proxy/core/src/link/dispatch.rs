@@ -4,7 +4,7 @@ use std::{collections::HashSet, time::Instant};
 
 use bytes::BytesMut;
 use smb_parse::{
-    cmd::{close, create, ioctl, set_info},
+    cmd::{close, create, ioctl, set_info, write},
     encode,
     frame::PREFIX,
     fsctl,
@@ -29,6 +29,7 @@ use crate::{
     files::{FileKey, Files},
     ids::{MessageId, OpenToken, RELATED_FILE_ID, SessionId},
     takeover::{
+        append::is_append,
         probe::{Finding, new_name},
         verdict::{Facts, Verdict, verdict},
     },
@@ -107,6 +108,8 @@ impl Link {
         };
         ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
             Command::CREATE => blocked(request),
+            // What is found out of others rests on where the file ends.
+            Command::WRITE if request.deaths == 0 && files.is_in_doubt() && is_append(request) => true,
             Command::READ | Command::WRITE | Command::LOCK => self.is_file_blocked(request, files),
             Command::SET_INFO if renames(&request.msg) => blocked(request),
             Command::SET_INFO => self.is_file_blocked(request, files),
@@ -284,12 +287,19 @@ impl Link {
         self.answer(&request, &encode::close_response(&header, &close::Response::default()));
     }
 
-    /// SET_INFO that the lost node had done, or UNLOCK.
+    /// SET_INFO that the lost node had done, an append, or UNLOCK.
     fn answer_done(&mut self, id: MessageId) {
         let Some(request) = self.requests.remove(id) else { return };
         if request.header.command == Command::LOCK {
             let header = self.response_header(&request, Status::SUCCESS);
             self.answer(&request, &encode::lock_response(&header));
+            return;
+        }
+        if let Ok(asked) = write::Request::parse(&request.msg) {
+            let header = self.response_header(&request, Status::SUCCESS);
+            let answer = encode::write_response(&header, asked.length);
+            self.note_appended(&request, Status::SUCCESS, Some(&answer));
+            self.answer(&request, &answer);
             return;
         }
         if let (Some(open), Some((_, name))) = (self.request_open(&request), new_name(&request)) {
@@ -353,6 +363,7 @@ impl Link {
         }
         self.tell_renames(ids);
         self.tell_what_was_made(ids);
+        self.tell_appends(ids);
         let State::Bridge(leg) = &mut self.state else { return };
         for ((id, charge), Outgoing { range, .. }) in members.iter().zip(&messages) {
             let Some(msg) = frame.get_mut(range.clone()) else { continue };

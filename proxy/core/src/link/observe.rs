@@ -38,7 +38,9 @@ mod class {
 const INFO_FILE: u8 = 1;
 /// FILE_DELETE_ON_CLOSE, a CreateOption (MS-SMB2 2.2.13).
 const DELETE_ON_CLOSE: u32 = 0x1000;
-/// FILE_CREATED, a CreateAction (MS-SMB2 2.2.14).
+/// FILE_SUPERSEDED, FILE_CREATED, FILE_OVERWRITTEN, CreateActions (MS-SMB2 2.2.14).
+const SUPERSEDED: u32 = 0;
+const OVERWRITTEN: u32 = 3;
 const CREATED: u32 = 2;
 
 impl Link {
@@ -174,6 +176,14 @@ impl Link {
         let (name, file, asked) = (open.file_name(), open.file(), request.at);
         let (generation, deletes) = (self.generation(), open.create_options & DELETE_ON_CLOSE != 0);
         self.out.file(FileEvent::Opened { open: token, name, file, asked, generation, deletes });
+        let response = create::Response::parse(msg).ok();
+        let writes = |r: &Request| r.unit == request.unit && r.header.command == Command::WRITE;
+        let is_written = request.compounded && self.requests.iter().any(writes);
+        let has_emptied = |r: &create::Response<'_>| [SUPERSEDED, OVERWRITTEN].contains(&r.create_action);
+        let end = response.filter(|r| !is_written && !has_emptied(r)).map(|r| r.end_of_file);
+        if !is_pipe && !open.is_directory {
+            self.out.file(FileEvent::Sized { open: token, end, asked });
+        }
         if may_write(open.desired_access) {
             self.out.file(FileEvent::Writes { open: token });
         }

@@ -106,6 +106,8 @@ pub(crate) struct Open {
     pub(crate) watch: Watch,
     /// The present node has been asked for a resume key, since it has this Open of us.
     pub(crate) has_key: bool,
+    /// By it the file's end may have been changed otherwise than by appending.
+    pub(crate) spoilt: bool,
 }
 
 impl Open {
@@ -327,6 +329,7 @@ pub(crate) fn open_from(
         is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
         watch: Watch::Off,
         has_key: false,
+        spoilt: false,
     };
     let mut guid = [0; 16];
     let mut asked_lease = None;

@@ -177,6 +177,7 @@ impl Link {
                 self.out.event(Event::NotUnderstood);
             }
             self.tell_renames(&[id]);
+            self.tell_appends(&[id]);
             if filler.is_some() {
                 self.send_filler(attached, &header);
                 return false;
@@ -235,7 +236,8 @@ impl Link {
     fn watch_sealed(&mut self, now: Instant, body: &[u8]) -> bool {
         let Some((id, head)) = self.peek_header(body, SessionKeys::to_client) else { return false };
         let Ok(header) = Header::parse(&head) else { return false };
-        let teaches = changes_state(header.command) || header.message_id == u64::MAX;
+        let appends = self.requests.get(header.message_id).is_some_and(|request| request.appends);
+        let teaches = changes_state(header.command) || header.message_id == u64::MAX || appends;
         if !teaches && header.next_command == 0 {
             self.counters.response(header.command);
             self.watch_response(None, &header, &mut []);
@@ -297,6 +299,10 @@ impl Link {
         }
         if let Some(open) = self.opens.first_use(&request) {
             self.side_open_recorded(request.at, open);
+        }
+        if request.appends {
+            let believed = self.is_believable(&request, opened, header, msg);
+            self.note_appended(&request, Status(header.status), believed.then_some(msg));
         }
         if changes_state(header.command) && self.is_believable(&request, opened, header, msg) {
             self.observe(&request, header, msg);
@@ -430,6 +436,7 @@ impl Link {
             self.watch_request(&header, &msg);
         }
         self.tell_renames(ids);
+        self.tell_appends(ids);
         let len = bytes.len() - PREFIX;
         smb_parse::frame::write_prefix(&mut bytes, len);
         self.out.send_node(attached.leg, sealed.unwrap_or_else(|| bytes.into()));

@@ -15,7 +15,10 @@ use smb_parse::{
 use crate::{
     ids::{LegId, MessageId, RELATED_FILE_ID, SessionId, TreeId},
     link::credit::charge,
-    takeover::probe::{Finding, Probe},
+    takeover::{
+        append::Look,
+        probe::{Finding, Probe},
+    },
 };
 
 /// Frames up to this size are copied when kept, so that a few bytes do not pin a large read buffer.
@@ -65,6 +68,10 @@ pub(crate) struct Request {
     pub(crate) doubtful: bool,
     /// Its name is looked for on the new node.
     pub(crate) probe: Probe,
+    /// A node was asked to write it to the end of a file.
+    pub(crate) appends: bool,
+    /// What of the file's end was seen on the new node.
+    pub(crate) look: Look,
     /// The node got an ECHO instead, and the client gets this.
     pub(crate) filler: Option<Status>,
 }
@@ -113,6 +120,8 @@ impl Request {
             known: None,
             doubtful: false,
             probe: Probe::Unasked,
+            appends: false,
+            look: Look::Unasked,
             filler: None,
         }
     }

@@ -4,6 +4,7 @@
 //!
 //! [`Recovery`] holds the stage, consumed by value; a stage has only its own data.
 
+pub(crate) mod append;
 mod claim;
 mod compound;
 mod copies;
@@ -399,7 +400,7 @@ impl Link {
             // Not on a leg that is to serve the client.
             Op::Bind | Op::Identity(_) => {}
             // Not before Bridge.
-            Op::Probe(..) | Op::Disposition(_) => {}
+            Op::Probe(..) | Op::Tail(..) | Op::Disposition(_) => {}
         }
     }
 
@@ -507,7 +508,8 @@ impl Link {
                 | Op::Disposition(_)
                 | Op::Bind
                 | Op::Identity(_)
-                | Op::Probe(..) => {}
+                | Op::Probe(..)
+                | Op::Tail(..) => {}
             }
         }
     }

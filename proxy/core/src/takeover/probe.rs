@@ -75,6 +75,7 @@ use smb_parse::{
 
 use super::{
     Progress,
+    append::{Look, is_append},
     claim::{self, Asked, CREATED, Claim, Holder, Name, Sighting, TOLERANCE},
     place::Under,
     verdict::{Facts, Kind, Subject, Verdict, verdict},
@@ -328,7 +329,9 @@ impl Link {
         for request in self.requests.iter_mut() {
             request.action = None;
             request.probe = Probe::Unasked;
-            request.doubtful = request.deaths == 1 && request.sent.is_none() && changes_names(request);
+            request.look = Look::Unasked;
+            let is_open = changes_names(request) || is_append(request);
+            request.doubtful = request.deaths == 1 && request.sent.is_none() && is_open;
             doubt |= request.doubtful;
         }
         let doubtful = self.requests.iter().filter(|r| r.doubtful && r.compounded);
@@ -393,6 +396,9 @@ impl Link {
             // A compound of no shape that is known.
             self.note_finding(id, Finding::Unclear, None);
             return true;
+        }
+        if facts.kind == Kind::Append {
+            return self.is_append_found_out(id, files);
         }
         let Some(request) = self.requests.get(id) else { return true };
         let (finding, action) = match request.probe {

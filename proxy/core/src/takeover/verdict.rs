@@ -202,15 +202,19 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         Kind::Rename if facts.subject == Subject::Live && facts.finding == Finding::Unknown => {
             Verdict::Fail(Status::INTERNAL_ERROR)
         }
-        Kind::OpenIf | Kind::Exclusive | Kind::Overwrite | Kind::Rename | Kind::Link | Kind::Delete => {
-            match facts.finding {
-                Finding::Unknown => Verdict::Probe,
-                Finding::Undone => Verdict::Resend,
-                Finding::Done => Verdict::Synthesize(Status::SUCCESS),
-                Finding::Partly | Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
-            }
-        }
-        Kind::Append | Kind::OtherIoctl => Verdict::Fail(Status::INTERNAL_ERROR),
+        Kind::OpenIf
+        | Kind::Exclusive
+        | Kind::Overwrite
+        | Kind::Append
+        | Kind::Rename
+        | Kind::Link
+        | Kind::Delete => match facts.finding {
+            Finding::Unknown => Verdict::Probe,
+            Finding::Undone => Verdict::Resend,
+            Finding::Done => Verdict::Synthesize(Status::SUCCESS),
+            Finding::Partly | Finding::Unclear => Verdict::Fail(Status::INTERNAL_ERROR),
+        },
+        Kind::OtherIoctl => Verdict::Fail(Status::INTERNAL_ERROR),
     }
 }
 
@@ -284,7 +288,7 @@ mod tests {
             (Kind::OpenIf, Live, [probe, resend, resend, internal, resend]),
             (Kind::Exclusive, Live, [probe, resend, resend, internal, internal]),
             (Kind::Overwrite, Live, [probe, resend, resend, internal, internal]),
-            (Kind::Append, Live, [internal; 5]),
+            (Kind::Append, Live, [probe, resend, done, internal, internal]),
             (Kind::Rename, Live, [internal, resend, done, internal, internal]),
             (Kind::Rename, OwnCreate, [probe, resend, done, internal, internal]),
             (Kind::Link, Live, [probe, resend, done, internal, internal]),

@@ -1,6 +1,7 @@
 //! Scenarios of a [`Link`](understudy_core::link::Link): one client, two nodes on one disk, virtual time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod appends;
 mod barrier;
 mod caching;
 mod debug;

@@ -434,7 +434,10 @@ impl Node {
             }
             Command::WRITE => {
                 let asked = write::Request::parse(msg).expect("WRITE");
-                let at = usize::try_from(asked.offset).unwrap();
+                let at = match asked.offset {
+                    u64::MAX => data.len(),
+                    offset => usize::try_from(offset).unwrap(),
+                };
                 data.resize(data.len().max(at + asked.data.len()), 0);
                 data[at..at + asked.data.len()].copy_from_slice(asked.data);
                 encode::write_response(&ok, u32::try_from(asked.data.len()).unwrap())
@@ -448,7 +451,9 @@ impl Node {
             }
             Command::QUERY_INFO => {
                 let asked = query_info::Request::parse(msg).expect("QUERY_INFO");
+                let end = data.len() as u64;
                 let info = match asked.file_info_class {
+                    5 => [end, end, 1].into_iter().flat_map(u64::to_le_bytes).collect(),
                     6 if self.habits.hides_numbers => vec![0; 8],
                     6 => number.to_le_bytes().to_vec(),
                     8 => GRANTED.to_le_bytes().to_vec(),
@@ -468,8 +473,16 @@ impl Node {
     fn set_info(&mut self, header: &Header, msg: &[u8], id: FileId, name: &str) -> Vec<u8> {
         const BASIC: u8 = 4;
         const DISPOSITION: u8 = 13;
+        const END_OF_FILE: u8 = 20;
         let asked = set_info::Request::parse(msg).expect("SET_INFO");
         match asked.file_info_class {
+            END_OF_FILE => {
+                let size: [u8; 8] = asked.buffer.try_into().expect("a size");
+                let size = usize::try_from(u64::from_le_bytes(size)).unwrap();
+                if let Some((_, data)) = self.disk.borrow_mut().get_mut(name) {
+                    data.resize(size, 0);
+                }
+            }
             DISPOSITION if asked.buffer == [1] => {
                 self.doomed.insert(id.volatile);
             }

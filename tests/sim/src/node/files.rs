@@ -2,14 +2,14 @@
 
 use smb_parse::{
     FileId,
-    cmd::{create, lock, query_directory, read, set_info, write},
+    cmd::{create, lock, query_directory, query_info, read, set_info, write},
     create_context::{self, RequestContext},
     encode,
     header::{Command, Header, Status},
 };
 
 use super::{Caching, Chain, Deed, Mark, Open, Out, Server, chain::Step, durable::reconnect_of, login::u16s};
-use crate::disk::{Disk, File, POISON};
+use crate::disk::{BLOCKS, Disk, File, POISON};
 
 /// CreateDisposition (MS-SMB2 2.2.13).
 const SUPERSEDE: u32 = 0;
@@ -20,6 +20,8 @@ const OVERWRITE_IF: u32 = 5;
 /// FILE_DIRECTORY_FILE, FILE_DELETE_ON_CLOSE.
 const DIRECTORY: u32 = 1;
 const DELETE_ON_CLOSE: u32 = 0x1000;
+/// FileStandardInformation (MS-FSCC 2.4.47).
+const STANDARD: u8 = 5;
 /// How many names one answer holds.
 const NAMES: usize = 3;
 
@@ -97,7 +99,7 @@ impl Server {
         }
         let empties = matches!(asked.create_disposition, SUPERSEDE | OVERWRITE | OVERWRITE_IF);
         if empties && let Some(file) = disk.files.get_mut(&number) {
-            (file.blocks, file.appended) = Default::default();
+            (file.blocks, file.appended, file.padded) = Default::default();
             self.touch(number, true, disk);
         }
         let id = self.fresh();
@@ -228,8 +230,16 @@ impl Server {
             Command::CHANGE_NOTIFY => Step::Wait,
             Command::QUERY_INFO => {
                 let number = self.opens.get(&id.volatile).map_or(0, |o| o.number);
-                let info = number.to_le_bytes();
-                Step::Done(Status::SUCCESS, [&u16s(&[9, 72])[..], &8_u32.to_le_bytes(), &info].concat())
+                let end = disk.files.get(&number).map_or(0, File::size);
+                let is_standard =
+                    query_info::Request::parse(msg).is_ok_and(|r| r.file_info_class == STANDARD);
+                let info: Vec<u8> = if is_standard {
+                    [end, end, 1].into_iter().flat_map(u64::to_le_bytes).collect()
+                } else {
+                    number.to_le_bytes().to_vec()
+                };
+                let len = info.len() as u32;
+                Step::Done(Status::SUCCESS, [&u16s(&[9, 72])[..], &len.to_le_bytes(), &info].concat())
             }
             _ => fail(Status::NOT_SUPPORTED),
         }
@@ -242,6 +252,9 @@ impl Server {
         if open.access & 1 == 0 {
             return fail(Status::ACCESS_DENIED);
         }
+        if block >= BLOCKS || asked.length != 8 {
+            return self.read_tail(chain, header, &asked, disk.files.get(&number));
+        }
         if self.is_locked(id.volatile, number, block, false) {
             return fail(Status::FILE_LOCK_CONFLICT);
         }
@@ -251,6 +264,24 @@ impl Server {
         self.deed(chain, Deed::Read { number, block });
         let ok = self.response(chain.conn, header, Status::SUCCESS);
         Step::Answer(encode::read_response(&ok, &tag.to_le_bytes()))
+    }
+
+    /// What was appended. No client asks for it, but the proxy.
+    fn read_tail(
+        &mut self,
+        chain: &Chain,
+        header: &Header,
+        asked: &read::Request<'_>,
+        file: Option<&File>,
+    ) -> Step {
+        let bytes = file.map(File::bytes).unwrap_or_default();
+        let from = (asked.offset as usize).min(bytes.len());
+        let to = (from + asked.length as usize).min(bytes.len());
+        if from == to {
+            return fail(Status::END_OF_FILE);
+        }
+        let ok = self.response(chain.conn, header, Status::SUCCESS);
+        Step::Answer(encode::read_response(&ok, &bytes[from..to]))
     }
 
     fn write(&mut self, chain: &Chain, msg: &[u8], id: FileId, disk: &mut Disk) -> Step {
@@ -270,6 +301,7 @@ impl Server {
         if asked.offset == u64::MAX {
             if let Some(file) = disk.files.get_mut(&number) {
                 file.appended.push(tag);
+                file.padded = true;
             }
             self.touch(number, true, disk);
             self.break_for_write(id.volatile, number);
@@ -282,6 +314,9 @@ impl Server {
         }
         if let Some(slot) = disk.files.get_mut(&number).and_then(|f| f.blocks.get_mut(block)) {
             *slot = tag;
+        }
+        if let Some(file) = disk.files.get_mut(&number) {
+            file.padded = true;
         }
         self.touch(number, true, disk);
         self.break_for_write(id.volatile, number);

@@ -108,7 +108,10 @@ impl World {
         let now = Instant::now();
         let mut disk = Disk::default();
         for name in SHARED_NAMES.iter().chain(&STATIC_NAMES) {
-            disk.create(name);
+            let number = disk.create(name);
+            if let Some(file) = disk.files.get_mut(&number) {
+                file.padded = true;
+            }
         }
         disk.now = START;
         let config = Arc::new(LinkConfig { side_channel: setup.side, ..LinkConfig::default() });
