@@ -190,6 +190,8 @@ pub enum FileEvent {
         to: Name,
         /// When the client asked for it.
         asked: Instant,
+        /// It was found under that name: whose rename that was, and whether it was answered, is not known.
+        found: bool,
     },
     /// The node leg is gone: every Open of this Link is unreclaimed.
     Lost,

@@ -149,6 +149,8 @@ pub struct Files {
     made: Remembered,
     /// Names that are no more, and when that was heard of.
     gone: Remembered,
+    /// Names whose files were found under others.
+    moved: Remembered,
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
@@ -172,6 +174,8 @@ pub(crate) enum Maker {
 pub enum Remover {
     /// An answered request has removed a file of that very name.
     Known,
+    /// This file, which had that very name, was found under another one: a rename did that, answered or not.
+    Moved(Birth),
     /// It may have.
     Unclear,
     /// None that was answered.
@@ -330,8 +334,11 @@ impl Files {
     }
 
     /// Whether an answered request has removed a file of that name, by deleting it, or by giving another name to it or to a
-    /// directory above it, and the answer came after `since`.
+    /// directory above it, and the answer came after `since`; or its file was found elsewhere since then.
     pub fn remover(&self, key: &FileKey, since: Instant) -> Remover {
+        if let Some(moved) = self.moved_since(key, since) {
+            return Remover::Moved(moved.birth);
+        }
         let mut above = Some(key.clone());
         let mut answer = Remover::Nobody;
         while let Some(name) = above {
@@ -342,10 +349,21 @@ impl Files {
             if alike.any(|gone| gone.key == name) {
                 return Remover::Known;
             }
+            if self.moved.alike(&name).any(|moved| moved.at >= since) {
+                answer = Remover::Unclear;
+            }
             above = name.0.rsplit_once('\\').map(|(directory, _)| FileKey(directory.into()));
         }
-        let unsure = self.blind || self.gone.has_forgotten(since);
+        let forgotten = self.gone.has_forgotten(since) || self.moved.has_forgotten(since);
+        let unsure = self.blind || forgotten;
         if unsure { Remover::Unclear } else { answer }
+    }
+
+    /// The file that had this very name, and was found under another one after all that is known to have removed the name.
+    fn moved_since(&self, key: &FileKey, since: Instant) -> Option<&Record> {
+        let since =
+            self.gone.alike(key).filter(|gone| gone.key == *key).fold(since, |last, gone| last.max(gone.at));
+        self.moved.alike(key).filter(|moved| moved.key == *key && moved.at >= since).last()
     }
 
     /// The file that an answered request has given this name to last, and when that was heard of; unless it is gone.
@@ -394,7 +412,9 @@ impl Files {
             FileEvent::Born { open, birth } => self.born(link, open, birth),
             FileEvent::Doomed { open, doomed } => self.doom(link, open, doomed),
             FileEvent::Renaming { open, from, to, asked } => self.renaming(link, open, from, to, asked),
-            FileEvent::Renamed { open, to, asked } => self.renamed(now, link, open, to, asked),
+            FileEvent::Renamed { open, to, asked, found } => {
+                self.renamed(now, link, open, (to, asked), found);
+            }
             FileEvent::Gone { key, birth } => self.gone(now, key, birth),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
@@ -625,7 +645,14 @@ impl Files {
         self.renames.tell(Rename { from, to, file, by: link, asked, turn: None, answered: None });
     }
 
-    fn renamed(&mut self, now: Instant, link: LinkId, open: OpenToken, to: Name, asked: Instant) {
+    fn renamed(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        open: OpenToken,
+        (to, asked): (Name, Instant),
+        found: bool,
+    ) {
         let Some(by) = self.entry(link, open) else { return };
         let (from, file) = (by.name.clone(), by.file);
         let turn = self.renames.turn(link, asked, &to);
@@ -645,7 +672,12 @@ impl Files {
             }
             self.move_open(now, link, open, name);
         }
-        if rename.from.key != rename.to.key {
+        if rename.from.key != rename.to.key && found {
+            // Who asked for it is still to be told that it was done.
+            self.lately.gone(&rename.from.key, file.birth);
+            self.made.take(&rename.from.key, |made| made.birth.is_at(file.birth));
+            self.moved.insert(rename.from.key.clone(), file.birth, now);
+        } else if rename.from.key != rename.to.key {
             self.gone(now, rename.from.key.clone(), file.birth);
         }
         self.renames.push(rename);
@@ -738,7 +770,11 @@ mod tests {
 
     /// Asked for and answered at `at`.
     fn renamed(files: &mut Files, link: LinkId, open: u64, to: &str, at: Instant) {
-        files.handle(at, link, FileEvent::Renamed { open: OpenToken(open), to: name(to), asked: at });
+        files.handle(
+            at,
+            link,
+            FileEvent::Renamed { open: OpenToken(open), to: name(to), asked: at, found: false },
+        );
     }
 
     fn path(files: &Files, link: LinkId, open: u64) -> String {
@@ -1093,6 +1129,25 @@ mod tests {
         assert_eq!(remover(&files, r"share\dir\x", later(9)), Remover::Nobody, "what came since is known");
         files.handle(now(), B, FileEvent::Unseen);
         assert_eq!(remover(&files, r"share\dir\x", later(9)), Remover::Unclear);
+    }
+
+    #[test]
+    fn what_was_found_under_another_name_was_not_removed_by_what_was_answered() {
+        let mut files = Files::default();
+        made(&mut files, "share\\x", 5, now());
+        opened(&mut files, A, 1, "x");
+        gone(&mut files, "share\\x", 4, later(1));
+        let (open, asked) = (OpenToken(1), later(1));
+        let found = FileEvent::Renamed { open, to: name("y"), asked, found: true };
+        files.handle(later(2), A, found);
+        let remover = |files: &Files, since| files.remover(&name("x").key, since);
+        assert_eq!(remover(&files, later(1)), Remover::Moved(Birth::set(5)));
+        assert_eq!(remover(&files, later(3)), Remover::Nobody, "it was before");
+        assert_eq!((path(&files, A, 1), files.holder(&name("x").key)), ("y".into(), None));
+        gone(&mut files, "share\\x", 5, later(3));
+        assert_eq!(remover(&files, later(1)), Remover::Known, "who renamed it was told");
+        files.handle(later(4), A, FileEvent::Renamed { open, to: name("z"), asked, found: true });
+        assert_eq!(files.remover(&name("y\\f").key, later(1)), Remover::Unclear, "beneath it");
     }
 
     #[test]

@@ -214,7 +214,7 @@ impl Link {
         match parsed.file_info_class {
             class::RENAME | class::RENAME_EX => {
                 if let Some(name) = parsed.new_name() {
-                    self.observe_rename(request.at, token, name);
+                    self.observe_rename(request.at, token, name, false);
                     self.note_made(request.at, token, name);
                 }
             }
@@ -248,12 +248,19 @@ impl Link {
     }
 
     /// An Open has another name now, and with it every Open of the same file and of what is beneath it, of whatever Link:
-    /// those hear of it before they are reclaimed. `asked`: when the client asked for it.
-    pub(crate) fn observe_rename(&mut self, asked: Instant, token: crate::ids::OpenToken, name: &[u8]) {
+    /// those hear of it before they are reclaimed. `asked`: when the client asked for it. `found`: it may have been the
+    /// rename of another, not answered yet.
+    pub(crate) fn observe_rename(
+        &mut self,
+        asked: Instant,
+        token: crate::ids::OpenToken,
+        name: &[u8],
+        found: bool,
+    ) {
         let Some(open) = self.opens.get_mut(token) else { return };
         open.name = open.full_name(name);
         let to = open.file_name();
-        self.out.file(FileEvent::Renamed { open: token, to, asked });
+        self.out.file(FileEvent::Renamed { open: token, to, asked, found });
     }
 
     /// Of the requests that go to the node now, others may have to know the renames before their answers are known.

@@ -194,7 +194,7 @@ pub(super) struct Name {
 
 impl Name {
     /// What stands there has got the name while the request was under way.
-    fn is_anew(&self) -> bool {
+    pub(super) fn is_anew(&self) -> bool {
         self.there.is_some_and(|there| self.holder.is_since(there.birth))
     }
 
@@ -210,7 +210,7 @@ pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
         // Whoever removed what answered requests have left there was not answered.
         None if name.holder != Holder::Unknown => Finding::Done,
         None => match name.remover {
-            Remover::Known => Finding::Undone,
+            Remover::Known | Remover::Moved(_) => Finding::Undone,
             Remover::Unclear => Finding::Unclear,
             Remover::Nobody => Finding::Done,
         },
@@ -232,19 +232,54 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
     // To do it again would rename what another client has made since.
     let undone = if anew { Finding::Unclear } else { Finding::Undone };
     let Some(there) = new.there else {
-        return if new.remover == Remover::Known { Finding::Unclear } else { undone };
+        // Whoever has renamed or deleted the file meanwhile may have done so by an Open, when it had the new name already.
+        let is_known_to_be_undone = new.remover != Remover::Known && old.remover == Remover::Nobody;
+        return if is_known_to_be_undone { undone } else { Finding::Unclear };
     };
     if new.holder.is_before(there.birth) || new.holder.is_since(there.birth) {
         return undone;
     }
-    if let Holder::Before(was) = old.holder {
-        return if was.can_be(there.birth) { Finding::Done } else { undone };
+    match (old.holder, old.remover) {
+        (Holder::Before(was), _) => return if was.can_be(there.birth) { Finding::Done } else { undone },
+        // It was given the name before the rename was done.
+        (Holder::Since(was), _) if !anew && was.can_be(there.birth) => return Finding::Done,
+        (_, Remover::Moved(was)) if was.is_at(there.birth) && new.maker != Maker::Known => {
+            return Finding::Done;
+        }
+        _ => {}
     }
     match (new.maker, old.remover) {
         (Maker::Known, _) => undone,
         _ if asked.is_long_after(there.changed) => undone,
         (Maker::Nobody, Remover::Nobody) if asked.is_near(there.changed) => Finding::Done,
-        (_, Remover::Known) => undone,
+        (_, Remover::Known | Remover::Moved(_)) => undone,
+        _ => Finding::Unclear,
+    }
+}
+
+/// Whether what stood under `old`, and stands there no more, was made a link of the name `new`.
+pub(super) fn linked_before(old: &Name, new: &Name, asked: Asked) -> Finding {
+    let Some(there) = new.there else {
+        return if new.remover == Remover::Known { Finding::Unclear } else { Finding::Undone };
+    };
+    let is_anothers = new.holder.is_before(there.birth) || new.holder.is_since(there.birth);
+    if is_anothers || new.maker == Maker::Known || asked.is_long_after(there.changed) {
+        return Finding::Undone;
+    }
+    let was = match (old.holder, old.remover) {
+        (Holder::Before(was) | Holder::Since(was), _) if old.there.is_none() => Some(was),
+        (_, Remover::Moved(was)) => Some(was),
+        _ => None,
+    };
+    match was {
+        Some(was) if was.is_at(there.birth) => Finding::Done,
+        // It is older than the request: whoever gave it the name has not made it.
+        _ if new.maker == Maker::Nobody
+            && asked.is_near(there.changed)
+            && !asked.may_follow(there.created) =>
+        {
+            Finding::Done
+        }
         _ => Finding::Unclear,
     }
 }
@@ -411,6 +446,7 @@ mod tests {
         let rows = [
             ("it is not there", name(None), Done),
             ("answered: removed", removed(Remover::Known), Undone),
+            ("it was found elsewhere", removed(Remover::Moved(old.birth)), Undone),
             ("answered: perhaps removed", removed(Remover::Unclear), Unclear),
             ("answered: removed, and made again", Name { holder: before, ..removed(Remover::Known) }, Done),
             ("it is there", name(Some(old)), Undone),
@@ -445,6 +481,8 @@ mod tests {
             ("what has the old name is unknown, and new", name(Some(fresh)), name(Some(moved)), Unclear),
             ("neither name is there", name(None), name(None), Undone),
             ("neither, and another removed the new", name(None), removed(Remover::Known), Unclear),
+            ("neither, and another removed the old", removed(Remover::Known), name(None), Unclear),
+            ("neither, and it was found elsewhere", removed(Remover::Moved(old.birth)), name(None), Unclear),
             ("it has the new name, since now", name(None), name(Some(moved)), Done),
             ("what has the new name has not changed", name(None), name(Some(old)), Undone),
             (
@@ -465,6 +503,26 @@ mod tests {
             ),
             ("it is known to be another", held(None, is_old), name(Some(other)), Undone),
             ("an answered request removed the old", removed(Remover::Known), name(Some(moved)), Undone),
+            ("it was found there", removed(Remover::Moved(old.birth)), name(Some(moved)), Done),
+            ("it was found elsewhere", removed(Remover::Moved(other.birth)), name(Some(moved)), Undone),
+            (
+                "it was found there, and is another's",
+                removed(Remover::Moved(old.birth)),
+                known(Some(moved)),
+                Undone,
+            ),
+            (
+                "it got the old name since, and has the new",
+                Name { remover: Remover::Known, ..held(None, Holder::Since(old.birth)) },
+                name(Some(moved)),
+                Done,
+            ),
+            (
+                "another got the old name since",
+                Name { remover: Remover::Known, ..held(None, Holder::Since(other.birth)) },
+                name(Some(moved)),
+                Undone,
+            ),
             ("the old name was made anew", anew, name(Some(moved)), Done),
             ("the old name was made anew, no new one", anew, name(None), Unclear),
             ("the old name was made anew, the new is another's", anew, known(Some(moved)), Unclear),
@@ -473,6 +531,37 @@ mod tests {
             assert_eq!(renamed(&old, &new, Asked(Some(NOW))), expected, "{what}");
         }
         assert_eq!(renamed(&name(None), &name(Some(moved)), Asked(None)), Unclear, "no clock");
+    }
+
+    #[test]
+    fn whether_a_link_was_made_of_what_is_gone_since() {
+        use Finding::{Done, Unclear, Undone};
+        let (old, fresh) = (at(BORN), there());
+        let moved = Sighting { changed: NOW, ..old };
+        let gone = name(None);
+        let is_old = Holder::Before(old.birth);
+        let rows = [
+            ("neither is there", gone, name(None), Undone),
+            ("neither, and another removed the new", gone, removed(Remover::Known), Unclear),
+            ("the new is old, and has changed", gone, name(Some(moved)), Done),
+            ("the new is as new as the request", gone, name(Some(fresh)), Unclear),
+            ("the new has not changed", gone, name(Some(old)), Undone),
+            ("it is known to be the file", held(None, is_old), name(Some(moved)), Done),
+            ("the same, removed by an answered request", removed(Remover::Known), name(Some(moved)), Done),
+            ("it was found there", removed(Remover::Moved(fresh.birth)), name(Some(fresh)), Done),
+            (
+                "another has the old name",
+                held(Some(fresh), Holder::Since(fresh.birth)),
+                name(Some(moved)),
+                Done,
+            ),
+            ("an answered request made it", gone, held(Some(moved), is_old), Undone),
+            ("the same, by time", gone, Name { maker: Maker::Known, ..name(Some(moved)) }, Undone),
+            ("perhaps one did", gone, Name { maker: Maker::Unclear, ..name(Some(moved)) }, Unclear),
+        ];
+        for (what, old, new, expected) in rows {
+            assert_eq!(linked_before(&old, &new, Asked(Some(NOW))), expected, "{what}");
+        }
     }
 
     #[test]

@@ -8,9 +8,10 @@
 //! | the old name, with the file that had it before | undone | undone | see new name |
 //! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that; else unclear | as if it were not there, but never undone | |
 //! | the old name, with a file as new as the request, of nobody known | unclear | unclear | |
-//! | no old name, removed by an answered request | undone | undone | undone |
+//! | no old name, removed by an answered request | undone | undone; unclear without a new one | see new name |
+//! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
 //! | no old name, nor a new one | done | undone | undone |
-//! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | |
+//! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | done if the file is known to have had the old name, or is older than the request |
 //! | the new name, with anything else | | undone | done if the on-disk ids are the same, and no answered request has made it |
 //!
 //! Where a table says neither, [`Finding::Unclear`]: the whole compound is answered STATUS_INTERNAL_ERROR. What is undone is
@@ -149,12 +150,13 @@ impl Link {
             (Kind::Rename, Some(new)) => {
                 claim::renamed(&old, &known(files, &new, new_there, change), self.asked(create))
             }
-            (Kind::Link, Some(new)) => match old_there {
-                Some(there) => {
-                    claim::linked((there.on_disk_id, old.holder), &known(files, &new, new_there, change))
+            (Kind::Link, Some(new)) => {
+                let new = known(files, &new, new_there, change);
+                match old_there.filter(|_| !old.is_anew()) {
+                    Some(there) => claim::linked((there.on_disk_id, old.holder), &new),
+                    None => claim::linked_before(&old, &new, self.asked(create)),
                 }
-                None => Finding::Undone,
-            },
+            }
             _ => Finding::Unclear,
         }
     }
@@ -219,7 +221,8 @@ impl Link {
         let (old, new) = self.names(create, change)?;
         let at = change.at;
         let (source, target) = (seen(create.probe).flatten(), seen(change.probe).flatten());
-        let there = if story.kind == Kind::Link { source } else { target };
+        // Of a link, both names are the file's; but what stands under the old one may be another's.
+        let there = target;
         match (story.kind, new, there) {
             // What stands there now is another's.
             (Kind::Delete, ..) if source.is_some() => return None,

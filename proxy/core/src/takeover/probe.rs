@@ -268,7 +268,7 @@ impl Link {
         }
         let Some(name) = name else { return };
         let asked = renamed.and_then(|id| self.requests.get(id)).map(|rename| rename.at);
-        self.observe_rename(asked.unwrap_or(lost_at), open, &name);
+        self.observe_rename(asked.unwrap_or(lost_at), open, &name, asked.is_none());
         if let Some(asked) = asked {
             self.note_made(asked, open, &name);
         }
