@@ -491,7 +491,8 @@ impl Link {
                     self.out.send_node(leg, frame);
                 }
             }
-            _ => self.give_up_request(id, Status::CANCELLED),
+            _ if request.may_be_cancelled() => self.give_up_request(id, Status::CANCELLED),
+            _ => {}
         }
     }
 

@@ -396,8 +396,11 @@ impl Link {
             return;
         };
         let id = request.message_id();
+        let may_be_cancelled = request.may_be_cancelled();
         if self.is_cancel_verified(header, &mut msg.to_vec(), incoming.sealed) {
-            self.fill(attached, id, Status::CANCELLED);
+            if may_be_cancelled {
+                self.fill(attached, id, Status::CANCELLED);
+            }
         } else {
             self.out.event(Event::SignatureRefused);
         }

@@ -331,6 +331,15 @@ impl Requests {
 }
 
 impl Request {
+    /// Whether a CANCEL may keep it from being done (MS-SMB2 3.3.5.16). What a client gives back it does not expect to have
+    /// still, and what it acknowledges it has given up.
+    pub(crate) fn may_be_cancelled(&self) -> bool {
+        !matches!(
+            self.header.command,
+            Command::CLOSE | Command::LOGOFF | Command::TREE_DISCONNECT | Command::OPLOCK_BREAK
+        )
+    }
+
     /// Whether our STATUS_PENDING may be sent for it: one in its life, never in a compound, never where it must be
     /// signed or would confuse the handshake.
     pub(crate) fn may_pend(&self) -> bool {
