@@ -146,12 +146,14 @@ pub(crate) struct Breaking {
     ours: bool,
     /// What it is to be told next, and whether the present node waits for that.
     next: Option<(Level, bool)>,
+    /// The Open is of a CREATE answered since the client was told: it was opened with no more than that.
+    joined: bool,
 }
 
 impl Breaking {
     fn new(had: Level, told: Level, now: Instant, ours: bool) -> Option<Self> {
         let until = now + PATIENCE;
-        had.is_acknowledged().then_some(Self { had, told, until, ours, next: None })
+        had.is_acknowledged().then_some(Self { had, told, until, ours, next: None, joined: false })
     }
 
     /// Whether the file is to be held for the client.
@@ -272,6 +274,7 @@ impl Link {
                     breaking.next = Some((new, waits));
                 }
             }
+            self.end_unowed_break(now, cached);
             return;
         }
         if new == held {
@@ -397,11 +400,13 @@ impl Link {
                 (self.opens.iter().find(|o| cached.is_of(o)), Level::Lease(lease_state))
             }
         };
-        let Some((open, breaking)) = open.and_then(|o| Some((o, o.breaking.filter(|b| b.ours)?))) else {
-            return false;
-        };
+        let Some(open) = open else { return false };
+        let breaking = open.breaking.filter(|breaking| breaking.ours);
+        // The one that nobody waited for any more: it has come to what the client has.
+        let excused = open.excused.filter(|_| open.breaking.is_none());
+        let Some(told) = breaking.map(|breaking| breaking.told).or(excused) else { return false };
         let (cached, client_id) = (Cached::by(open), open.client_id.0);
-        if !acked.is_within(breaking.told) {
+        if !acked.is_within(told) {
             let status = match acked {
                 Level::Oplock(_) => INVALID_OPLOCK_PROTOCOL,
                 Level::Lease(_) => Status::REQUEST_NOT_ACCEPTED,
@@ -421,7 +426,10 @@ impl Link {
         };
         self.answer(&request, &msg);
         self.release(cached);
-        self.acknowledged(now, cached, acked, breaking.next);
+        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            open.excused = None;
+        }
+        self.acknowledged(now, cached, acked, breaking.and_then(|breaking| breaking.next));
         true
     }
 
@@ -438,6 +446,29 @@ impl Link {
             set_level(open, acked);
         }
         self.lower(now, cached, to, node_waits, None);
+    }
+
+    /// All Opens of which the client was told are closed: it has given back what it is to acknowledge, and may never do so.
+    /// Nobody waits for that.
+    fn end_unowed_break(&mut self, now: Instant, cached: Cached) {
+        let Some(breaking) = self.opens.iter().find(|o| cached.is_of(o)).and_then(|o| o.breaking) else {
+            return;
+        };
+        let is_owed = self.opens.iter().any(|o| cached.is_of(o) && o.breaking.is_none_or(|b| !b.joined));
+        if breaking.ours && !is_owed && (breaking.next.is_some() || breaking.holds()) {
+            self.release(cached);
+            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+                open.excused = Some(breaking.told);
+            }
+            self.acknowledged(now, cached, breaking.told, breaking.next);
+        }
+    }
+
+    /// An Open was closed: others may have shared its lease.
+    pub(super) fn left_by(&mut self, now: Instant, closed: &Open) {
+        if closed.breaking.is_some() {
+            self.end_unowed_break(now, Cached::by(closed));
+        }
     }
 
     /// The node has answered the client's acknowledgement.
@@ -598,7 +629,7 @@ pub(super) fn may_write(access: u32) -> bool {
 impl Open {
     /// What a CREATE with the same lease says of it, in the state in which the client has it.
     pub(super) fn share(&mut self, mate: &Open) {
-        self.breaking = mate.breaking;
+        self.breaking = mate.breaking.map(|breaking| Breaking { joined: true, ..breaking });
         self.epoch_shift = mate.epoch_shift;
     }
 

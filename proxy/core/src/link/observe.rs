@@ -196,8 +196,11 @@ impl Link {
 
     pub(super) fn observe_close(&mut self, request: &Request) {
         let Some(token) = self.request_open(request) else { return };
-        self.opens.remove(token);
+        let closed = self.opens.remove(token);
         self.out.file(FileEvent::Closed { open: token });
+        if let Some(open) = closed {
+            self.left_by(request.at, &open);
+        }
     }
 
     /// The Open a request is about.

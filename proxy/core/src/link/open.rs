@@ -15,7 +15,13 @@ use smb_parse::{
 use crate::{
     files::{FileIdentity, FileKey, Name},
     ids::{Client, MessageId, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
-    link::{birth::Birth, breaks::Breaking, locks::LockTable, request::Request, watch::Watch},
+    link::{
+        birth::Birth,
+        breaks::{Breaking, Level},
+        locks::LockTable,
+        request::Request,
+        watch::Watch,
+    },
     takeover::cursor::Cursor,
 };
 
@@ -100,6 +106,8 @@ pub(crate) struct Open {
     pub(crate) cursor: Cursor,
     /// A break that the client has not acknowledged.
     pub(crate) breaking: Option<Breaking>,
+    /// To this level went a break whose acknowledgement nobody waits for any more. It may still come.
+    pub(crate) excused: Option<Level>,
     /// How much the epoch of the lease that the client knows is ahead of the present node's.
     pub(crate) epoch_shift: u16,
     pub(crate) is_directory: bool,
@@ -325,6 +333,7 @@ pub(crate) fn open_from(
         owes_read_only: false,
         cursor: Cursor::default(),
         breaking: None,
+        excused: None,
         epoch_shift: 0,
         is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
         watch: Watch::Off,
