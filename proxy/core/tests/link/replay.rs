@@ -254,7 +254,10 @@ fn what_another_client_has_made_anew_is_not_deleted() {
     for deed in [Deed::Dispose, Deed::DeleteOnClose] {
         for answered in [0, 1] {
             let mut rigs = two();
-            rigs[0].put("file", 77, TEXT);
+            // It is known to have been there.
+            let (_, msg) = rigs[1].ask(create(&rigs[1], "file", CREATE, 0));
+            let known = create::Response::parse(&msg).unwrap().file_id;
+            assert_eq!(rigs[1].ask(close(&rigs[1], known)).0, Status::SUCCESS);
             let compound = deed.compound(&rigs[0]);
             let ids = cut(&mut rigs[0], |_| compound.to_vec(), answered, compound.len());
             let anew = create(&rigs[1], "file", CREATE, 0);
