@@ -114,6 +114,8 @@ pub(crate) struct Open {
     pub(crate) watch: Watch,
     /// The present node has been asked for a resume key, since it has this Open of us.
     pub(crate) has_key: bool,
+    /// Where the file ended when it was opened, in bytes.
+    pub(crate) ended: u64,
     /// By it the file's end may have been changed otherwise than by appending.
     pub(crate) spoilt: bool,
 }
@@ -338,6 +340,7 @@ pub(crate) fn open_from(
         is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
         watch: Watch::Off,
         has_key: false,
+        ended: granted.end_of_file,
         spoilt: false,
     };
     let mut guid = [0; 16];

@@ -9,7 +9,7 @@
 //! | has grown by just the appends in flight that stand there | [`Finding::Done`] if it is one of them: answered with Count = Length; else undone |
 //! | has grown by anything else, or is shorter | [`Finding::Unclear`] |
 //! | has grown, but the Open may not read, or more than [`MOST`] bytes are in question | unclear |
-//! | may have been changed by more than appends | unclear |
+//! | may have been changed by more than appends, and WRITEs before where it ended when it was opened | unclear |
 //!
 //! Where the file must end without the appends in flight, [`Tail`](crate::files::Tail) knows, of all Links. Equal data is
 //! no matter unless some of those that brought it were done and some not. What was written in part is unclear.
@@ -86,8 +86,13 @@ impl Link {
                 let class = request.msg.get(Header::LEN + 3);
                 class.is_some_and(|class| SIZES.contains(class))
             };
+            // What is written before that changes nothing behind it.
+            let ended = self.opens.of(request).map_or(0, |open| open.ended);
+            let is_before = |asked: &write::Request<'_>| {
+                asked.offset.checked_add(asked.length.into()).is_some_and(|to| to <= ended)
+            };
             let spoils = match command {
-                Command::WRITE => data.is_none(),
+                Command::WRITE => !write::Request::parse(&request.msg).is_ok_and(|asked| is_before(&asked)),
                 Command::SET_INFO => resizes(),
                 Command::IOCTL => true,
                 _ => continue,
