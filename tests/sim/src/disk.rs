@@ -1,6 +1,6 @@
 //! The storage that all nodes share. It survives every crash.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How many blocks of 8 bytes a file has. Each holds the tag of the WRITE that wrote it last.
 pub const BLOCKS: usize = 4;
@@ -61,6 +61,8 @@ pub struct Disk {
     pub names: BTreeMap<String, u64>,
     /// Files, also those that have no name any more but are open.
     pub files: BTreeMap<u64, File>,
+    /// ClientGuid and file: whose locks a living node let go with their session, and which were not had again.
+    pub let_go: BTreeSet<([u8; 16], u64)>,
     next: u64,
     /// The clock of storage and nodes, in units of 100 ns.
     pub now: u64,

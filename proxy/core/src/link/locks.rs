@@ -165,8 +165,21 @@ impl Link {
         };
         let named = self.requests.iter().filter(is_its).filter_map(elements_of).flatten();
         let unheld: Vec<_> = named.filter(|range| !open.locks.has(range)).collect();
+        self.unlock(token, unheld);
+    }
+
+    /// The node has kept an Open, and was lost before it had said whether its locks are on it: they are not, now.
+    pub(crate) fn unlock_all(&mut self, token: OpenToken) {
+        let Some(open) = self.opens.get(token) else { return };
+        let held = open.locks.iter().copied().collect();
+        self.unlock(token, held);
+    }
+
+    /// One at a time, for the node stops at the first that it does not have.
+    fn unlock(&mut self, token: OpenToken, ranges: Vec<Lock>) {
+        let Some(open) = self.opens.get(token) else { return };
         let (session, file, tree) = (open.session.0, open.node_id.0, self.node_tree(open));
-        for range in unheld {
+        for range in ranges {
             let header = self.own_header(Command::LOCK, session, tree);
             let msg = encode::lock(&header, file, 0, &[Lock { flags: UNLOCK, ..range }]);
             self.send_in_session(session, &msg, Op::Discard);

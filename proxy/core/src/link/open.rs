@@ -95,6 +95,8 @@ pub(crate) struct Open {
     pub(crate) is_pipe: bool,
     /// Byte-range locks acknowledged.
     pub(crate) locks: LockTable,
+    /// The node that has given out `node_id` is not known to have those: it was lost before it said so.
+    pub(crate) owes_locks: bool,
     /// A request that closes it was in flight when its node was lost.
     pub(crate) closing: bool,
     /// The client gave it a CreateGuid and has not used it since. Its node finds it by the CreateGuid until its FileId is used,
@@ -329,6 +331,7 @@ pub(crate) fn open_from(
         birth: Birth::of(&granted),
         is_pipe: place.is_pipe,
         locks: LockTable::default(),
+        owes_locks: false,
         closing: false,
         unused: false,
         delete_pending: false,

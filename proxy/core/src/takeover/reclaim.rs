@@ -156,6 +156,7 @@ impl Link {
         let node_id = response.file_id;
         let (granted, epoch) = adopt(open, &response);
         open.had_by = node;
+        open.owes_locks = true;
         open.state = OpenState::Live;
         open.cursor.reopened();
         open.has_key = false;
@@ -219,6 +220,9 @@ impl Link {
     }
 
     pub(super) fn reclaimed(&mut self, token: OpenToken) {
+        if let Some(open) = self.opens.get_mut(token) {
+            open.owes_locks = false;
+        }
         if self.opens.get(token).is_some_and(|open| open.delete_pending) {
             self.out.file(FileEvent::Unflagged { open: token });
             self.unflagged.insert(token);

@@ -86,12 +86,11 @@ impl Link {
         }
     }
 
-    /// Whether a node may have kept an Open. One that may have another name by now is not asked for, unless its lease makes
-    /// the node compare the names.
+    /// Whether a node may have kept an Open, which it has not if its file was flagged to be deleted there. One that may have
+    /// another name by now is not asked for, unless its lease makes the node compare the names.
     pub(super) fn may_be_kept(&self, open: &Open, node: NodeId) -> bool {
         open.durable != Durable::No
             && open.had_by == Some(node)
-            && !open.delete_pending
             && (open.lease.is_some() || self.next_attempt(open.token, None).is_none())
     }
 
@@ -149,7 +148,12 @@ impl Link {
         self.note_place(token, Under::Recorded, false);
         self.take_level(now, token, granted, epoch);
         self.unlock_in_flight(token);
-        self.reclaimed(token);
+        if self.opens.get(token).is_some_and(|open| open.owes_locks) {
+            self.unlock_all(token);
+            self.lock_again(token);
+        } else {
+            self.reclaimed(token);
+        }
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.opens_kept += 1;
         }

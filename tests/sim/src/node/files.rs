@@ -224,7 +224,7 @@ impl Server {
                 self.close_open(id.volatile, disk);
                 Step::Done(Status::SUCCESS, [&u16s(&[60])[..], &[0; 58]].concat())
             }
-            Command::LOCK => self.lock(chain, msg, id),
+            Command::LOCK => self.lock(chain, msg, id, disk),
             Command::SET_INFO => self.set_info(chain, msg, id, disk),
             Command::QUERY_DIRECTORY => self.query_directory(chain, header, msg, id, disk),
             Command::CHANGE_NOTIFY => Step::Wait,
@@ -331,7 +331,7 @@ impl Server {
         })
     }
 
-    fn lock(&mut self, chain: &Chain, msg: &[u8], id: FileId) -> Step {
+    fn lock(&mut self, chain: &Chain, msg: &[u8], id: FileId, disk: &mut Disk) -> Step {
         let Ok(asked) = lock::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
         let Some(number) = self.opens.get(&id.volatile).map(|o| o.number) else {
             return fail(Status::FILE_CLOSED);
@@ -352,9 +352,10 @@ impl Server {
             let own = open.locks.iter().any(|l| l.offset == wanted.offset && clashes(l));
             if own || self.is_locked(id.volatile, number, block, exclusive) {
                 let again = |o: &Open| o.number == number && o.relocked;
-                // What a durable Open has kept is to be had by a reconnect only.
+                // What a living node has let go somebody may have had who waited for it.
+                let let_go = disk.let_go.contains(&(self.guid(chain.conn).unwrap_or_default(), number));
                 let kept = self.opens.values().any(|o| o.number == number && o.disconnected.is_some());
-                if !kept && chain.mark.reclaims && self.opens.values().any(again) {
+                if !let_go && chain.mark.reclaims && (kept || self.opens.values().any(again)) {
                     let text = format!("block {block} of file {number} cannot be locked again");
                     self.offend("lock not had again", text);
                 }
@@ -372,6 +373,7 @@ impl Server {
         if chain.mark.reclaims {
             if let Some(open) = self.opens.get_mut(&id.volatile) {
                 open.relocked = true;
+                disk.let_go.remove(&(open.guid, number));
             }
         } else {
             for taken in locks.iter().filter(|l| l.flags & lock::UNLOCK == 0) {

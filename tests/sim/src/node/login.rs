@@ -217,6 +217,8 @@ impl Server {
             let gone: Vec<u64> =
                 self.opens.iter().filter(|(_, o)| o.session == id).map(|(id, _)| *id).collect();
             for open in gone {
+                let locked = self.opens.get(&open).filter(|o| !o.locks.is_empty());
+                disk.let_go.extend(locked.map(|o| (o.guid, o.number)));
                 self.close_open(open, disk);
             }
             self.parted.insert(id, session);
