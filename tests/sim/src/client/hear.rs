@@ -346,6 +346,7 @@ impl Client {
         let held = Held {
             id: answer.file_id,
             session: *session,
+            name: name.clone(),
             number,
             oplock: if lease.is_some() { 0 } else { answer.oplock_level },
             lease: lease.map(|l| l.key),

@@ -45,6 +45,8 @@ pub(crate) struct Session {
 pub(crate) struct Held {
     id: FileId,
     session: usize,
+    /// The name it was opened by.
+    name: String,
     /// The file's number.
     pub(crate) number: u64,
     oplock: u8,
@@ -290,14 +292,16 @@ impl Client {
         }
     }
 
-    /// The most that it believes to have of a file: oplock level, lease state. `None`: nobody can tell.
-    pub(crate) fn believes_at_most(&self, number: u64) -> Option<(u8, u32)> {
+    /// The most that it believes to have of what is asked for by that name, and was found to be that file: oplock level, lease
+    /// state. Another file may stand under the name by now, which only its answer tells. `None`: nobody can tell.
+    pub(crate) fn believes_at_most(&self, number: u64, name: &str) -> Option<(u8, u32)> {
         let closes =
             |asked: &Asked| matches!(asked.kind, Kind::Close | Kind::LogOff(_) | Kind::Create { .. });
         if !self.alive || self.asked.values().any(closes) {
             return None;
         }
-        let mut held = self.beliefs().filter(|(held, ..)| held.number == number).peekable();
+        let mut held =
+            self.beliefs().filter(|(held, ..)| held.number == number || held.name == name).peekable();
         held.peek()?;
         Some(held.fold((0, 0), |(oplock, state), (_, level, lease)| (level.max(oplock), state | lease)))
     }

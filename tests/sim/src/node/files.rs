@@ -95,7 +95,7 @@ impl Server {
         if chain.mark.reclaims && !directory {
             let state = lease_of(&asked).map_or(0, |lease| lease.state);
             let oplock = Some(asked.requested_oplock_level).filter(|level| *level != 0xff).unwrap_or(0);
-            self.deed(chain, Deed::AskedBack { number, oplock, state });
+            self.deed(chain, Deed::AskedBack { number, name: name.clone(), oplock, state });
         }
         let empties = matches!(asked.create_disposition, SUPERSEDE | OVERWRITE | OVERWRITE_IF);
         if empties && let Some(file) = disk.files.get_mut(&number) {

@@ -62,7 +62,7 @@ pub enum Deed {
     /// Something was written to the end.
     Appended { number: u64, tag: u64 },
     /// A takeover has asked for an Open with this oplock level, or lease state.
-    AskedBack { number: u64, oplock: u8, state: u32 },
+    AskedBack { number: u64, name: String, oplock: u8, state: u32 },
     /// A range was locked.
     Locked { number: u64, block: usize },
     /// It has this name now.

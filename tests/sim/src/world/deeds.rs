@@ -53,8 +53,8 @@ impl World {
                 }
                 self.touch(actor, mark, *number, None, false)
             }
-            Deed::AskedBack { number, oplock, state } => {
-                match self.pairs[actor].client.believes_at_most(*number) {
+            Deed::AskedBack { number, name, oplock, state } => {
+                match self.pairs[actor].client.believes_at_most(*number, name) {
                     Some(most) if self.pairs[actor].to_client.is_empty() => {
                         if *oplock > most.0 || state & !most.1 != 0 {
                             let text = format!(
