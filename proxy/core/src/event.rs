@@ -273,6 +273,11 @@ pub enum FileEvent {
         /// When the file was created.
         birth: Birth,
     },
+    /// A request that was in flight when its node was lost may have removed a name.
+    Removing {
+        /// The name.
+        key: FileKey,
+    },
     /// Names may be made and removed that nobody here sees.
     Unseen,
     /// Requests of this Link that change names were in flight when their node was lost. What became of them is open.

@@ -151,6 +151,8 @@ pub struct Files {
     gone: Remembered,
     /// Names whose files were found under others.
     moved: Remembered,
+    /// Names that requests in flight may have removed, and when their node was lost.
+    removing: Remembered,
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
@@ -366,6 +368,22 @@ impl Files {
         self.moved.alike(key).filter(|moved| moved.key == *key && moved.at >= since).last()
     }
 
+    /// Whether a file that got this name since then may have lost it again by another request, answered or in flight when its
+    /// node was lost.
+    pub(crate) fn may_be_gone_since(&self, key: &FileKey, since: Instant) -> bool {
+        let is_gone = |names: &Remembered, key: &FileKey| {
+            names.has_forgotten(since) || names.alike(key).any(|name| name.at >= since)
+        };
+        let mut above = Some(key.clone());
+        while let Some(name) = above {
+            if [&self.gone, &self.moved, &self.removing].into_iter().any(|names| is_gone(names, &name)) {
+                return true;
+            }
+            above = name.0.rsplit_once('\\').map(|(directory, _)| FileKey(directory.into()));
+        }
+        false
+    }
+
     /// The file that an answered request has given this name to last, and when that was heard of; unless it is gone.
     pub(crate) fn holder(&self, key: &FileKey) -> Option<(Birth, Instant)> {
         self.lately.holder(key)
@@ -416,6 +434,7 @@ impl Files {
                 self.renamed(now, link, open, (to, asked), found);
             }
             FileEvent::Gone { key, birth } => self.gone(now, key, birth),
+            FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
                     entry.writes = true;
@@ -1148,6 +1167,20 @@ mod tests {
         assert_eq!(remover(&files, later(1)), Remover::Known, "who renamed it was told");
         files.handle(later(4), A, FileEvent::Renamed { open, to: name("z"), asked, found: true });
         assert_eq!(files.remover(&name("y\\f").key, later(1)), Remover::Unclear, "beneath it");
+    }
+
+    #[test]
+    fn a_name_may_be_gone_by_a_request_that_was_answered_or_in_flight() {
+        let mut files = Files::default();
+        let gone_since = |files: &Files, name: &str, since| files.may_be_gone_since(&key(name), since);
+        assert!(!gone_since(&files, r"share\dir\x", now()));
+        files.handle(later(5), A, FileEvent::Removing { key: key(r"share\dir") });
+        assert!(gone_since(&files, r"share\dir\x", later(5)) && gone_since(&files, r"share\dir", now()));
+        assert!(!gone_since(&files, r"share\dir\x", later(6)), "it was asked for before");
+        assert!(!gone_since(&files, r"share\y", now()));
+        gone(&mut files, r"share\y", 5, later(5));
+        assert!(gone_since(&files, r"share\y", later(5)) && !gone_since(&files, r"share\y", later(6)));
+        assert_eq!(files.remover(&key(r"share\dir\x"), now()), Remover::Nobody, "nobody was told so");
     }
 
     #[test]

@@ -22,7 +22,8 @@
 //! | as new as the request, made by nobody else | done if it is empty, or holds what its own compound writes | done; [`Finding::Partly`] if it was to bring more than a file shows |
 //! | anything else | [`Finding::Unclear`] | unclear: sent again, and told as the node says |
 //!
-//! What was done is sent as FILE_OPEN, and answered FILE_CREATED.
+//! FILE_CREATE is unclear, whatever is there, if another request may have removed what it made: one answered since it came, or in
+//! flight when its node was lost. What was done is sent as FILE_OPEN, and answered FILE_CREATED.
 //!
 //! | under the name stands | a disposition that empties it |
 //! |---|---|
@@ -347,6 +348,26 @@ impl Link {
         } else {
             self.end_doubt();
         }
+        for key in self.may_have_removed() {
+            self.out.file(FileEvent::Removing { key });
+        }
+    }
+
+    /// The names that requests in doubt may have removed: by a rename, or by deleting what has them.
+    fn may_have_removed(&self) -> Vec<FileKey> {
+        let removes = |request: &&Request| {
+            request.doubtful && (request.deletes || matches!(new_name(request), Some((true, _))))
+        };
+        let name = |request: &Request| {
+            if let Some(open) = self.opens.of(request) {
+                return Some(open.key());
+            }
+            let create =
+                if request.header.command == Command::CREATE { request } else { self.own_create(request)? };
+            self.key_of(create, create::Request::parse(&create.msg).ok()?.name.0)
+        };
+        let closed = self.opens.iter().filter(|open| self.may_be_deleted(open.token)).map(Open::key);
+        self.requests.iter().filter(removes).filter_map(name).chain(closed).collect()
     }
 
     /// Others may go on once nothing is left to be found out.
@@ -407,6 +428,10 @@ impl Link {
                 None => (Finding::Unclear, None),
             },
             Probe::Asked => return false,
+            // What it made may be gone, and what stands there a third's.
+            _ if facts.kind == Kind::Exclusive && self.may_be_gone_again(request, files) => {
+                (Finding::Unclear, None)
+            }
             // On a leg that was cut, a node that lives deletes what it has made.
             Probe::Absent | Probe::Pathless if facts.kind == Kind::Exclusive && deletes_on_close(request) => {
                 (Finding::Unclear, None)
@@ -421,6 +446,13 @@ impl Link {
         };
         self.note_finding(id, finding, action);
         true
+    }
+
+    /// Whether another request may have removed what a CREATE has made.
+    fn may_be_gone_again(&self, request: &Request, files: &Files) -> bool {
+        let asked = create::Request::parse(&request.msg).ok();
+        let key = asked.and_then(|asked| self.key_of(request, asked.name.0));
+        key.is_none_or(|key| files.may_be_gone_since(&key, request.at))
     }
 
     pub(super) fn note_finding(&mut self, id: MessageId, finding: Finding, action: Option<u32>) {
