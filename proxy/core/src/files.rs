@@ -325,6 +325,10 @@ impl Files {
             Some(_) => Maker::Known,
             None if self.blind || self.made.has_forgotten(since) => Maker::Unclear,
             None if self.made.alike(key).any(may_be) => Maker::Unclear,
+            // It was to be gone, but an Open that nobody was told of has kept it.
+            None if self.gone.alike(key).any(|gone| gone.key == *key && gone.birth.is_at(birth)) => {
+                Maker::Unclear
+            }
             None => Maker::Nobody,
         }
     }
@@ -1113,16 +1117,17 @@ mod tests {
     }
 
     #[test]
-    fn who_made_what_is_gone_has_not_made_what_stands_there_now() {
+    fn who_made_what_is_gone_has_hardly_made_what_stands_there_now() {
         let mut files = Files::default();
         made(&mut files, r"share\x", 5, now());
         gone(&mut files, r"share\x", 5, later(1));
-        assert_eq!(maker(&files, r"share\x", 5), Maker::Nobody);
+        assert_eq!(maker(&files, r"share\x", 6), Maker::Nobody);
+        assert_eq!(maker(&files, r"share\x", 5), Maker::Unclear, "it is there all the same");
         made(&mut files, r"share\x", 5, later(2));
         assert_eq!(maker(&files, r"share\x", 5), Maker::Known, "it was made again");
         made(&mut files, r"share\x", 5, later(3));
         gone(&mut files, r"share\x", 5, later(4));
-        assert_eq!(maker(&files, r"share\x", 5), Maker::Nobody, "that was told twice");
+        assert_eq!(maker(&files, r"share\x", 5), Maker::Unclear, "that was told twice");
         gone(&mut files, r"share\y", 5, later(2));
         made(&mut files, r"share\y", 5, later(1));
         assert_eq!(maker(&files, r"share\y", 5), Maker::Unclear, "who removed it was heard first");
