@@ -296,6 +296,10 @@ impl Link {
                 self.tail_answer(request, session, opened, header, msg);
                 Passage::Withheld
             }
+            Some(Pending::Ours(Op::ProbeClose(request))) if !interim => {
+                self.probe_closed(request);
+                Passage::Withheld
+            }
             Some(Pending::Ours(Op::Disposition(open))) if !interim => {
                 self.delete_flag_answer(open, opened, header, msg);
                 Passage::Withheld

@@ -87,6 +87,8 @@ pub(crate) enum Op {
     Access(OpenToken),
     /// Whether the name of a request in flight exists: the request, whose session it is, and the node's TreeId.
     Probe(MessageId, SessionId, TreeId),
+    /// CLOSE of what that has opened.
+    ProbeClose(MessageId),
     /// Where the file of an append in flight ends, or what stands there: the request, and whose session it is.
     Tail(MessageId, SessionId),
     /// Something whose outcome changes nothing.

@@ -121,7 +121,7 @@ impl Link {
                         return true;
                     }
                 },
-                Some(Probe::Asked) => return false,
+                Some(Probe::Asked | Probe::Closing(_)) => return false,
                 _ => {}
             }
         }
@@ -248,7 +248,7 @@ fn seen(probe: Probe) -> Option<Option<Sighting>> {
         Probe::There(there) => Some(Some(there)),
         // Only one name is looked at where a file is deleted.
         Probe::Absent | Probe::Pathless | Probe::Unasked => Some(None),
-        Probe::Asked | Probe::Obscure => None,
+        Probe::Asked | Probe::Closing(_) | Probe::Obscure => None,
     }
 }
 

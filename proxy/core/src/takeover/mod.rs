@@ -400,7 +400,7 @@ impl Link {
             // Not on a leg that is to serve the client.
             Op::Bind | Op::Identity(_) => {}
             // Not before Bridge.
-            Op::Probe(..) | Op::Tail(..) | Op::Disposition(_) => {}
+            Op::Probe(..) | Op::ProbeClose(_) | Op::Tail(..) | Op::Disposition(_) => {}
         }
     }
 
@@ -509,6 +509,7 @@ impl Link {
                 | Op::Bind
                 | Op::Identity(_)
                 | Op::Probe(..)
+                | Op::ProbeClose(_)
                 | Op::Tail(..) => {}
             }
         }

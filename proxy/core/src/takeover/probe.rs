@@ -136,6 +136,8 @@ pub(crate) enum Finding {
 pub(crate) enum Probe {
     Unasked,
     Asked,
+    /// This has the name, and is still open: to delete it would take no effect yet.
+    Closing(Sighting),
     /// Nothing has that name.
     Absent,
     /// Nor is there a directory where it could be.
@@ -427,7 +429,7 @@ impl Link {
                 Some(()) => return false,
                 None => (Finding::Unclear, None),
             },
-            Probe::Asked => return false,
+            Probe::Asked | Probe::Closing(_) => return false,
             // What it made may be gone, and what stands there a third's.
             _ if facts.kind == Kind::Exclusive && self.may_be_gone_again(request, files) => {
                 (Finding::Unclear, None)
@@ -527,8 +529,8 @@ impl Link {
                 Ok(response) => {
                     let header = self.own_header(Command::CLOSE, session, tree);
                     let close = encode::close(&header, 0, response.file_id);
-                    self.send_in_session(session, &close, Op::Discard);
-                    Probe::There(Sighting::of(&response))
+                    self.send_in_session(session, &close, Op::ProbeClose(id));
+                    Probe::Closing(Sighting::of(&response))
                 }
                 Err(_) => Probe::Obscure,
             },
@@ -536,6 +538,15 @@ impl Link {
         };
         if let Some(request) = self.requests.get_mut(id) {
             request.probe = seen;
+        }
+    }
+
+    /// What was looked at is closed.
+    pub(crate) fn probe_closed(&mut self, id: MessageId) {
+        if let Some(request) = self.requests.get_mut(id)
+            && let Probe::Closing(there) = request.probe
+        {
+            request.probe = Probe::There(there);
         }
     }
 
@@ -659,7 +670,7 @@ impl Request {
 
     /// Whether the node's answer decides what becomes of it.
     fn is_being_found_out(&self) -> bool {
-        self.doubtful && (self.sent.is_some() || self.probe == Probe::Asked)
+        self.doubtful && (self.sent.is_some() || matches!(self.probe, Probe::Asked | Probe::Closing(_)))
     }
 }
 
