@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use smb_parse::header::Status;
 
-use super::{Link, State, cover::Cover};
+use super::{Link, State, cover::Cover, request::Request};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, LegLoss},
@@ -125,16 +125,16 @@ impl Link {
             .requests
             .iter()
             .filter(|r| Self::is_past(now, r.parked, limit))
-            .map(|r| r.message_id())
+            .map(|r| (r.message_id(), self.late_status(r)))
             .collect();
-        for id in late {
+        for (id, status) in late {
             match self.state {
                 State::Relay(_) if self.cannot_be_answered(id) => {
                     self.close(Close::Reset, CloseReason::Unprotected);
                     return;
                 }
                 State::Relay(attached) => self.fill(attached, id, Status::SHARING_VIOLATION),
-                _ => self.give_up_request(id, self.late_status(id)),
+                _ => self.give_up_request(id, status),
             }
         }
         self.forget_unparked();
@@ -148,9 +148,9 @@ impl Link {
     }
 
     /// What a request is told that has waited for too long. One that the lost node may have done is not told that nothing
-    /// was.
-    fn late_status(&self, id: MessageId) -> Status {
-        let in_flight = self.requests.get(id).filter(|request| request.deaths > 0);
+    /// was, nor is one that rests on such a CREATE.
+    fn late_status(&self, request: &Request) -> Status {
+        let in_flight = (request.deaths > 0).then(|| self.own_create(request).unwrap_or(request));
         match in_flight.map(|request| verdict(&Facts::of(request, &self.opens))) {
             None | Some(Verdict::Resend) => Status::SHARING_VIOLATION,
             Some(_) => Status::INTERNAL_ERROR,
