@@ -340,6 +340,12 @@ impl Request {
         )
     }
 
+    /// Whether it may be refused when it has waited for too long. What is not cancelled is not refused either, but in a
+    /// compound, which goes as a whole.
+    pub(crate) fn may_be_late(&self) -> bool {
+        self.compounded || self.may_be_cancelled()
+    }
+
     /// Whether our STATUS_PENDING may be sent for it: one in its life, never in a compound, never where it must be
     /// signed or would confuse the handshake.
     pub(crate) fn may_pend(&self) -> bool {

@@ -57,7 +57,7 @@ impl Link {
             State::Bridge(_) => {}
         }
         if !self.parked.is_empty() {
-            let first = self.requests.iter().filter_map(|r| r.parked).min();
+            let first = self.requests.iter().filter(|r| r.may_be_late()).filter_map(|r| r.parked).min();
             offer(first.map(|at| at + config.grace_park), "parked request");
         }
         offer(self.unread.since().map(|at| at + config.grace_park), "frames that nobody can read");
@@ -124,9 +124,11 @@ impl Link {
         let late: Vec<_> = self
             .requests
             .iter()
-            .filter(|r| Self::is_past(now, r.parked, limit))
+            .filter(|r| r.may_be_late() && Self::is_past(now, r.parked, limit))
             .map(|r| (r.message_id(), self.late_status(r)))
             .collect();
+        // What waits behind them may go now.
+        self.fresh |= !late.is_empty();
         for (id, status) in late {
             match self.state {
                 State::Relay(_) if self.cannot_be_answered(id) => {
