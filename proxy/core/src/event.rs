@@ -270,8 +270,8 @@ pub enum FileEvent {
     Gone {
         /// The name.
         key: FileKey,
-        /// When the file was created.
-        birth: Birth,
+        /// When the file was created. `None`: it was gone when that could be looked at; it is the one that had the name last.
+        birth: Option<Birth>,
     },
     /// A request that was in flight when its node was lost may have removed a name.
     Removing {

@@ -437,7 +437,11 @@ impl Files {
             FileEvent::Renamed { open, to, asked, found } => {
                 self.renamed(now, link, open, (to, asked), found);
             }
-            FileEvent::Gone { key, birth } => self.gone(now, key, birth),
+            FileEvent::Gone { key, birth } => {
+                let last = || self.lately.holder(&key).map(|(birth, _)| birth);
+                let birth = birth.or_else(last).unwrap_or(Birth::set(0));
+                self.gone(now, key, birth);
+            }
             FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {

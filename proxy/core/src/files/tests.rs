@@ -295,7 +295,21 @@ fn made(files: &mut Files, name: &str, time: u64, at: Instant) {
 }
 
 fn gone(files: &mut Files, name: &str, time: u64, at: Instant) {
-    files.handle(at, A, FileEvent::Gone { key: key(name), birth: Birth::set(time) });
+    files.handle(at, A, FileEvent::Gone { key: key(name), birth: Some(Birth::set(time)) });
+}
+
+#[test]
+fn what_was_found_to_be_gone_is_the_file_that_had_the_name_last() {
+    let mut files = Files::default();
+    made(&mut files, "x", 5, now());
+    assert_eq!(files.holder(&key("x")).map(|(birth, _)| birth), Some(Birth::set(5)));
+    files.handle(later(1), A, FileEvent::Gone { key: key("x"), birth: None });
+    assert_eq!(
+        files.holder(&key("x")),
+        None,
+        "else each of those who want it deleted is told that it has done it"
+    );
+    assert_eq!(files.remover(&key("x"), now()), Remover::Known);
 }
 
 fn maker(files: &Files, name: &str, time: u64) -> Maker {

@@ -152,10 +152,13 @@ impl Link {
     /// What a request is told that has waited for too long. One that the lost node may have done is not told that nothing
     /// was, nor is one that rests on such a CREATE.
     fn late_status(&self, request: &Request) -> Status {
-        let in_flight = (request.deaths > 0).then(|| self.own_create(request).unwrap_or(request));
-        match in_flight.map(|request| verdict(&Facts::of(request, &self.opens))) {
-            None | Some(Verdict::Resend) => Status::SHARING_VIOLATION,
-            Some(_) => Status::INTERNAL_ERROR,
+        let may_be_done = |request: &Request| {
+            request.deaths > 0 && verdict(&Facts::of(request, &self.opens)) != Verdict::Resend
+        };
+        if may_be_done(request) || self.own_create(request).is_some_and(may_be_done) {
+            Status::INTERNAL_ERROR
+        } else {
+            Status::SHARING_VIOLATION
         }
     }
 

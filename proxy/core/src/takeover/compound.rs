@@ -40,7 +40,7 @@ use crate::{
     event::FileEvent,
     files::{FileKey, Files},
     ids::MessageId,
-    link::{Link, answer::Check, birth::Birth, open::minted_file_id, request::Request},
+    link::{Link, answer::Check, open::minted_file_id, request::Request},
 };
 
 /// FILE_OPEN, FILE_DELETE_ON_CLOSE (MS-SMB2 2.2.13); FILE_OPENED, a CreateAction (2.2.14).
@@ -226,11 +226,11 @@ impl Link {
         match (story.kind, new, there) {
             // What stands there now is another's.
             (Kind::Delete, ..) if source.is_some() => return None,
-            (Kind::Delete, ..) => self.out.file(FileEvent::Gone { key: old, birth: Birth::set(0) }),
+            (Kind::Delete, ..) => self.out.file(FileEvent::Gone { key: old, birth: None }),
             (Kind::Rename, Some(new), Some(there)) => {
                 self.out.file(FileEvent::Made { key: new, birth: there.birth, at });
                 if source.is_none() {
-                    self.out.file(FileEvent::Gone { key: old, birth: there.birth });
+                    self.out.file(FileEvent::Gone { key: old, birth: Some(there.birth) });
                 }
             }
             (_, Some(new), Some(there)) => {
