@@ -149,16 +149,15 @@ impl Link {
         request.cover() != Cover::Plain && session.is_some_and(|s| s.client_keys.is_none())
     }
 
-    /// What a request is told that has waited for too long. One that the lost node may have done is not told that nothing
-    /// was, nor is one that rests on such a CREATE.
-    fn late_status(&self, request: &Request) -> Status {
-        let may_be_done = |request: &Request| {
-            request.deaths > 0 && verdict(&Facts::of(request, &self.opens)) != Verdict::Resend
-        };
-        if may_be_done(request) || self.own_create(request).is_some_and(may_be_done) {
-            Status::INTERNAL_ERROR
-        } else {
+    /// What a request is told that has waited for too long. One that the lost node may have done, or another of its compound,
+    /// is not told that nothing was.
+    fn late_status(&self, late: &Request) -> Status {
+        let in_flight = |request: &&Request| request.unit == late.unit && request.deaths > 0;
+        let is_undone = |request: &Request| verdict(&Facts::of(request, &self.opens)) == Verdict::Resend;
+        if late.deaths == 0 || self.requests.iter().filter(in_flight).all(is_undone) {
             Status::SHARING_VIOLATION
+        } else {
+            Status::INTERNAL_ERROR
         }
     }
 

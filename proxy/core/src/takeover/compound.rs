@@ -59,7 +59,7 @@ pub(super) struct Story {
 
 impl Link {
     /// The CREATE of a member's own compound, if neither is answered.
-    pub(crate) fn own_create(&self, member: &Request) -> Option<&Request> {
+    pub(super) fn own_create(&self, member: &Request) -> Option<&Request> {
         let facts = Facts::of(member, &self.opens);
         let before = |r: &&Request| {
             r.unit == member.unit
