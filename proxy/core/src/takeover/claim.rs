@@ -252,7 +252,8 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
         (Maker::Known, _) => undone,
         _ if asked.is_long_after(there.changed) => undone,
         (Maker::Nobody, Remover::Nobody) if asked.is_near(there.changed) => Finding::Done,
-        (_, Remover::Known | Remover::Moved(_)) => undone,
+        (_, Remover::Moved(_)) => undone,
+        // What that request has removed may have been made since this one was done.
         _ => Finding::Unclear,
     }
 }
@@ -502,7 +503,7 @@ mod tests {
                 Done,
             ),
             ("it is known to be another", held(None, is_old), name(Some(other)), Undone),
-            ("an answered request removed the old", removed(Remover::Known), name(Some(moved)), Undone),
+            ("an answered request removed the old", removed(Remover::Known), name(Some(moved)), Unclear),
             ("it was found there", removed(Remover::Moved(old.birth)), name(Some(moved)), Done),
             ("it was found elsewhere", removed(Remover::Moved(other.birth)), name(Some(moved)), Undone),
             (
@@ -521,7 +522,7 @@ mod tests {
                 "another got the old name since",
                 Name { remover: Remover::Known, ..held(None, Holder::Since(other.birth)) },
                 name(Some(moved)),
-                Undone,
+                Unclear,
             ),
             ("the old name was made anew", anew, name(Some(moved)), Done),
             ("the old name was made anew, no new one", anew, name(None), Unclear),

@@ -8,7 +8,7 @@
 //! | the old name, with the file that had it before | undone | undone | see new name |
 //! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that; else unclear | as if it were not there, but never undone | |
 //! | the old name, with a file as new as the request, of nobody known | unclear | unclear | |
-//! | no old name, removed by an answered request | undone | undone; unclear without a new one | see new name |
+//! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
 //! | no old name, nor a new one | done | undone | undone |
 //! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | done if the file is known to have had the old name, or is older than the request |
