@@ -526,6 +526,8 @@ impl Link {
             Status::OBJECT_NAME_NOT_FOUND => Probe::Absent,
             Status::OBJECT_PATH_NOT_FOUND => Probe::Pathless,
             status if status.is_success() => match create::Response::parse(msg) {
+                // The LOGOFF of a client that cancelled the request closes it, and the node has the session no more.
+                Ok(response) if self.has_sent_logoff(session) => Probe::There(Sighting::of(&response)),
                 Ok(response) => {
                     let header = self.own_header(Command::CLOSE, session, tree);
                     let close = encode::close(&header, 0, response.file_id);
@@ -539,6 +541,15 @@ impl Link {
         if let Some(request) = self.requests.get_mut(id) {
             request.probe = seen;
         }
+    }
+
+    /// Whether the node has been sent the LOGOFF of a session.
+    fn has_sent_logoff(&self, session: SessionId) -> bool {
+        self.requests.iter().any(|request| {
+            request.header.command == Command::LOGOFF
+                && request.header.session_id == session
+                && request.sent.is_some()
+        })
     }
 
     /// What was looked at is closed.
