@@ -266,7 +266,8 @@ pub enum FileEvent {
         /// When the client asked for it.
         at: Instant,
     },
-    /// No file stands under a name any more that did: it was deleted, or has another name. That was answered.
+    /// No file stands under a name any more that did: it was deleted, or has another name. That was answered, to a request
+    /// which had opened it by the name.
     Gone {
         /// The name.
         key: FileKey,

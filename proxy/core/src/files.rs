@@ -151,6 +151,8 @@ pub struct Files {
     gone: Remembered,
     /// Names whose files were found under others.
     moved: Remembered,
+    /// Those of the names that are gone which were taken from their files by a request that opened them by that very name.
+    taken: Remembered,
     /// Names that requests in flight may have removed, and when their node was lost.
     removing: Remembered,
     lately: Lately,
@@ -365,6 +367,11 @@ impl Files {
         if unsure { Remover::Unclear } else { answer }
     }
 
+    /// Whether a request took this very name from its file that had opened it by the name: the file had not lost it before.
+    pub(crate) fn was_taken(&self, key: &FileKey, since: Instant) -> bool {
+        self.taken.alike(key).any(|taken| taken.key == *key && taken.at >= since)
+    }
+
     /// The file that had this very name, and was found under another one after all that is known to have removed the name.
     fn moved_since(&self, key: &FileKey, since: Instant) -> Option<&Record> {
         let since =
@@ -440,6 +447,7 @@ impl Files {
             FileEvent::Gone { key, birth } => {
                 let last = || self.lately.holder(&key).map(|(birth, _)| birth);
                 let birth = birth.or_else(last).unwrap_or(Birth::set(0));
+                self.taken.insert(key.clone(), birth, now);
                 self.gone(now, key, birth);
             }
             FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),

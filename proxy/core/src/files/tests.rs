@@ -310,6 +310,7 @@ fn what_was_found_to_be_gone_is_the_file_that_had_the_name_last() {
         "else each of those who want it deleted is told that it has done it"
     );
     assert_eq!(files.remover(&key("x"), now()), Remover::Known);
+    assert!(files.was_taken(&key("x"), now()) && !files.was_taken(&key("x"), later(2)));
 }
 
 fn maker(files: &Files, name: &str, time: u64) -> Maker {

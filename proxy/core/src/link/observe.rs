@@ -217,7 +217,12 @@ impl Link {
         match parsed.file_info_class {
             class::RENAME | class::RENAME_EX => {
                 if let Some(name) = parsed.new_name() {
+                    let taken = self.opens.get(token).filter(|_| request.is_related());
+                    let taken = taken.map(|open| (open.key(), open.birth));
                     self.observe_rename(request.at, token, name, false);
+                    if let Some((key, birth)) = taken {
+                        self.out.file(FileEvent::Gone { key, birth: Some(birth) });
+                    }
                     self.note_made(request.at, token, name);
                 }
             }

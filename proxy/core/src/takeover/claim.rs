@@ -188,6 +188,8 @@ pub(super) struct Name {
     pub(super) maker: Maker,
     /// Who removed what stood there.
     pub(super) remover: Remover,
+    /// Another request found the file by this name when it took it away: nobody had done so before.
+    pub(super) was_taken: bool,
     /// Before what stands there, answered requests have left another file there.
     pub(super) was_left: bool,
 }
@@ -233,7 +235,8 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
     let undone = if anew { Finding::Unclear } else { Finding::Undone };
     let Some(there) = new.there else {
         // Whoever has renamed or deleted the file meanwhile may have done so by an Open, when it had the new name already.
-        let is_known_to_be_undone = new.remover != Remover::Known && old.remover == Remover::Nobody;
+        let has_had_it = old.remover == Remover::Nobody || old.was_taken;
+        let is_known_to_be_undone = new.remover != Remover::Known && has_had_it;
         return if is_known_to_be_undone { undone } else { Finding::Unclear };
     };
     if new.holder.is_before(there.birth) || new.holder.is_since(there.birth) {
@@ -426,6 +429,7 @@ mod tests {
             holder: Holder::Unknown,
             maker: Maker::Nobody,
             remover: Remover::Nobody,
+            was_taken: false,
             was_left: false,
         }
     }
@@ -483,6 +487,12 @@ mod tests {
             ("neither name is there", name(None), name(None), Undone),
             ("neither, and another removed the new", name(None), removed(Remover::Known), Unclear),
             ("neither, and another removed the old", removed(Remover::Known), name(None), Unclear),
+            (
+                "the same, but it had found the file there",
+                Name { was_taken: true, ..removed(Remover::Known) },
+                name(None),
+                Undone,
+            ),
             ("neither, and it was found elsewhere", removed(Remover::Moved(old.birth)), name(None), Unclear),
             ("it has the new name, since now", name(None), name(Some(moved)), Done),
             ("what has the new name has not changed", name(None), name(Some(old)), Undone),

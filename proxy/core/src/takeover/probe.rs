@@ -646,6 +646,7 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         holder: holder(files, key, request),
         maker: there.map_or(Maker::Nobody, |there| files.maker(key, there.birth, since)),
         remover: files.remover(key, since),
+        was_taken: files.was_taken(key, since),
         was_left: there.is_some_and(|there| files.was_left(key, there.birth)),
     }
 }
