@@ -105,6 +105,9 @@ pub(crate) struct Open {
     pub(crate) delete_pending: bool,
     /// To open the file again its read-only attribute was taken off, and is not known to be back.
     pub(crate) owes_read_only: bool,
+    /// It has locks, and a node was asked for it by DHnC or DH2C, and has not answered: if its process ends over that, it is
+    /// not asked again.
+    pub(crate) reconnecting: bool,
     pub(crate) cursor: Cursor,
     /// A break that the client has not acknowledged.
     pub(crate) breaking: Option<Breaking>,
@@ -336,6 +339,7 @@ pub(crate) fn open_from(
         unused: false,
         delete_pending: false,
         owes_read_only: false,
+        reconnecting: false,
         cursor: Cursor::default(),
         breaking: None,
         excused: None,

@@ -91,11 +91,15 @@ impl Link {
     pub(super) fn may_be_kept(&self, open: &Open, node: NodeId) -> bool {
         open.durable != Durable::No
             && open.had_by == Some(node)
+            // Samba 4.17's process panics over one with locks, if locks are mapped to POSIX ones.
+            && !open.reconnecting
             && (open.lease.is_some() || self.next_attempt(open.token, None).is_none())
     }
 
     /// DHnC or DH2C, with a lease if the Open has one: with anything else beside it a node says no.
     pub(super) fn send_reconnect(&mut self, token: OpenToken) {
+        let Some(open) = self.opens.get_mut(token) else { return };
+        open.reconnecting = !open.locks.is_empty();
         let Some(open) = self.opens.get(token) else { return };
         let mut contexts: Vec<(&'static [u8], Vec<u8>)> = match open.durable {
             Durable::No => Vec::new(),
@@ -128,6 +132,9 @@ impl Link {
 
     /// The Open is back as it was, or has to be opened anew.
     pub(super) fn reconnect_answer(&mut self, now: Instant, token: OpenToken, header: &Header, msg: &[u8]) {
+        if let Some(open) = self.opens.get_mut(token) {
+            open.reconnecting = false;
+        }
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
         let Some(response) = response else {
             self.ask_for(Op::Reclaim(token));
