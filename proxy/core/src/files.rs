@@ -347,9 +347,8 @@ impl Files {
         if let Some(moved) = self.moved_since(key, since) {
             return Remover::Moved(moved.birth);
         }
-        let mut above = Some(key.clone());
         let mut answer = Remover::Nobody;
-        while let Some(name) = above {
+        for name in key.and_directories_above() {
             let mut alike = self.gone.alike(&name).filter(|gone| gone.at >= since).peekable();
             if alike.peek().is_some() {
                 answer = Remover::Unclear;
@@ -360,7 +359,6 @@ impl Files {
             if self.moved.alike(&name).any(|moved| moved.at >= since) {
                 answer = Remover::Unclear;
             }
-            above = name.0.rsplit_once('\\').map(|(directory, _)| FileKey(directory.into()));
         }
         let forgotten = self.gone.has_forgotten(since) || self.moved.has_forgotten(since);
         let unsure = self.blind || forgotten;
@@ -385,14 +383,10 @@ impl Files {
         let is_gone = |names: &Remembered, key: &FileKey| {
             names.has_forgotten(since) || names.alike(key).any(|name| name.at >= since)
         };
-        let mut above = Some(key.clone());
-        while let Some(name) = above {
-            if [&self.gone, &self.moved, &self.removing].into_iter().any(|names| is_gone(names, &name)) {
-                return true;
-            }
-            above = name.0.rsplit_once('\\').map(|(directory, _)| FileKey(directory.into()));
-        }
-        false
+        let is_any_gone = |name: FileKey| {
+            [&self.gone, &self.moved, &self.removing].iter().any(|names| is_gone(names, &name))
+        };
+        key.and_directories_above().any(is_any_gone)
     }
 
     /// The file that an answered request has given this name to last, and when that was heard of; unless it is gone.

@@ -53,6 +53,12 @@ impl Name {
 }
 
 impl FileKey {
+    /// This name, and the directories it is in, up to its share.
+    pub(super) fn and_directories_above(&self) -> impl Iterator<Item = Self> {
+        let above = |name: &Self| Some(Self(name.0.rsplit_once('\\')?.0.into()));
+        std::iter::successors(Some(self.clone()), above)
+    }
+
     /// Its key and those of its streams and of what is beneath begin so.
     pub(super) fn beginnings(&self) -> [Arc<str>; 2] {
         ["\\", ":"].map(|separator| format!("{}{separator}", self.0).into())

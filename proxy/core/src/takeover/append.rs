@@ -25,7 +25,7 @@ use bytes::Bytes;
 use smb_parse::{
     cmd::{query_info, read, write},
     encode::{self, QueryInfoParams},
-    header::{Command, Flags, Header, Status},
+    header::{Command, Header, Status},
 };
 
 use super::{
@@ -216,11 +216,7 @@ impl Link {
         header: &Header,
         msg: &mut [u8],
     ) {
-        let keys = self.sessions.get(session).and_then(|s| s.node_keys.as_ref());
-        let is_genuine = match opened {
-            Some(by) => by == session,
-            None => keys.is_none_or(|k| header.flags.contains(Flags::SIGNED) && k.verify_mut(msg)),
-        };
+        let is_genuine = self.is_of_session(Some(session), opened, header, msg);
         if !is_genuine {
             self.out.event(Event::SignatureRefused);
         }

@@ -4,7 +4,7 @@
 
 use smb_parse::{
     encode,
-    header::{Command, Flags, Header},
+    header::{Command, Header},
 };
 
 use crate::{
@@ -46,12 +46,7 @@ impl Link {
     ) {
         self.flagging.remove(&token);
         let Some(session) = self.opens.get(token).map(|open| open.session.0) else { return };
-        let keys = self.sessions.get(session).and_then(|s| s.node_keys.as_ref());
-        let is_genuine = match opened {
-            Some(by) => by == session,
-            None => keys.is_none_or(|k| header.flags.contains(Flags::SIGNED) && k.verify_mut(msg)),
-        };
-        if !is_genuine {
+        if !self.is_of_session(Some(session), opened, header, msg) {
             self.out.event(crate::event::Event::SignatureRefused);
         }
         self.out.file(FileEvent::Reclaimed { open: token });

@@ -420,6 +420,18 @@ impl Link {
             | Op::Disposition(open) => self.opens.get(*open).map(|o| o.session.0),
             _ => None,
         };
+        self.is_of_session(session, opened, header, msg)
+    }
+
+    /// Whether an answer to a request of ours was sealed by the session in whose name it was sent, or signed with its key.
+    /// `opened`: whose keys opened it, if it came sealed.
+    pub(crate) fn is_of_session(
+        &self,
+        session: Option<SessionId>,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> bool {
         if opened.is_some() {
             return opened == session;
         }
