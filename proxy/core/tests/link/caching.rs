@@ -7,8 +7,8 @@ use smb_parse::{
     FileId,
     cmd::{create, lock::Lock, oplock_break::Notification},
     create_context::{Lease, RequestContext, ResponseContext, tag},
-    encode::{self, CreateParams, LeaseBreak},
-    header::{Command, Flags, Header, Status, Target},
+    encode::{self, LeaseBreak},
+    header::{Command, Header, Status},
 };
 use understudy_core::ids::{LinkId, OpenToken};
 
@@ -27,20 +27,8 @@ fn wanted(state: u32) -> Lease {
 
 /// Opens with a lease: what was granted.
 fn open_leased(rig: &mut Rig, state: u32) -> (FileId, Lease) {
-    let name: Vec<u8> = "file".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let contexts: [(&[u8], Vec<u8>); 1] = [(tag::RQLS, encode::lease(&wanted(state)))];
-    let params = CreateParams {
-        oplock_level: 0xff,
-        impersonation_level: 2,
-        desired_access: 3,
-        file_attributes: 0,
-        share_access: 7,
-        create_disposition: 1,
-        create_options: 0,
-        name_utf16: &name,
-        contexts: &contexts,
-    };
-    let (status, msg) = rig.ask(encode::create(&rig.header(Command::CREATE, 0), &params));
+    let (status, msg) = rig.ask(rig.open_request("file", 0xff, &contexts));
     assert_eq!(status, Status::SUCCESS);
     let answer = create::Response::parse(&msg).unwrap();
     let lease = answer.contexts().flatten().find_map(|c| match ResponseContext::parse(&c) {
@@ -63,18 +51,7 @@ fn leased(state: u32, second: (u32, u16)) -> (Rig, FileId) {
 /// The node that serves breaks the lease.
 fn node_breaks(rig: &mut Rig, current: u32, new: u32, epoch: u16) {
     let notice = LeaseBreak { epoch, flags: u32::from(current & 6 != 0), key: KEY, current, new };
-    let header = Header {
-        credit_charge: 0,
-        status: 0,
-        command: Command::OPLOCK_BREAK,
-        credits: 0,
-        flags: Flags::SERVER_TO_REDIR,
-        next_command: 0,
-        message_id: u64::MAX,
-        target: Target::Sync { reserved: 0, tree_id: 0 },
-        session_id: 0,
-        signature: [0; 16],
-    };
+    let header = Rig::break_header(0);
     let frame = encode::frame(encode::lease_break_notification(&header, &notice));
     let (leg, _) = rig.leg.unwrap();
     rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&frame[..]));

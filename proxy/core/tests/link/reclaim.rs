@@ -6,7 +6,7 @@ use smb_parse::{
     FileId,
     cmd::{create, ioctl, lock::Lock, session_setup},
     create_context::{RequestContext, tag},
-    encode::{self, CreateParams, IoctlParams},
+    encode::{self, IoctlParams},
     fsctl,
     header::{Command, Header, Status},
 };
@@ -36,19 +36,7 @@ fn create(rig: &Rig, name: &str, version: u8) -> Vec<u8> {
 }
 
 fn create_with(rig: &Rig, name: &str, contexts: &[(&[u8], Vec<u8>)]) -> Vec<u8> {
-    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let params = CreateParams {
-        oplock_level: BATCH,
-        impersonation_level: 2,
-        desired_access: 3,
-        file_attributes: 0,
-        share_access: 7,
-        create_disposition: 1,
-        create_options: 0,
-        name_utf16: &name,
-        contexts,
-    };
-    encode::create(&rig.header(Command::CREATE, 0), &params)
+    rig.open_request(name, BATCH, contexts)
 }
 
 fn open(rig: &mut Rig, name: &str, version: u8) -> FileId {

@@ -500,6 +500,44 @@ impl Rig {
         header
     }
 
+    /// A CREATE of what exists, to read and write, shared with everybody.
+    pub(crate) fn open_request(
+        &self,
+        name: &str,
+        oplock_level: u8,
+        contexts: &[(&[u8], Vec<u8>)],
+    ) -> Vec<u8> {
+        let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let params = CreateParams {
+            oplock_level,
+            impersonation_level: 2,
+            desired_access: 3,
+            file_attributes: 0,
+            share_access: 7,
+            create_disposition: 1,
+            create_options: 0,
+            name_utf16: &name,
+            contexts,
+        };
+        encode::create(&self.header(Command::CREATE, 0), &params)
+    }
+
+    /// The header of a break notification: of an oplock in this session, of a lease in none (MS-SMB2 3.3.4.6, 3.3.4.7).
+    pub(crate) fn break_header(session_id: u64) -> Header {
+        Header {
+            credit_charge: 0,
+            status: 0,
+            command: Command::OPLOCK_BREAK,
+            credits: 0,
+            flags: Flags::SERVER_TO_REDIR,
+            next_command: 0,
+            message_id: u64::MAX,
+            target: Target::Sync { reserved: 0, tree_id: 0 },
+            session_id,
+            signature: [0; 16],
+        }
+    }
+
     /// Numbers and signs messages as one frame and sends it; the MessageIds.
     pub(crate) fn send(&mut self, msgs: &[Vec<u8>]) -> Vec<u64> {
         let first = self.next;

@@ -9,7 +9,7 @@ use smb_parse::{
     create_context::tag,
     encode::{self, CreateParams},
     frame::PREFIX,
-    header::{Command, Flags, Header, Status, Target},
+    header::{Command, Header, Status},
 };
 use understudy_core::{
     crypto::{Dialect, sealing::Cipher},
@@ -49,18 +49,7 @@ fn goes_on(rig: &mut Rig, file: FileId) {
 
 /// Another client's doing: the node tells of a break, on the main leg or on the side channel.
 fn break_on(rig: &mut Rig, file: FileId, aside: bool, level: u8) {
-    let header = Header {
-        credit_charge: 0,
-        status: 0,
-        command: Command::OPLOCK_BREAK,
-        credits: 0,
-        flags: Flags::SERVER_TO_REDIR,
-        next_command: 0,
-        message_id: u64::MAX,
-        target: Target::Sync { reserved: 0, tree_id: 0 },
-        session_id: rig.sessions[0].id,
-        signature: [0; 16],
-    };
+    let header = Rig::break_header(rig.sessions[0].id);
     let frame = encode::frame(encode::oplock_break_notification(&header, file, level));
     let (leg, _) = if aside { rig.side } else { rig.leg }.expect("that leg stands");
     rig.link.handle_node_frame(rig.now, leg, BytesMut::from(&frame[..]));
@@ -463,20 +452,8 @@ fn an_open_that_its_client_may_still_replay_is_not_asked_about() {
     let (mut rig, file) = at_work("alice");
     let close = encode::close(&rig.header(Command::CLOSE, 0), 0, file);
     assert_eq!(rig.ask(close).0, Status::SUCCESS);
-    let name: Vec<u8> = "file".encode_utf16().flat_map(u16::to_le_bytes).collect();
     let durable = encode::durable_v2_request(60_000, [7; 16]);
-    let params = CreateParams {
-        oplock_level: 9,
-        impersonation_level: 2,
-        desired_access: 3,
-        file_attributes: 0,
-        share_access: 7,
-        create_disposition: 1,
-        create_options: 0,
-        name_utf16: &name,
-        contexts: &[(tag::DH2Q, durable)],
-    };
-    let (status, msg) = rig.ask(encode::create(&rig.header(Command::CREATE, 0), &params));
+    let (status, msg) = rig.ask(rig.open_request("file", 9, &[(tag::DH2Q, durable)]));
     assert_eq!(status, Status::SUCCESS);
     let file = create::Response::parse(&msg).unwrap().file_id;
     rig.wait(A_WHILE);
