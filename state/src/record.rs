@@ -1,7 +1,14 @@
 //! The records, as JSON objects that carry their version in `v`.
 
-use serde::{Deserialize, Serialize};
+mod open;
+mod text;
 
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use self::{
+    open::{DurableRecord, FileIdRecord, LeaseRecord, LockRecord, OpenKey, OpenRecord, SessionRecord},
+    text::Hex,
+};
 use crate::store::{Change, Key};
 
 /// The version this build writes, and the newest it reads.
@@ -66,16 +73,21 @@ impl PlacementRecord {
     /// # Errors
     /// The bytes are no such record, or one of a newer build.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, RecordError> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            v: u32,
-        }
-        let Versioned { v } = serde_json::from_slice(bytes)?;
-        if v > VERSION {
-            return Err(RecordError::TooNew(v));
-        }
-        Ok(serde_json::from_slice(bytes)?)
+        versioned(bytes)
     }
+}
+
+/// Reads a record; of one that is too new for this build only the version.
+fn versioned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        v: u32,
+    }
+    let Versioned { v } = serde_json::from_slice(bytes)?;
+    if v > VERSION {
+        return Err(RecordError::TooNew(v));
+    }
+    Ok(serde_json::from_slice(bytes)?)
 }
 
 #[cfg(test)]
