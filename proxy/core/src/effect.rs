@@ -1,8 +1,11 @@
 //! What a [`Link`](crate::link::Link) asks of the code that drives it. The list is closed.
 
-use bytes::Bytes;
+use std::time::Duration;
 
-use crate::ids::{LegId, NodeId};
+use bytes::Bytes;
+use understudy_state::record::{OpenKey, OpenRecord, SessionRecord};
+
+use crate::ids::{LegId, NodeId, SessionId, StoreToken};
 
 /// How many auxiliary legs a Link has at most at one time. One more is reported as lost at once.
 pub const AUXILIARY_LEGS: usize = 4;
@@ -44,12 +47,40 @@ pub enum Effect {
         /// How.
         how: Close,
     },
+    /// Store this, in order with what else was to be stored, of whatever Link; answer with `handle_stored`, or with
+    /// `handle_store_failed` if the client is not to be served without.
+    Store {
+        /// Which.
+        token: StoreToken,
+        /// What.
+        mutation: Mutation,
+    },
     /// End the client leg; the Link is over and is to be dropped.
     CloseClient {
         /// How.
         how: Close,
         /// Why: a metric label and a word for the log line.
         reason: CloseReason,
+    },
+}
+
+/// A change of what is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation {
+    /// An Open is as this says.
+    PutOpen(Box<OpenRecord>),
+    /// An Open is as this says, and its client is away: it may come back for so long.
+    PutAway(Box<OpenRecord>, Duration),
+    /// An Open is no more.
+    RemoveOpen(OpenKey),
+    /// A session is as this says.
+    PutSession(Box<SessionRecord>),
+    /// A session is no more.
+    RemoveSession {
+        /// ClientGuid.
+        client: [u8; 16],
+        /// The client's SessionId.
+        session: SessionId,
     },
 }
 
@@ -94,13 +125,15 @@ pub enum CloseReason {
     TakeoverFailed,
     /// The proxy is stopping.
     Shutdown,
+    /// What the client was promised could not be stored, and it is not to be served without.
+    StoreFailed,
     /// The client was silent in the middle of a frame, or never began to speak.
     Idle,
 }
 
 impl CloseReason {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::ClientClosed,
         Self::ProtocolError,
         Self::SignatureInvalid,
@@ -111,6 +144,7 @@ impl CloseReason {
         Self::TooManyTakeovers,
         Self::TakeoverFailed,
         Self::Shutdown,
+        Self::StoreFailed,
         Self::Idle,
     ];
 
@@ -127,6 +161,7 @@ impl CloseReason {
             Self::TooManyTakeovers => "too_many_takeovers",
             Self::TakeoverFailed => "takeover_failed",
             Self::Shutdown => "shutdown",
+            Self::StoreFailed => "store_failed",
             Self::Idle => "idle",
         }
     }

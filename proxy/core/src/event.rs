@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use smb_parse::FileId;
+use understudy_state::record::{OpenKey, OpenRecord};
 
 use crate::{
     auth::LoginError,
@@ -281,12 +283,62 @@ pub enum FileEvent {
     },
     /// Names may be made and removed that nobody here sees.
     Unseen,
+    /// This is the Link of a client with that ClientGuid.
+    Client {
+        /// ClientGuid.
+        guid: [u8; 16],
+    },
+    /// The client is gone, and may come back to its Open.
+    Left {
+        /// Which.
+        open: OpenToken,
+        /// What is recorded of it.
+        record: Box<OpenRecord>,
+        /// Its node is lost: nobody keeps the file for it.
+        lost: bool,
+    },
+    /// The client has come back to an Open: the owner is to say by [`Files::claimed`](crate::files::Files) whether it may have it.
+    Claim {
+        /// By which name the Link will have it.
+        open: OpenToken,
+        /// What the client has named.
+        claim: Box<Claim>,
+    },
+    /// A claim came to an end.
+    ClaimEnded {
+        /// As in [`Self::Claim`].
+        open: OpenToken,
+        /// The Open is this Link's, and is stored with this key. `None`: it is lost.
+        kept: Option<OpenKey>,
+    },
+    /// A claim is given up, for the node is lost: the Open may be claimed again.
+    Unclaim {
+        /// As in [`Self::Claim`].
+        open: OpenToken,
+    },
     /// Requests of this Link that change names were in flight when their node was lost. What became of them is open.
     Doubtful,
     /// The Link is ready to find out, or to go on with that.
     Deciding,
     /// Nothing is left to be found out.
     Decided,
+}
+
+/// DHnC or DH2C (MS-SMB2 2.2.13.2.4, 2.2.13.2.12), and who says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The FileId; only its persistent part counts.
+    pub file_id: FileId,
+    /// CreateGuid of DH2C; `None`: DHnC.
+    pub create_guid: Option<[u8; 16]>,
+    /// LeaseKey, if the request has one.
+    pub lease_key: Option<[u8; 16]>,
+    /// ClientGuid.
+    pub client: [u8; 16],
+    /// `DOMAIN\user` as the client named it.
+    pub user: String,
+    /// The share's name in lower case.
+    pub share: String,
 }
 
 /// A session and whether it can be moved to another node.

@@ -17,6 +17,7 @@
 //! The owner applies every [`FileEvent`] of every Link, calls [`Files::all_lost`] before it tells any Link
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
 
+mod absent;
 mod lately;
 mod name;
 mod remembered;
@@ -29,9 +30,11 @@ use std::{
     time::Instant,
 };
 
+pub(crate) use self::absent::Claimed;
 pub use self::name::{FileIdentity, Name};
 pub(crate) use self::tail::Tail;
 use self::{
+    absent::{ABSENT, Absent},
     lately::Lately,
     remembered::{Record, Remembered},
     renames::{Heard, Rename, Renames},
@@ -158,6 +161,10 @@ pub struct Files {
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
+    /// Opens whose clients are away.
+    absent: Absent,
+    /// Whose Link is whose: ClientGuids.
+    clients: HashMap<LinkId, [u8; 16]>,
     /// Some changes of names are never seen.
     blind: bool,
 }
@@ -232,20 +239,27 @@ impl Files {
     }
 
     /// The files that are held for the clients of other Links.
-    fn held_from(&self, link: LinkId) -> impl Iterator<Item = &FileKey> {
-        let others = self.held.iter().filter(move |(holder, _)| *holder != link);
-        others.filter_map(|(holder, open)| self.entry(*holder, *open)).map(|entry| &entry.name.key)
+    fn held_from(&self, link: LinkId) -> impl Iterator<Item = (LinkId, OpenToken, &FileKey)> {
+        let is_other = move |(holder, open): &&(LinkId, OpenToken)| match *holder {
+            ABSENT => self.is_kept_from(link, *open),
+            holder => holder != link,
+        };
+        let others = self.held.iter().filter(is_other);
+        others.filter_map(|(holder, open)| Some((*holder, *open, &self.entry(*holder, *open)?.name.key)))
     }
 
     /// Whether the file of an Open is held for the client of another Link.
     pub fn is_held(&self, link: LinkId, open: OpenToken) -> bool {
-        let key = self.entry(link, open).map(|entry| &entry.name.key);
-        key.is_some() && self.held_from(link).any(|held| Some(held) == key)
+        let Some(key) = self.entry(link, open).map(|entry| &entry.name.key) else { return false };
+        self.held_from(link).any(|(holder, open, held)| {
+            // Who has it open already goes on, but where the client that is away had locks.
+            held == key && (holder != ABSENT || self.had_locks(open))
+        })
     }
 
     /// The same by a name: the last component is enough, for one directory may be in two shares.
     pub(crate) fn is_name_held(&self, link: LinkId, key: &FileKey) -> bool {
-        self.held_from(link).any(|held| remembered::leaf(held) == remembered::leaf(key))
+        self.held_from(link).any(|(.., held)| remembered::leaf(held) == remembered::leaf(key))
     }
 
     /// Whether another Link may have changed the file of an Open just before it lost its node, too; or, if the node lives, by
@@ -406,9 +420,10 @@ impl Files {
 
     /// All nodes' Links are about to be moved, by an assignment of this generation: every Open of every Link is unreclaimed,
     /// and so are those that are still to be heard of from the node before.
-    pub fn all_lost(&mut self, generation: u64) {
+    pub fn all_lost(&mut self, now: Instant, generation: u64) {
         self.lost_before = self.lost_before.max(generation);
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        self.absent_lost(now);
+        let links: Vec<LinkId> = self.links.keys().copied().filter(|link| *link != ABSENT).collect();
         for link in links {
             self.mark_lost(link);
         }
@@ -422,7 +437,9 @@ impl Files {
                 let reclaimed = generation >= self.lost_before;
                 let (heard, named, unflagged) = (self.renames.hear(now), now, false);
                 let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, writes: false };
+                let key = entry.name.key.clone();
                 self.insert(link, open, entry);
+                self.absent_meets(now, link, &key);
             }
             FileEvent::Closed { open } => self.closed(now, link, open),
             FileEvent::GivenUp { open } => {
@@ -485,6 +502,13 @@ impl Files {
                 }
             }
             FileEvent::Unseen => self.blind = true,
+            FileEvent::Client { guid } => {
+                self.clients.insert(link, guid);
+            }
+            FileEvent::Left { open, record, lost } => self.left(now, link, open, record, lost),
+            FileEvent::Claim { open, claim } => self.claim(link, open, &claim),
+            FileEvent::ClaimEnded { open, kept } => self.claim_ended(now, link, open, kept),
+            FileEvent::Unclaim { open } => self.unclaim(link, open),
             FileEvent::Doubtful => {
                 self.deciding.retain(|other| *other != link);
                 self.doubtful.insert(link);
@@ -503,6 +527,7 @@ impl Files {
     /// The Link is gone, and its Opens with it.
     pub fn link_gone(&mut self, link: LinkId) {
         self.decided(link);
+        self.unclaim_all(link);
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(HashMap::keys).copied().collect();
         for open in opens {
             self.release(link, open);
@@ -565,6 +590,9 @@ impl Files {
         self.release(link, open);
         let Some((entry, last)) = self.remove(link, open) else { return };
         self.lately.closed(&entry.name.key, Some(now));
+        if entry.writes {
+            self.absent_written(&entry.name.key);
+        }
         match last {
             Some(file) if file.doomed || entry.deletes => self.gone(now, entry.name.key, entry.file.birth),
             None if entry.deletes => {

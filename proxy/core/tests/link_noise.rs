@@ -148,6 +148,7 @@ impl Owner {
                     self.leg = self.leg.filter(|open| *open != leg);
                     self.side = self.side.filter(|open| *open != leg);
                 }
+                Some(Effect::Store { token, .. }) => self.link.handle_stored(self.now, token),
                 Some(Effect::CloseClient { .. }) => {
                     assert!(self.side.is_none(), "a side channel outlives its client");
                     self.over = true;

@@ -10,7 +10,7 @@ use super::{
 use crate::store::{Change, Key};
 
 /// How a handle may be got back (MS-SMB2 3.3.1.10: IsDurable, CreateGuid, DurableOpenTimeout).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum DurableRecord {
     /// Not at all.
@@ -35,7 +35,7 @@ impl DurableRecord {
 }
 
 /// A lease (MS-SMB2 3.3.1.12).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeaseRecord {
     /// LeaseKey.
@@ -55,7 +55,7 @@ pub struct LeaseRecord {
 }
 
 /// A byte-range lock (MS-SMB2 2.2.26.1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LockRecord {
     /// Offset in bytes.
@@ -76,7 +76,7 @@ pub struct FileIdRecord {
 }
 
 /// One Open of one client (one record in a store).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpenRecord {
     /// Record version.
@@ -198,7 +198,7 @@ impl OpenRecord {
 }
 
 /// One session of one client, without its keys (one record in a store).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionRecord {
     /// Record version.

@@ -69,7 +69,7 @@ fn a_barrier_stands_until_the_last_open_of_the_file_is_back_or_given_up() {
     opened(&mut files, A, 2, "y");
     opened(&mut files, B, 1, "x");
     assert!(!files.is_opening_blocked());
-    files.all_lost(2);
+    files.all_lost(now(), 2);
     assert!(files.is_opening_blocked() && is_blocked(&files, "x") && is_blocked(&files, "y"));
     reclaimed(&mut files, A, 1);
     assert!(is_blocked(&files, "x"), "B's Open is not back");
@@ -91,7 +91,7 @@ fn a_file_is_flagged_to_be_deleted_when_all_its_opens_are_back() {
     opened(&mut files, A, 2, "x");
     opened(&mut files, B, 1, "x");
     opened(&mut files, B, 2, "y");
-    files.all_lost(2);
+    files.all_lost(now(), 2);
     unflagged(&mut files, A, 1);
     reclaimed(&mut files, A, 2);
     assert!(!files.may_flag(A, OpenToken(1)), "B's Open is not back");
@@ -111,7 +111,7 @@ fn a_file_is_flagged_to_be_deleted_when_all_its_opens_are_back() {
 fn what_was_reclaimed_and_lost_again_counts_once() {
     let mut files = Files::default();
     opened(&mut files, A, 1, "x");
-    files.all_lost(2);
+    files.all_lost(now(), 2);
     files.handle(now(), A, FileEvent::Lost);
     assert_eq!(files.unreclaimed(), 1);
     reclaimed(&mut files, A, 1);
@@ -124,7 +124,7 @@ fn what_was_reclaimed_and_lost_again_counts_once() {
 #[test]
 fn what_a_lost_node_has_opened_is_not_back_although_it_is_heard_of_later() {
     let mut files = Files::default();
-    files.all_lost(2);
+    files.all_lost(now(), 2);
     let version = files.version();
     opened_as(&mut files, (A, 1), "x", file(5, None), (now(), 1));
     assert!(is_blocked(&files, "x") && files.version() > version);
@@ -356,7 +356,7 @@ fn another_may_have_changed_a_file_just_before_it_lost_its_node_or_on_a_node_tha
     assert!(!files.may_others_have_written(B, b, false), "it has not lately");
     assert!(files.may_others_have_written(B, b, true) && !files.may_others_have_written(A, a, true));
     files.handle(now(), A, FileEvent::Wrote { open: a });
-    files.all_lost(2);
+    files.all_lost(now(), 2);
     files.link_gone(A);
     assert!(files.may_others_have_written(B, b, false), "the node may not have come to tell of it");
 }
@@ -487,7 +487,7 @@ fn counts_agree_with_the_opens_whatever_happens() {
             4 => reclaimed(&mut files, link, open),
             5 if step % 3 == 0 => files.handle(now(), link, FileEvent::Lost),
             5 => files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open) }),
-            6 if step % 50 == 0 => files.all_lost(1),
+            6 if step % 50 == 0 => files.all_lost(now(), 1),
             7 if step % 50 == 0 => files.link_gone(link),
             7 if step % 3 == 0 => {
                 let file = file(5, Some(draw(3)));

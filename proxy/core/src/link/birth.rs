@@ -26,6 +26,21 @@ impl Birth {
         Self { time, derived: false }
     }
 
+    /// As a record has it.
+    pub(crate) fn recorded(time: u64, derived: bool) -> Self {
+        Self { time, derived }
+    }
+
+    /// CreationTime, in units of 100 ns since 1601.
+    pub(crate) fn time(self) -> u64 {
+        self.time
+    }
+
+    /// Whether the node makes it of the other times.
+    pub(crate) fn is_derived(self) -> bool {
+        self.derived
+    }
+
     /// As a node makes it of the other times.
     #[cfg(test)]
     pub(crate) fn derived(time: u64) -> Self {

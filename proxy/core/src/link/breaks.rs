@@ -59,6 +59,7 @@ const LATELY: Duration = Duration::from_secs(5);
 const ACK_REQUIRED: u32 = 0x1;
 /// Oplock level II (MS-SMB2 2.2.13).
 const LEVEL_II: u8 = 0x01;
+const BATCH: u8 = 0x09;
 /// Lease states (MS-SMB2 2.2.13.2.8).
 const READ: u32 = 0x1;
 const HANDLE: u32 = 0x2;
@@ -487,6 +488,9 @@ impl Link {
             set_level(open, level);
             open.breaking = None;
         }
+        for open in self.opens.iter().filter(|o| cached.is_of(o)).map(|o| o.token).collect::<Vec<_>>() {
+            self.wait_for_open(open);
+        }
     }
 
     /// The node is lost: by which Opens files may have been changed whose readers the node did not come to tell.
@@ -534,6 +538,9 @@ impl Link {
     pub(crate) fn take_level(&mut self, now: Instant, token: OpenToken, granted: Level, epoch: Option<u16>) {
         let Some(open) = self.opens.get(token) else { return };
         let cached = Cached::by(open);
+        if self.returns.has(token) {
+            return self.take_level_silently(cached, granted, epoch);
+        }
         if let Some(epoch) = epoch {
             for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
                 open.epoch_shift = open.lease.map_or(0, |lease| lease.epoch.wrapping_sub(epoch));
@@ -547,6 +554,19 @@ impl Link {
                 _ => false,
             };
             self.doubted.push((token, node_lives));
+        }
+    }
+
+    /// The same for an Open that its client comes back to: it is told by the answer to its CREATE.
+    fn take_level_silently(&mut self, cached: Cached, granted: Level, epoch: Option<u16>) {
+        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            let level = Level::of(open).meet(granted);
+            let is_less = level != Level::of(open);
+            set_level(open, level);
+            if let Some(lease) = &mut open.lease {
+                lease.epoch = lease.epoch.wrapping_add(u16::from(is_less));
+                open.epoch_shift = epoch.map_or(0, |epoch| lease.epoch.wrapping_sub(epoch));
+            }
         }
     }
 
@@ -621,7 +641,7 @@ fn lease_of_request(msg: &[u8]) -> Option<[u8; 16]> {
 }
 
 /// Whether an Open with this access may change the file's data: by writing, appending, or whatever it may do at most.
-pub(super) fn may_write(access: u32) -> bool {
+pub(crate) fn may_write(access: u32) -> bool {
     const CHANGES: u32 = 0x2 | 0x4 | 0x0200_0000 | 0x1000_0000 | 0x4000_0000;
     access & CHANGES != 0
 }
@@ -637,6 +657,25 @@ impl Open {
     pub(super) fn keep_to_break(&mut self) {
         if let Some(breaking) = self.breaking {
             set_level(self, breaking.allows(Level::of(self)));
+        }
+    }
+
+    /// Whether a server keeps it for a client that is away (MS-SMB2 3.3.7.1).
+    pub(crate) fn keeps_handle(&self) -> bool {
+        match Level::of(self) {
+            Level::Oplock(level) => level == BATCH,
+            Level::Lease(state) => state & HANDLE != 0,
+        }
+    }
+
+    /// Others may have changed the file while nobody told the client: what it has read of it is worth nothing.
+    pub(crate) fn drop_read_cache(&mut self) {
+        let level = Level::of(self);
+        if level.only_reads() {
+            set_level(self, level.none());
+            if let Some(lease) = &mut self.lease {
+                lease.epoch = lease.epoch.wrapping_add(1);
+            }
         }
     }
 

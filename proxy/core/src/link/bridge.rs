@@ -308,6 +308,18 @@ impl Link {
                 self.admission_answer(now, session, opened, header, msg);
                 Passage::Withheld
             }
+            Some(Pending::Ours(
+                op @ (Op::Reconnect(open)
+                | Op::Reclaim(open)
+                | Op::Access(open)
+                | Op::Attributes(open)
+                | Op::TakeOff(open)
+                | Op::PutOn(open)
+                | Op::Locks(open)),
+            )) if !interim => {
+                self.return_answer(now, (op, open), opened, header, msg);
+                Passage::Withheld
+            }
             Some(Pending::Ours(_)) | None => Passage::Withheld,
         }
     }

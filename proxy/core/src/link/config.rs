@@ -25,6 +25,12 @@ pub struct LinkConfig {
     pub side_channel: SideChannelMode,
     /// How old an Open must be to be worth a question on the side channel.
     pub side_channel_after: Duration,
+    /// Whether Opens and sessions are stored.
+    pub persist: bool,
+    /// Every session is served by legs of the proxy's own from the start.
+    pub bridge_always: bool,
+    /// What the nodes are called, by their ids.
+    pub nodes: Vec<String>,
     /// How long the process at the end of a side channel is not heard until it is asked, and how long it may then take.
     pub stuck_after: Duration,
 }
@@ -53,6 +59,9 @@ impl Default for LinkConfig {
             leg_losses_per_minute: 3,
             side_channel: SideChannelMode::Auto,
             side_channel_after: Duration::from_secs(1),
+            persist: false,
+            bridge_always: false,
+            nodes: Vec::new(),
             stuck_after: Duration::from_secs(10),
         }
     }

@@ -21,6 +21,7 @@ use super::{
     node_leg::{NodeLeg, Pending},
     open::{OpenState, file_key},
     request::{Request, keep},
+    returning::is_reconnect,
 };
 use crate::{
     crypto::sealing::HEADROOM,
@@ -123,6 +124,8 @@ impl Link {
             return false;
         }
         ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
+            // Whether it may have it is for Files to say, or the node.
+            Command::CREATE if is_reconnect(request) => false,
             Command::CREATE => {
                 self.is_held_from_itself(request)
                     || self.create_key(request).is_some_and(|key| files.is_name_held(self.id, &key))
@@ -219,6 +222,10 @@ impl Link {
     fn settle_here(&mut self, now: Instant, id: MessageId) -> Settled {
         let Some(request) = self.requests.get(id) else { return Settled::Here };
         let command = request.header.command;
+        if self.begin_return(id) {
+            return Settled::Here;
+        }
+        let Some(request) = self.requests.get(id) else { return Settled::Here };
         if request.deaths > 0 {
             let facts = Facts::of(request, &self.opens);
             let verdict = verdict(&facts);

@@ -136,6 +136,7 @@ impl Link {
     pub(crate) fn begin_recovery(&mut self, now: Instant, lost: Attached, cause: Cause) {
         self.leaving = None;
         self.end_side_channel();
+        self.end_returns();
         if !self.open_kept() {
             self.out.event(Event::SignatureRefused);
             self.close(Close::Graceful, CloseReason::SignatureInvalid);

@@ -44,6 +44,12 @@ const RANGE_NOT_LOCKED: Status = Status(0xc000_007e);
 #[derive(Debug, Default)]
 pub(crate) struct LockTable(Vec<Lock>);
 
+impl FromIterator<Lock> for LockTable {
+    fn from_iter<T: IntoIterator<Item = Lock>>(locks: T) -> Self {
+        Self(locks.into_iter().collect())
+    }
+}
+
 impl LockTable {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -134,6 +140,7 @@ impl Link {
         if let Some(open) = self.opens.get_mut(token) {
             open.locks.follow(&elements, status);
         }
+        self.wait_for_open(token);
     }
 
     /// A node is lost: what it may have unlocked or closed is not locked again. The FileIds of requests are the client's.

@@ -36,9 +36,11 @@ pub(crate) mod node_leg;
 mod observe;
 pub(crate) mod open;
 pub(crate) mod outbox;
+pub(crate) mod persist;
 mod relay;
 pub(crate) mod request;
 mod resume_key;
+pub(crate) mod returning;
 pub(crate) mod session;
 mod side_channel;
 mod succession;
@@ -62,7 +64,9 @@ use self::{
     node_leg::{Clock, NodeLeg},
     open::Opens,
     outbox::Outbox,
+    persist::Persist,
     request::Requests,
+    returning::Returns,
     session::Sessions,
     side_channel::SideChannel,
 };
@@ -74,7 +78,7 @@ use crate::{
     fleet::Assignment,
     ids::{LegId, LinkId, MessageId, NodeId, OpenToken, SessionId},
     random::Random,
-    takeover::{Progress, Recovery, probe::Doubt},
+    takeover::{Progress, Recovery, probe::Doubt, reconnect::Retries},
 };
 
 /// How long a process of a node that has died may live on. Its leg is not cut before: on a leg that is cut, smbd deletes
@@ -149,6 +153,13 @@ pub struct Link {
     pub(crate) replaying: Option<Progress>,
     /// Numbers FileIds, TreeIds and SessionIds of our making.
     pub(crate) minted: u64,
+    pub(crate) persist: Persist,
+    /// Opens that the client has come back to.
+    pub(crate) returns: Returns,
+    /// A session stands since Files was last seen.
+    arrived: bool,
+    /// Reclaims to be asked for again.
+    pub(crate) retries: Retries,
 }
 
 /// The four states. See the module's table.
@@ -228,6 +239,10 @@ impl Link {
             doubt: Doubt::None,
             replaying: None,
             minted: 0,
+            persist: Persist::default(),
+            returns: Returns::default(),
+            arrived: false,
+            retries: Retries::default(),
         }
     }
 
@@ -249,6 +264,7 @@ impl Link {
             State::Bridge(_) | State::Recovering(_) => self.bridge_client_frame(now, frame),
             State::Closed => {}
         }
+        self.write_touched(now);
     }
 
     /// One whole frame of a node. Frames of legs given up are ignored.
@@ -264,6 +280,7 @@ impl Link {
             _ if self.side.leg() == Some(leg) => self.side_frame(now, frame),
             _ => {}
         }
+        self.write_touched(now);
     }
 
     /// The client has closed its leg, or it broke.
@@ -352,6 +369,8 @@ impl Link {
         if matches!(self.state, State::Recovering(_)) {
             return;
         }
+        self.look_for_absent(now, files);
+        self.go_on_returning(files);
         self.barrier = files.is_opening_blocked() || files.is_in_doubt();
         self.file_held = files.is_something_held();
         if matches!(self.state, State::Bridge(_)) {
@@ -360,6 +379,7 @@ impl Link {
         self.send_unread();
         self.set_delete_flags(files);
         self.dispatch_parked(now, files);
+        self.write_touched(now);
     }
 
     /// Whether something waits for files: [`Self::handle_files`] is to be called, now and at every change. At other
@@ -367,7 +387,9 @@ impl Link {
     pub fn wants_files(&self) -> bool {
         match &self.state {
             State::Relay(_) | State::Bridge(_) => {
-                !self.parked.is_empty()
+                self.arrived
+                    || self.returns.wants_files()
+                    || !self.parked.is_empty()
                     || !self.unread.is_empty()
                     || !self.unflagged.is_empty()
                     || !self.doubted.is_empty()
@@ -397,6 +419,7 @@ impl Link {
     /// The time of [`Self::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.run_timers(now);
+        self.write_touched(now);
     }
 
     /// The next frame to write.
@@ -502,6 +525,8 @@ impl Link {
         self.end_succession();
         self.forget_judging();
         self.end_side_channel();
+        self.end_returns();
+        self.leave(|_, _| true);
         let leg = match std::mem::replace(&mut self.state, State::Closed) {
             State::Closed => return,
             State::Opening(opening) => opening.dialling.map(|a| a.leg),
@@ -512,6 +537,7 @@ impl Link {
         for session in self.sessions.iter() {
             self.out.event(Event::SessionEnded(session.protection));
         }
+        self.unwrite();
         if let Some(leg) = leg {
             self.out.close_leg(leg, Close::Graceful);
         }

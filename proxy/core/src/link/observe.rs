@@ -79,6 +79,7 @@ impl Link {
         match step {
             LoginStep::Nothing => {}
             LoginStep::Established(id, previous) => {
+                self.note_arrival();
                 self.tell_session(id.0, None);
                 self.tell_succession(request.at, id.0, previous);
                 self.side_session_established(request.at, id.0);
@@ -90,6 +91,7 @@ impl Link {
 
     /// Tells of a session that stands since now, or whose protection was another.
     pub(super) fn tell_session(&mut self, id: SessionId, was: Option<Protection>) {
+        self.persist.sessions_touched = true;
         let Some(session) = self.sessions.get(id) else { return };
         if was != Some(session.protection) {
             let news = SessionNews { user: session.user.clone(), protection: session.protection, was };
@@ -101,6 +103,8 @@ impl Link {
     pub(super) fn forget_session(&mut self, id: SessionId) {
         self.side_session_ended(id);
         self.answer_rest_of(id);
+        self.persist.sessions_touched = true;
+        self.leave(|session, _| session == id);
         if let Some(session) = self.sessions.remove(id) {
             self.out.event(Event::SessionEnded(session.protection));
         }
@@ -129,6 +133,7 @@ impl Link {
     }
 
     fn forget_opens(&mut self, which: impl Fn(u64, u32) -> bool) {
+        self.leave(&which);
         let tokens: Vec<_> =
             self.opens.iter().filter(|o| which(o.session.0, o.tree.0)).map(|o| o.token).collect();
         for open in tokens {
@@ -191,6 +196,8 @@ impl Link {
             self.out.file(FileEvent::Made { key: open.key(), birth: open.birth, at: request.at });
         }
         self.opens.insert(open);
+        self.note_given(request, token);
+        self.wait_for_open(token);
         self.side_open_recorded(request.at, token);
     }
 
@@ -288,7 +295,7 @@ impl Link {
     }
 
     /// By which assignment the Link has come to its node.
-    fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         match &self.state {
             State::Relay(attached) => attached.generation,
             State::Bridge(leg) => leg.generation,

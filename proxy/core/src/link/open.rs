@@ -1,7 +1,7 @@
 //! Opens (MS-SMB2 3.3.1.10): what is known of each, so that it can be opened again.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Instant,
 };
 
@@ -19,6 +19,7 @@ use crate::{
         birth::Birth,
         breaks::{Breaking, Level},
         locks::LockTable,
+        persist::Written,
         request::Request,
         watch::Watch,
     },
@@ -84,7 +85,11 @@ pub(crate) struct Open {
     /// The level last granted or broken to; [`OPLOCK_LEASE`] if `lease` says.
     pub(crate) oplock_level: u8,
     pub(crate) lease: Option<Lease>,
+    /// How the client may get it back.
+    pub(crate) promised: Durable,
+    /// How the proxy may get it back from the node.
     pub(crate) durable: Durable,
+    pub(crate) written: Written,
     /// The CreateGuid of the reclaim under way.
     pub(crate) reclaimed_as: [u8; 16],
     /// TWrp: a previous version.
@@ -188,6 +193,10 @@ pub(crate) struct Opens {
     /// How many are [`unused`](Open::unused).
     unused: usize,
     next: u64,
+    /// Those that may have become others since their records were looked at.
+    touched: BTreeSet<OpenToken>,
+    /// Those that were written and are no more.
+    removed: Vec<FileId>,
 }
 
 impl Opens {
@@ -204,11 +213,29 @@ impl Opens {
         self.by_client.insert(open.client_id, open.token);
         self.by_node.insert(open.node_id, open.token);
         self.unused += usize::from(open.unused);
+        self.touched.insert(open.token);
+        self.by_token.insert(open.token, open);
+    }
+
+    /// One that the present node does not have yet.
+    pub(crate) fn insert_unreclaimed(&mut self, open: Open) {
+        self.by_client.insert(open.client_id, open.token);
+        self.touched.insert(open.token);
         self.by_token.insert(open.token, open);
     }
 
     pub(crate) fn remove(&mut self, token: OpenToken) -> Option<Open> {
+        let open = self.take(token)?;
+        if open.written.is_there() {
+            self.removed.push(open.client_id.0);
+        }
+        Some(open)
+    }
+
+    /// The same, but its record stays.
+    pub(crate) fn take(&mut self, token: OpenToken) -> Option<Open> {
         let open = self.by_token.remove(&token)?;
+        self.touched.remove(&token);
         self.unused -= usize::from(open.unused);
         self.by_client.remove(&open.client_id);
         if self.by_node.get(&open.node_id) == Some(&token) {
@@ -222,7 +249,31 @@ impl Opens {
     }
 
     pub(crate) fn get_mut(&mut self, token: OpenToken) -> Option<&mut Open> {
-        self.by_token.get_mut(&token)
+        let open = self.by_token.get_mut(&token)?;
+        self.touched.insert(token);
+        Some(open)
+    }
+
+    pub(crate) fn set_written(&mut self, token: OpenToken, written: Written) {
+        if let Some(open) = self.by_token.get_mut(&token) {
+            open.written = written;
+        }
+    }
+
+    /// Those that may have become others since the last call.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<OpenToken> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// FileIds of those that were written and are no more.
+    pub(crate) fn take_removed(&mut self) -> Vec<FileId> {
+        std::mem::take(&mut self.removed)
+    }
+
+    /// Nothing is ever written.
+    pub(crate) fn forget_touched(&mut self) {
+        self.touched.clear();
+        self.removed.clear();
     }
 
     pub(crate) fn by_client(&self, id: FileId) -> Option<&Open> {
@@ -255,7 +306,7 @@ impl Opens {
 
     /// The Open has a new id on the node.
     pub(crate) fn set_node_id(&mut self, token: OpenToken, id: FileId) {
-        if let Some(open) = self.by_token.get_mut(&token) {
+        if let Some(open) = self.get_mut(token) {
             open.node_id = Node(id);
             self.by_node.insert(Node(id), token);
         }
@@ -271,6 +322,7 @@ impl Opens {
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Open> {
+        self.touched.extend(self.by_token.keys());
         self.by_token.values_mut()
     }
 
@@ -286,7 +338,7 @@ impl Opens {
 
     /// Opens that hold this lease.
     pub(crate) fn with_lease_mut(&mut self, key: [u8; 16]) -> impl Iterator<Item = &mut Open> {
-        self.by_token.values_mut().filter(move |o| o.lease.as_ref().is_some_and(|l| l.key == key))
+        self.iter_mut().filter(move |o| o.lease.as_ref().is_some_and(|l| l.key == key))
     }
 }
 
@@ -297,6 +349,60 @@ pub(crate) struct Place {
     pub(crate) tree: TreeId,
     pub(crate) share: String,
     pub(crate) is_pipe: bool,
+}
+
+impl Open {
+    /// One of which nothing is known but where it hangs.
+    pub(crate) fn new(
+        token: OpenToken,
+        place: Place,
+        client_id: Client<FileId>,
+        node_id: Node<FileId>,
+    ) -> Self {
+        Self {
+            token,
+            session: Client(place.session),
+            tree: Client(place.tree),
+            client_id,
+            node_id,
+            had_by: None,
+            state: OpenState::Live,
+            name: Vec::new(),
+            moved_at: None,
+            share: place.share,
+            desired_access: 0,
+            granted_access: None,
+            share_access: 0,
+            create_options: 0,
+            impersonation_level: 0,
+            oplock_level: 0,
+            lease: None,
+            promised: Durable::No,
+            durable: Durable::No,
+            written: Written::default(),
+            reclaimed_as: [0; 16],
+            timewarp: None,
+            on_disk_id: None,
+            birth: Birth::set(0),
+            is_pipe: place.is_pipe,
+            locks: LockTable::default(),
+            owes_locks: false,
+            closing: false,
+            unused: false,
+            delete_pending: false,
+            owes_read_only: false,
+            reconnecting: false,
+            cursor: Cursor::default(),
+            breaking: None,
+            excused: None,
+            epoch_shift: 0,
+            is_directory: false,
+            watch: Watch::Off,
+            has_key: false,
+            ended: 0,
+            spoilt: false,
+        }
+    }
 }
 
 /// The record of an Open, from the CREATE and its successful answer.
@@ -310,45 +416,16 @@ pub(crate) fn open_from(
     let asked = create::Request::parse(request).ok()?;
     let granted = create::Response::parse(response).ok()?;
     let mut open = Open {
-        token,
-        session: Client(place.session),
-        tree: Client(place.tree),
-        client_id,
-        node_id: Node(granted.file_id),
-        had_by: None,
-        state: OpenState::Live,
         name: asked.name.0.to_vec(),
-        moved_at: None,
-        share: place.share,
         desired_access: asked.desired_access,
-        granted_access: None,
         share_access: asked.share_access,
         create_options: asked.create_options,
         impersonation_level: asked.impersonation_level,
         oplock_level: granted.oplock_level,
-        lease: None,
-        durable: Durable::No,
-        reclaimed_as: [0; 16],
-        timewarp: None,
-        on_disk_id: None,
         birth: Birth::of(&granted),
-        is_pipe: place.is_pipe,
-        locks: LockTable::default(),
-        owes_locks: false,
-        closing: false,
-        unused: false,
-        delete_pending: false,
-        owes_read_only: false,
-        reconnecting: false,
-        cursor: Cursor::default(),
-        breaking: None,
-        excused: None,
-        epoch_shift: 0,
         is_directory: granted.file_attributes & DIRECTORY != 0 || asked.create_options & DIRECTORY_FILE != 0,
-        watch: Watch::Off,
-        has_key: false,
         ended: granted.end_of_file,
-        spoilt: false,
+        ..Open::new(token, place, client_id, Node(granted.file_id))
     };
     let mut guid = [0; 16];
     let mut asked_lease = None;
@@ -379,6 +456,7 @@ pub(crate) fn open_from(
             _ => {}
         }
     }
+    open.promised = open.durable;
     if let (Some(lease), Some(asked)) = (&mut open.lease, asked_lease) {
         // What only the client can say, and not every node repeats. A break that was in progress is no wish.
         (lease.flags, lease.parent_key) = (asked.flags & PARENT_KEY, asked.parent_key);

@@ -3,11 +3,15 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use smb_parse::{
+    frame::{PREFIX, Protocol, protocol},
+    header::Header,
+};
 
 use crate::{
     effect::{Close, CloseReason, Effect, Leg, Transmit},
     event::{Event, FileEvent},
-    ids::LegId,
+    ids::{LegId, StoreToken},
 };
 
 /// Everything a Link has to say and its owner has not taken yet.
@@ -18,14 +22,48 @@ pub(crate) struct Outbox {
     events: VecDeque<Event>,
     /// What is for the client and has to wait, while it has.
     held: Option<Vec<Bytes>>,
+    /// What was said since the last poll waits for this.
+    awaits: Option<StoreToken>,
+    /// What waits for the store, in order.
+    unstored: VecDeque<(StoreToken, Bytes)>,
 }
 
 impl Outbox {
     pub(crate) fn send_client(&mut self, frame: Bytes) {
+        // A notification may name what the client has not heard of yet.
+        let behind = || self.unstored.back().map(|(token, _)| *token).filter(|_| is_notification(&frame));
+        if let Some(token) = self.awaits.or_else(behind) {
+            self.unstored.push_back((token, frame));
+            return;
+        }
         match &mut self.held {
             Some(held) => held.push(frame),
             None => self.transmits.push_back(Transmit { to: Leg::Client, frame }),
         }
+    }
+
+    /// What the client is told from now on until the next poll waits until this is stored, and so do notifications behind it.
+    pub(crate) fn wait_for(&mut self, token: StoreToken) {
+        self.awaits = Some(token);
+    }
+
+    /// Everything up to this is stored.
+    pub(crate) fn stored(&mut self, token: StoreToken) {
+        self.awaits = self.awaits.filter(|awaited| *awaited > token);
+        let mut left = VecDeque::new();
+        for (awaited, frame) in std::mem::take(&mut self.unstored) {
+            if awaited > token {
+                left.push_back((awaited, frame));
+            } else {
+                self.send_client(frame);
+            }
+        }
+        self.unstored = left;
+    }
+
+    /// Whether something waits for the store.
+    pub(crate) fn waits_for_store(&self) -> bool {
+        !self.unstored.is_empty()
     }
 
     /// From now on what is for the client waits, in order.
@@ -65,6 +103,7 @@ impl Outbox {
     }
 
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.awaits = None;
         self.transmits.pop_front()
     }
 
@@ -75,4 +114,10 @@ impl Outbox {
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
+}
+
+/// Whether a frame for the client is a break notification: those are never sealed.
+fn is_notification(frame: &[u8]) -> bool {
+    let body = frame.get(PREFIX..).unwrap_or_default();
+    protocol(body) == Protocol::Smb2 && Header::parse(body).is_ok_and(|header| header.message_id == u64::MAX)
 }

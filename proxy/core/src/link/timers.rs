@@ -48,9 +48,8 @@ impl Link {
             State::Recovering(recovery) => {
                 offer(Some(recovery.lost_at() + config.takeover_deadline), "takeover deadline");
                 offer(self.requests.pending_due(config.pending_after), "interim response");
-                offer(recovery.retry_at(), "a file that is not free yet");
             }
-            State::Bridge(_) if !self.parked.is_empty() => {
+            State::Bridge(_) if !self.parked.is_empty() || !self.returns.is_empty() => {
                 offer(self.requests.pending_due(config.pending_after), "interim response");
             }
             State::Relay(_) => offer(self.side_timer(), "side channel"),
@@ -66,6 +65,8 @@ impl Link {
         offer(self.leg_in_the_making().map(|(_, at)| at), "an answer of the node");
         offer(self.judging.due(config.handshake_timeout), "a login");
         offer(self.break_due, "the acknowledgement of a break");
+        offer(self.retries.at(), "a file that is not free yet");
+        offer(self.persist_timer(), "records of Opens");
         offer(self.leaving, "a dead node's last process");
         offer(self.stopping.map(|at| at + config.shutdown_grace), "shutdown");
         next
@@ -105,6 +106,7 @@ impl Link {
         }
         self.run_break_timers(now);
         self.run_side_timers(now);
+        self.write_later(now);
         if self.succeeds_until.is_some_and(|at| now >= at) {
             self.end_succession();
         }
@@ -172,7 +174,7 @@ impl Link {
     fn send_due_pendings(&mut self, now: Instant) {
         let waiting = match &self.state {
             State::Recovering(_) => true,
-            State::Bridge(_) => !self.parked.is_empty(),
+            State::Bridge(_) => !self.parked.is_empty() || !self.returns.is_empty(),
             _ => false,
         };
         if !waiting {

@@ -15,7 +15,7 @@ mod place;
 pub(crate) mod probe;
 mod read_only;
 mod reclaim;
-mod reconnect;
+pub(crate) mod reconnect;
 pub(crate) mod verdict;
 
 use std::time::{Duration, Instant};
@@ -60,7 +60,6 @@ pub(crate) struct Recovery {
     attempts: Attempts,
     /// Opens that are not there under any of those.
     search: Search,
-    retries: Retries,
     handles: Handles,
 }
 
@@ -136,7 +135,6 @@ impl Recovery {
             stage: Stage::Waiting(lost.generation),
             attempts: Attempts::default(),
             search: Search::default(),
-            retries: Retries::default(),
             handles: Handles::default(),
             progress: Progress {
                 cause,
@@ -284,10 +282,10 @@ impl Link {
         self.opens.forget_node_ids();
         self.unflagged.clear();
         self.flagging.clear();
+        self.retries = Retries::default();
         self.out.file(FileEvent::Lost);
         if let State::Recovering(recovery) = &mut self.state {
             recovery.search = Search::default();
-            recovery.retries = Retries::default();
             recovery.handles = Handles::default();
             recovery.progress.sessions = 0;
             recovery.progress.opens_reclaimed = 0;
@@ -385,6 +383,13 @@ impl Link {
             }
             Op::Tree(session, tree) => self.tree_answer(session, tree, header),
             _ if self.comes_too_early(now, &op, Status(header.status)) => {}
+            op => self.reclaim_op_answer(now, op, header, msg),
+        }
+    }
+
+    /// The node's answer to what is asked for an Open that is to be had again.
+    pub(crate) fn reclaim_op_answer(&mut self, now: Instant, op: Op, header: &Header, msg: &[u8]) {
+        match op {
             Op::Reconnect(open) => self.reconnect_answer(now, open, header, msg),
             Op::Reclaim(open) => self.reclaim_answer(now, open, Under::Recorded, header, msg),
             Op::ReclaimRenamed(open, rename) => {
@@ -396,16 +401,30 @@ impl Link {
             Op::TakeOff(open) => self.taken_off(open, header),
             Op::PutOn(open) => self.put_on(open, header),
             Op::Locks(open) => self.locks_answer(open, header),
-            Op::Judge | Op::Ending => {}
-            // Not on a leg that is to serve the client.
-            Op::Bind | Op::Identity(_) => {}
-            // Not before Bridge.
-            Op::Probe(..) | Op::ProbeClose(_) | Op::Tail(..) | Op::Disposition(_) => {}
+            // Answered elsewhere, or not on a leg that is to serve the client, or of no consequence.
+            Op::Negotiate
+            | Op::Login(_)
+            | Op::Tree(..)
+            | Op::Judge
+            | Op::Ending
+            | Op::Discard
+            | Op::Bind
+            | Op::Identity(_)
+            | Op::Probe(..)
+            | Op::ProbeClose(_)
+            | Op::Tail(..)
+            | Op::Disposition(_) => {}
         }
     }
 
     /// Whether an answer to a request of ours was sealed or signed as it must be.
-    fn is_ours(&self, op: &Op, opened: Option<SessionId>, header: &Header, msg: &mut [u8]) -> bool {
+    pub(crate) fn is_ours(
+        &self,
+        op: &Op,
+        opened: Option<SessionId>,
+        header: &Header,
+        msg: &mut [u8],
+    ) -> bool {
         let session = match op {
             Op::Tree(session, _) => Some(*session),
             Op::Reconnect(open)
@@ -460,7 +479,7 @@ impl Link {
         loop {
             self.pump();
             let State::Recovering(recovery) = &mut self.state else { return };
-            let waits = !recovery.retries.is_empty() || recovery.wants_files();
+            let waits = !self.retries.is_empty() || recovery.wants_files();
             if waits || !recovery.node_leg().is_some_and(|leg| leg.is_settled()) {
                 return;
             }
@@ -496,10 +515,9 @@ impl Link {
     }
 
     /// Asks the node for what is to do, as far as credits go.
-    fn pump(&mut self) {
+    pub(crate) fn pump(&mut self) {
         loop {
-            let State::Recovering(recovery) = &mut self.state else { return };
-            let Some(leg) = recovery.node_leg().filter(|leg| leg.can_send(1)) else { return };
+            let Some(leg) = self.own_leg().filter(|leg| leg.can_send(1)) else { return };
             let Some(op) = leg.todo.pop_front() else { return };
             match op {
                 Op::Login(session) => self.send_login(session),
@@ -527,16 +545,20 @@ impl Link {
         }
     }
 
+    /// The leg of our own, in use or in the making.
+    pub(crate) fn own_leg(&mut self) -> Option<&mut NodeLeg> {
+        match &mut self.state {
+            State::Recovering(recovery) => recovery.node_leg(),
+            State::Bridge(leg) => Some(&mut **leg),
+            _ => None,
+        }
+    }
+
     /// Sends a message of ours in a session's name.
     pub(crate) fn send_in_session(&mut self, session: SessionId, msg: &[u8], op: Op) {
         let Some(known) = self.sessions.get(session) else { return };
         let cover = if known.seals || known.encrypts(None) { Cover::Sealed } else { Cover::Signed };
-        let leg = match &mut self.state {
-            State::Recovering(recovery) => recovery.node_leg(),
-            State::Bridge(leg) => Some(&mut **leg),
-            _ => None,
-        };
-        let Some(leg) = leg else { return };
+        let Some(leg) = self.own_leg() else { return };
         let mut frame = BytesMut::zeroed(HEADROOM);
         frame.extend_from_slice(msg);
         let range = HEADROOM..frame.len();
@@ -559,6 +581,7 @@ impl Link {
         };
         self.replaying = Some(recovery.progress);
         self.barrier = true;
+        self.persist.sessions_touched = true;
         self.end_all_succeeded();
         let units = self.requests.units().into_values();
         self.parked = units.flat_map(|ids| self.in_parts(ids)).collect();

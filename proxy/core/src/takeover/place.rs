@@ -105,7 +105,7 @@ impl Link {
             Under::Elsewhere => None,
         };
         let Some(open) = self.opens.get(token) else { return };
-        let State::Recovering(recovery) = &mut self.state else { return };
+        let State::Recovering(recovery) = &mut self.state else { return self.give_up(token) };
         let name = match tried {
             Under::Recorded => Some(open.file_name()),
             Under::Renamed(rename) => {

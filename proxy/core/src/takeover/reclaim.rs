@@ -152,6 +152,7 @@ impl Link {
         };
         self.note_place(token, under, found.is_some_and(|(_, identity)| identity == Identity::Same));
         let node = self.node_in_the_making();
+        self.returns.note_answer(token, msg);
         let Some(open) = self.opens.get_mut(token) else { return };
         let node_id = response.file_id;
         let (granted, epoch) = adopt(open, &response);
@@ -211,10 +212,8 @@ impl Link {
     }
 
     /// To be asked of the node in the making.
-    pub(super) fn ask_for(&mut self, op: Op) {
-        if let State::Recovering(recovery) = &mut self.state
-            && let Some(leg) = recovery.node_leg()
-        {
+    pub(crate) fn ask_for(&mut self, op: Op) {
+        if let Some(leg) = self.own_leg() {
             leg.todo.push_back(op);
         }
     }
@@ -232,6 +231,7 @@ impl Link {
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.opens_reclaimed += 1;
         }
+        self.returned(token);
     }
 
     /// Another file stands under the name: what was opened is closed again.
@@ -243,7 +243,10 @@ impl Link {
     }
 
     /// That Open alone is lost.
-    pub(super) fn give_up(&mut self, token: OpenToken) {
+    pub(crate) fn give_up(&mut self, token: OpenToken) {
+        if self.returns.has(token) {
+            return self.not_returned(token);
+        }
         if let Some(open) = self.opens.get_mut(token) {
             open.state = OpenState::Lost;
             self.out.file(FileEvent::GivenUp { open: token });
@@ -355,7 +358,7 @@ fn reclaim_contexts(open: &Open) -> Vec<(&'static [u8], Vec<u8>)> {
     if let (Some(lease), Level::Lease(state)) = (&open.lease, open.reclaimed_level()) {
         contexts.push((create_context::tag::RQLS, encode::lease(&Lease { state, ..*lease })));
     }
-    match open.durable {
+    match open.promised {
         Durable::No => {}
         Durable::V1 => contexts.push((create_context::tag::DHNQ, encode::durable_request())),
         Durable::V2 { timeout, .. } => {

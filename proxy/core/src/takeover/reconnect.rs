@@ -18,7 +18,6 @@ use smb_parse::{
 };
 
 use super::{
-    Recovery,
     place::Under,
     reclaim::{Identity, identity},
 };
@@ -48,7 +47,7 @@ const REFUSED: [Status; 2] = [Status::LOCK_NOT_GRANTED, Status::FILE_LOCK_CONFLI
 
 /// What is to be asked again.
 #[derive(Debug, Default)]
-pub(super) struct Retries {
+pub(crate) struct Retries {
     ops: Vec<Op>,
     /// When.
     at: Option<Instant>,
@@ -57,23 +56,22 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ops.is_empty()
     }
-}
 
-impl Recovery {
     /// When [`Link::retry_reclaims`] is due.
-    pub(crate) fn retry_at(&self) -> Option<Instant> {
-        self.retries.at
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.at
     }
 }
 
 impl Link {
-    /// The node that is gone to.
+    /// The node that is gone to, or was.
     pub(super) fn node_in_the_making(&self) -> Option<NodeId> {
         match &self.state {
             State::Recovering(recovery) => recovery.attached().map(|attached| attached.node),
+            State::Bridge(leg) => Some(leg.node),
             _ => None,
         }
     }
@@ -88,7 +86,7 @@ impl Link {
 
     /// Whether a node may have kept an Open, which it has not if its file was flagged to be deleted there. One that may have
     /// another name by now is not asked for, unless its lease makes the node compare the names.
-    pub(super) fn may_be_kept(&self, open: &Open, node: NodeId) -> bool {
+    pub(crate) fn may_be_kept(&self, open: &Open, node: NodeId) -> bool {
         open.durable != Durable::No
             && open.had_by == Some(node)
             // Samba 4.17's process panics over one with locks, if locks are mapped to POSIX ones.
@@ -137,16 +135,17 @@ impl Link {
         }
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
         let Some(response) = response else {
-            self.ask_for(Op::Reclaim(token));
+            self.ask_afresh(token);
             return;
         };
         let node = self.node_in_the_making();
         let Some(open) = self.opens.get_mut(token) else { return };
         if identity(open, &response) == Identity::Other {
             self.close_stranger(token, response.file_id);
-            self.ask_for(Op::Reclaim(token));
+            self.ask_afresh(token);
             return;
         }
+        self.returns.note_answer(token, msg);
         let (granted, epoch) = resume(open, &response);
         open.had_by = node;
         let file = open.file();
@@ -166,17 +165,30 @@ impl Link {
         }
     }
 
+    /// The node has not kept an Open: it is opened anew, unless others may have had the file since the client was gone.
+    fn ask_afresh(&mut self, token: OpenToken) {
+        if self.returns.may_be_fresh(token) {
+            self.ask_for(Op::Reclaim(token));
+        } else {
+            self.give_up(token);
+        }
+    }
+
     /// An answer that another process of the same node is the reason for: the question is put again later. True if so.
-    pub(super) fn comes_too_early(&mut self, now: Instant, op: &Op, status: Status) -> bool {
-        let State::Recovering(recovery) = &mut self.state else { return false };
+    pub(crate) fn comes_too_early(&mut self, now: Instant, op: &Op, status: Status) -> bool {
+        let may_be_held = match (&self.state, op) {
+            (State::Recovering(recovery), _) => recovery.progress.is_on_the_lost_node(),
+            (State::Bridge(_), Op::Reclaim(open)) => self.returns.has(*open),
+            _ => false,
+        };
         let (is_in_the_way, patience) = match op {
             Op::Reclaim(_) | Op::ReclaimRenamed(..) | Op::ReclaimElsewhere(_) => {
-                (NOT_FREE.contains(&status) && recovery.progress.is_on_the_lost_node(), PATIENCE)
+                (NOT_FREE.contains(&status) && may_be_held, PATIENCE)
             }
             Op::Locks(_) => (REFUSED.contains(&status), LOCK_PATIENCE),
             _ => return false,
         };
-        let retries = &mut recovery.retries;
+        let retries = &mut self.retries;
         if !is_in_the_way || now >= *retries.since.get_or_insert(now) + patience {
             return false;
         }
@@ -187,16 +199,18 @@ impl Link {
 
     /// Asks again what is due.
     pub(crate) fn retry_reclaims(&mut self, now: Instant) {
-        let State::Recovering(recovery) = &mut self.state else { return };
-        if recovery.retries.at.is_none_or(|at| now < at) {
+        if self.retries.at.is_none_or(|at| now < at) {
             return;
         }
-        recovery.retries.at = None;
-        let ops = std::mem::take(&mut recovery.retries.ops);
-        if let Some(leg) = recovery.node_leg() {
+        self.retries.at = None;
+        let ops = std::mem::take(&mut self.retries.ops);
+        if let Some(leg) = self.own_leg() {
             leg.todo.extend(ops);
         }
-        self.recovery_advance(now);
+        match self.state {
+            State::Recovering(_) => self.recovery_advance(now),
+            _ => self.pump(),
+        }
     }
 }
 

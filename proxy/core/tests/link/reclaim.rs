@@ -262,7 +262,7 @@ fn a_file_is_flagged_to_be_deleted_when_no_link_has_to_open_it_any_more() {
     let [file, _] = [0, 1].map(|n: usize| open(&mut rigs[n], "file", 0));
     let [one, two] = &mut rigs;
     assert_eq!(one.ask(delete(one, file)).0, Status::SUCCESS);
-    files.borrow_mut().all_lost(2);
+    files.borrow_mut().all_lost(one.now, 2);
     one.fail_over();
     let close = encode::close(&one.header(Command::CLOSE, 0), 0, file);
     let close = one.send(&[close])[0];

@@ -193,7 +193,8 @@ fn a_rename_of_others_that_is_long_past_leaves_no_doubt() {
 fn what_a_lost_node_has_opened_is_waited_for_although_it_is_heard_of_later() {
     let (mut rigs, _) = at_work();
     rigs[1].put("new", 80, b"");
-    rigs[0].files.borrow_mut().all_lost(2);
+    let now = rigs[0].now;
+    rigs[0].files.borrow_mut().all_lost(now, 2);
     rigs[0].open(0, "new");
     assert_eq!(rigs[0].files.borrow().unreclaimed(), 4);
     fail_over(&mut rigs, 0);

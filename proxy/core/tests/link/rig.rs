@@ -26,11 +26,11 @@ use understudy_core::{
         sealing::{Cipher, HEADROOM, Nonces},
         signing::SigningKey,
     },
-    effect::{CloseReason, Effect, Leg, Role},
+    effect::{CloseReason, Effect, Leg, Mutation, Role},
     event::{Cause, Event, FileEvent, LegLoss, SessionLoss, SideChannelNews, Succession, TakeoverReport},
     files::{Birth, FileIdentity, Files, Name},
     fleet::Assignment,
-    ids::{LegId, LinkId, NodeId, OpenToken},
+    ids::{LegId, LinkId, NodeId, OpenToken, StoreToken},
     link::{Link, LinkConfig},
     random::Random,
 };
@@ -149,6 +149,11 @@ pub(crate) struct Rig {
     pub(crate) sent: Vec<Vec<u8>>,
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) closed: Option<CloseReason>,
+    /// What the Link wants stored, in order.
+    pub(crate) stored: Vec<Mutation>,
+    /// The store does not answer; the last that it was asked.
+    pub(crate) store_waits: bool,
+    pub(crate) unstored: Option<StoreToken>,
     pub(crate) takeovers: Vec<TakeoverReport>,
     /// Why sessions were lost.
     pub(crate) losses: Vec<SessionLoss>,
@@ -232,6 +237,9 @@ impl Rig {
             sent: Vec::new(),
             delivered: Vec::new(),
             closed: None,
+            stored: Vec::new(),
+            store_waits: false,
+            unstored: None,
             takeovers: Vec::new(),
             losses: Vec::new(),
             refused: 0,
@@ -446,6 +454,14 @@ impl Rig {
                 self.leg = self.leg.filter(|(open, _)| *open != leg);
                 self.side = self.side.filter(|(open, _)| *open != leg);
                 self.given_up.push(leg);
+            }
+            Effect::Store { token, mutation } => {
+                self.stored.push(mutation);
+                if self.store_waits {
+                    self.unstored = Some(token);
+                } else {
+                    self.link.handle_stored(self.now, token);
+                }
             }
             Effect::CloseClient { reason, .. } => self.closed = Some(reason),
         }

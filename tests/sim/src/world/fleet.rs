@@ -111,7 +111,7 @@ impl World {
         let node = usize::from(assignment.node.0);
         let life = self.up[node].then(|| self.nodes[node].life);
         if state_lost {
-            self.files.all_lost(assignment.generation);
+            self.files.all_lost(self.now, assignment.generation);
             if let (Some(from), Some(life)) = (from, self.placement.life) {
                 self.placement.ended.insert((usize::from(from.0), life));
             }

@@ -134,6 +134,7 @@ impl World {
         match effect {
             Effect::Connect { leg, node, role } => self.dial(at, leg, usize::from(node.0), role),
             Effect::CloseLeg { leg, how } => self.close_leg(at, leg, how),
+            Effect::Store { token, .. } => self.pairs[at].link.handle_stored(self.now, token),
             Effect::CloseClient { reason, .. } => {
                 self.tell(format!("the proxy closes client {}: {}", at + 1, reason.label()));
                 self.coverage.count(format!("closed: {}", reason.label()));

@@ -173,9 +173,13 @@ impl Link {
     /// Leaves Relay for a leg of the proxy's own on the same node, where no side channel can be had. Only before there
     /// is anything to be lost: no Opens, nothing in flight, and nobody whom the proxy cannot act for.
     pub(super) fn bridge_early(&mut self, now: Instant) {
-        if !std::mem::take(&mut self.side.early_bridge) {
-            return;
+        if std::mem::take(&mut self.side.early_bridge) {
+            self.bridge_now(now);
         }
+    }
+
+    /// The same, whatever for.
+    pub(in crate::link) fn bridge_now(&mut self, now: Instant) {
         let State::Relay(attached) = self.state else { return };
         let Some(assignment) = self.assignment.filter(|a| a.node == attached.node) else { return };
         let unprotected = self.sessions.iter().any(|s| !s.protection.is_protected());

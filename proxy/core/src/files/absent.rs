@@ -1,0 +1,394 @@
+//! Opens whose clients are away: their connection is lost, or the proxy was. They may come back by DHnC or DH2C (MS-SMB2
+//! 3.3.5.9.7, 3.3.5.9.12).
+//!
+//! | what was lost | who keeps the file | others |
+//! |---|---|---|
+//! | the client's connection alone | the node, as a durable Open | as the node says: a conflicting open ends it |
+//! | the node, before or after that | nobody | *grace*: nobody else opens the file, or works on it where it was locked |
+//! | the proxy | perhaps the node | grace |
+//!
+//! Grace ends when the client is back, or after [`Files::with_grace`]. An Open of which the node's state is lost is made
+//! afresh, if nobody else has had the file since the grace was over.
+//!
+//! An absent Open belongs to the Link [`ABSENT`], so that it is renamed like any other. A Link that wants one claims it
+//! ([`FileEvent::Claim`](crate::event::FileEvent::Claim)), is told by [`Files::claimed`], and says how it ended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use smb_parse::header::Status;
+use understudy_state::record::{DurableRecord, OpenKey, OpenRecord};
+
+use super::{Birth, Entry, FileIdentity, FileKey, Files, Name};
+use crate::{
+    effect::Mutation,
+    event::Claim,
+    ids::{LinkId, OpenToken},
+    link::persist::birth,
+};
+
+/// The Link of Opens whose clients are away.
+pub(super) const ABSENT: LinkId = LinkId(0);
+/// How long a durable Open of version 1 is kept for its client, as Samba does it.
+const V1: Duration = Duration::from_secs(16 * 60);
+/// Grace, if nothing else is configured.
+pub(super) const GRACE: Duration = Duration::from_secs(60);
+
+/// One of them.
+#[derive(Debug)]
+struct Absentee {
+    record: Box<OpenRecord>,
+    /// Until when its client may come back.
+    until: Instant,
+    /// Until when nobody else is admitted.
+    grace: Option<Instant>,
+    /// The node may not have it any more: it is opened afresh.
+    fresh: bool,
+    claimed: Option<(LinkId, OpenToken)>,
+    /// Somebody who could write has closed the file since.
+    written: bool,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Absent {
+    opens: BTreeMap<OpenToken, Absentee>,
+    by_client: HashMap<[u8; 16], BTreeSet<OpenToken>>,
+    by_id: HashMap<u64, BTreeSet<OpenToken>>,
+    claims: HashMap<(LinkId, OpenToken), Result<OpenToken, Status>>,
+    next: u64,
+    grace: Duration,
+    mutations: VecDeque<Mutation>,
+}
+
+impl Default for Absent {
+    fn default() -> Self {
+        Self {
+            opens: BTreeMap::new(),
+            by_client: HashMap::new(),
+            by_id: HashMap::new(),
+            claims: HashMap::new(),
+            next: 0,
+            grace: GRACE,
+            mutations: VecDeque::new(),
+        }
+    }
+}
+
+/// An Open that a Link has claimed.
+#[derive(Debug)]
+pub(crate) struct Claimed<'a> {
+    pub(crate) record: &'a OpenRecord,
+    /// What its file is called by now.
+    pub(crate) name: &'a Name,
+    /// When its file says that it was created.
+    pub(crate) birth: Birth,
+    /// It may be opened afresh, if the node does not have it.
+    pub(crate) fresh: bool,
+    /// Others may have changed the file since nobody keeps it for the client.
+    pub(crate) stale: bool,
+}
+
+impl Files {
+    /// Files of which nobody else is admitted to those of absent clients for so long.
+    pub fn with_grace(grace: Duration) -> Self {
+        let mut files = Self::default();
+        files.absent.grace = grace;
+        files
+    }
+
+    /// A record of an earlier run of the proxy. `left`: how long its client, which was away then, may still come back.
+    pub fn load(&mut self, now: Instant, record: OpenRecord, left: Option<Duration>) {
+        let left = left.unwrap_or_else(|| patience(&record).max(self.absent.grace));
+        let grace = now + self.absent.grace.min(left);
+        let name = Name::new(&record.share, &record.path);
+        let name = record.timewarp.into_iter().fold(name, Name::in_the_past);
+        let number = record.on_disk_id.map(|id| id.0).filter(|_| record.timewarp.is_none());
+        let file = FileIdentity::new(birth(&record), number);
+        let (heard, deletes) = (self.renames.hear(now), record.delete_pending);
+        let writes = crate::link::breaks::may_write(record.desired_access);
+        let entry =
+            Entry { name, file, heard, named: now, reclaimed: true, unflagged: false, deletes, writes };
+        self.absent_is(
+            Absentee {
+                record: Box::new(record),
+                until: now + left,
+                grace: Some(grace),
+                fresh: true,
+                written: false,
+                claimed: None,
+            },
+            entry,
+        );
+    }
+
+    /// How many Opens there are whose clients are away.
+    pub fn absent(&self) -> usize {
+        self.absent.opens.len()
+    }
+
+    /// What is to be stored of them.
+    pub fn poll_mutation(&mut self) -> Option<Mutation> {
+        self.absent.mutations.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let unclaimed = self.absent.opens.values().filter(|open| open.claimed.is_none());
+        unclaimed.flat_map(|open| open.grace.into_iter().chain([open.until])).min()
+    }
+
+    /// Those whose time is over are gone, and files whose grace is over are free.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due = |open: &Absentee| open.claimed.is_none();
+        let late =
+            |(token, open): (&OpenToken, &Absentee)| (now >= open.until && due(open)).then_some(*token);
+        for token in self.absent.opens.iter().filter_map(late).collect::<Vec<_>>() {
+            self.absent_gone(now, token, None);
+        }
+        let over = |open: &Absentee| due(open) && open.grace.is_some_and(|at| now >= at);
+        let over = self.absent.opens.iter().filter(|(_, open)| over(open)).map(|(token, _)| *token);
+        for token in over.collect::<Vec<_>>() {
+            if let Some(open) = self.absent.opens.get_mut(&token) {
+                open.grace = None;
+            }
+            self.release(ABSENT, token);
+        }
+    }
+
+    /// Whether a client that has logged in is to be served by legs of the proxy's own, for it may claim what the node does not
+    /// know by the ids that it will name.
+    pub(crate) fn wants_bridge(&self, client: [u8; 16], user: &str) -> bool {
+        let is_strange = |open: &&Absentee| {
+            open.record.durable != DurableRecord::No
+                && (open.fresh || open.record.file_id != open.record.node_file_id)
+                && is_user(&open.record, user)
+                // Without a lease nobody asks for the ClientGuid.
+                && (open.record.client.0 == client || open.record.lease.is_none())
+        };
+        self.absent.opens.values().any(|open| is_strange(&open))
+    }
+
+    /// What became of a Link's claim.
+    pub(crate) fn claimed(&self, link: LinkId, open: OpenToken) -> Option<Result<Claimed<'_>, Status>> {
+        match self.absent.claims.get(&(link, open))? {
+            Err(status) => Some(Err(*status)),
+            Ok(token) => {
+                let absentee = self.absent.opens.get(token)?;
+                let entry = self.entry(ABSENT, *token)?;
+                let others = self.files.get(&entry.name.key).into_iter().flat_map(|file| &file.opens);
+                let mut others = others.filter(|(of, _)| ![link, ABSENT].contains(of));
+                let writes =
+                    others.any(|(link, open)| self.entry(*link, *open).is_some_and(|entry| entry.writes));
+                Some(Ok(Claimed {
+                    record: &absentee.record,
+                    name: &entry.name,
+                    birth: entry.file.birth,
+                    fresh: absentee.fresh,
+                    stale: absentee.fresh && (writes || absentee.written),
+                }))
+            }
+        }
+    }
+
+    /// A client is gone, and its Open may be had again.
+    pub(super) fn left(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        open: OpenToken,
+        record: Box<OpenRecord>,
+        lost: bool,
+    ) {
+        self.release(link, open);
+        let Some((mut entry, _)) = self.remove(link, open) else { return };
+        // Nobody is about to reclaim it.
+        (entry.reclaimed, entry.unflagged) = (true, false);
+        let until = now + patience(&record);
+        let grace = lost.then(|| until.min(now + self.absent.grace));
+        let away = self
+            .absent_is(Absentee { record, until, grace, fresh: lost, claimed: None, written: false }, entry);
+        if let Some(open) = self.absent.opens.get(&away) {
+            let left = patience(&open.record);
+            self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), left));
+        }
+    }
+
+    fn absent_is(&mut self, absentee: Absentee, entry: Entry) -> OpenToken {
+        self.absent.next += 1;
+        let token = OpenToken(self.absent.next);
+        self.absent.by_client.entry(absentee.record.client.0).or_default().insert(token);
+        self.absent.by_id.entry(absentee.record.file_id.persistent).or_default().insert(token);
+        if absentee.grace.is_some() {
+            self.held.insert((ABSENT, token));
+        }
+        self.absent.opens.insert(token, absentee);
+        self.insert(ABSENT, token, entry);
+        self.version += 1;
+        token
+    }
+
+    /// Forgets one. `kept`: it is a Link's again, with this key.
+    fn absent_gone(&mut self, now: Instant, token: OpenToken, kept: Option<OpenKey>) {
+        let Some(absentee) = self.absent.opens.remove(&token) else { return };
+        forget(&mut self.absent.by_client, &absentee.record.client.0, token);
+        forget(&mut self.absent.by_id, &absentee.record.file_id.persistent, token);
+        let key = absentee.record.key();
+        if kept != Some(key) {
+            self.absent.mutations.push_back(Mutation::RemoveOpen(key));
+        }
+        self.release(ABSENT, token);
+        if let Some((entry, _)) = self.remove(ABSENT, token) {
+            self.lately.closed(&entry.name.key, Some(now));
+        }
+        self.version += 1;
+    }
+
+    /// The state of all nodes before this is lost.
+    pub(super) fn absent_lost(&mut self, now: Instant) {
+        for (token, open) in &mut self.absent.opens {
+            let is_new = !open.fresh;
+            open.fresh = true;
+            if is_new {
+                open.grace = Some(open.until.min(now + self.absent.grace));
+                self.held.insert((ABSENT, *token));
+                self.version += 1;
+            }
+        }
+    }
+
+    /// A Link claims an Open.
+    pub(super) fn claim(&mut self, link: LinkId, open: OpenToken, claim: &Claim) {
+        let found = self.absent.by_id.get(&claim.file_id.persistent).into_iter().flatten();
+        let mut answer = Err(Status::OBJECT_NAME_NOT_FOUND);
+        for token in found {
+            let Some(absentee) = self.absent.opens.get(token).filter(|open| open.claimed.is_none()) else {
+                continue;
+            };
+            match permits(&absentee.record, claim) {
+                Ok(()) => answer = Ok(*token),
+                Err(status) if answer.is_err() => answer = Err(status),
+                Err(_) => {}
+            }
+        }
+        if let Ok(token) = answer
+            && let Some(absentee) = self.absent.opens.get_mut(&token)
+        {
+            absentee.claimed = Some((link, open));
+        }
+        self.absent.claims.insert((link, open), answer);
+        self.version += 1;
+    }
+
+    /// A claim is over. `kept`: the Link has the Open, with this key; else it is lost.
+    pub(super) fn claim_ended(&mut self, now: Instant, link: LinkId, open: OpenToken, kept: Option<OpenKey>) {
+        if let Some(Ok(token)) = self.absent.claims.remove(&(link, open)) {
+            self.absent_gone(now, token, kept);
+        }
+    }
+
+    /// A claim is given up: the Open may be claimed again.
+    pub(super) fn unclaim(&mut self, link: LinkId, open: OpenToken) {
+        if let Some(Ok(token)) = self.absent.claims.remove(&(link, open))
+            && let Some(absentee) = self.absent.opens.get_mut(&token)
+        {
+            absentee.claimed = None;
+        }
+    }
+
+    /// The Link is gone: so are its claims.
+    pub(super) fn unclaim_all(&mut self, link: LinkId) {
+        let claims = self.absent.claims.keys().filter(|(of, _)| *of == link);
+        for (link, open) in claims.copied().collect::<Vec<_>>() {
+            self.unclaim(link, open);
+        }
+        self.clients.remove(&link);
+    }
+
+    /// A client has a file open. What others had of it cannot be opened afresh any more, without grace; what the client itself
+    /// had and can not come back to is over.
+    pub(super) fn absent_meets(&mut self, now: Instant, link: LinkId, key: &FileKey) {
+        if self.absent.opens.is_empty() || link == ABSENT {
+            return;
+        }
+        let client = self.clients.get(&link).copied();
+        let at = self.files.get(key).map(|file| file.opens.clone()).unwrap_or_default();
+        for (_, token) in at.into_iter().filter(|(link, _)| *link == ABSENT) {
+            let Some(open) = self.absent.opens.get_mut(&token) else { continue };
+            if Some(open.record.client.0) != client {
+                open.fresh &= open.grace.is_some() || open.claimed.is_some();
+            } else if open.record.durable == DurableRecord::No {
+                self.absent_gone(now, token, None);
+            }
+        }
+    }
+
+    /// Somebody who could write has closed a file.
+    pub(super) fn absent_written(&mut self, key: &FileKey) {
+        let at = self.files.get(key).map(|file| file.opens.clone()).unwrap_or_default();
+        for (_, token) in at.into_iter().filter(|(link, _)| *link == ABSENT) {
+            if let Some(open) = self.absent.opens.get_mut(&token) {
+                open.written = true;
+            }
+        }
+    }
+
+    /// Whether an absent client's file is kept from this Link.
+    pub(super) fn is_kept_from(&self, link: LinkId, token: OpenToken) -> bool {
+        let owner = self.absent.opens.get(&token).map(|open| open.record.client.0);
+        owner.is_some() && self.clients.get(&link).copied() != owner
+    }
+
+    /// Whether it had byte-range locks.
+    pub(super) fn had_locks(&self, token: OpenToken) -> bool {
+        self.absent.opens.get(&token).is_some_and(|open| !open.record.locks.is_empty())
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<OpenToken>>, key: &K, token: OpenToken) {
+    if let Some(tokens) = index.get_mut(key) {
+        tokens.remove(&token);
+        if tokens.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
+/// How long a client may be away.
+fn patience(record: &OpenRecord) -> Duration {
+    match record.durable {
+        DurableRecord::No => Duration::ZERO,
+        DurableRecord::V1 => V1,
+        DurableRecord::V2 { timeout, .. } => Duration::from_millis(timeout.into()),
+    }
+}
+
+fn is_user(record: &OpenRecord, user: &str) -> bool {
+    record.user.to_lowercase() == user.to_lowercase()
+}
+
+/// Whether a client may have an Open (MS-SMB2 3.3.5.9.7, 3.3.5.9.12; the user is looked at before the lease, as Samba does).
+fn permits(record: &OpenRecord, claim: &Claim) -> Result<(), Status> {
+    let is_its_kind = match (record.durable, claim.create_guid) {
+        (DurableRecord::V1, None) => true,
+        (DurableRecord::V2 { create_guid, .. }, Some(guid)) => create_guid.0 == guid,
+        _ => false,
+    };
+    let same_client = record.client.0 == claim.client;
+    let by_client = record.lease.is_some() || claim.create_guid.is_some();
+    if !is_its_kind {
+        return Err(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    if !is_user(record, &claim.user) {
+        return Err(Status::ACCESS_DENIED);
+    }
+    if by_client && !same_client
+        || record.lease.map(|lease| lease.key.0) != claim.lease_key
+        || record.share != claim.share
+    {
+        return Err(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    Ok(())
+}
