@@ -153,7 +153,7 @@ impl FleetTask {
         let change = record.to_change();
         tokio::spawn(async move {
             let failed = match change {
-                Ok(change) => match timeout(STORE, store.commit(Batch(vec![change]))).await {
+                Ok(change) => match timeout(STORE, store.commit(Batch::new(vec![change]))).await {
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some("no answer in time".to_owned()),

@@ -1,7 +1,7 @@
 //! What must survive the proxy: records, their codec, and the stores that hold them.
 //!
-//! A [`Store`] keeps opaque values under [`Key`]s and applies a [`Batch`] of changes whole or not at all. Records are
-//! JSON with a version, so that an operator can read them.
+//! A [`Store`] keeps opaque values under [`Key`]s and applies a [`Batch`] of changes whole or not at all, on
+//! condition that its [`Guard`] holds. Records are JSON with a version, so that an operator can read them.
 
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -13,4 +13,4 @@ mod store;
 pub use embedded::Embedded;
 pub use memory::Memory;
 pub use record::{Phase, PlacementRecord, RecordError};
-pub use store::{Batch, BoxFuture, Change, Entry, Key, Store, StoreError};
+pub use store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};

@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::store::{Batch, BoxFuture, Change, Entry, Key, Store, StoreError};
+use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};
 
 /// Keeps everything in memory.
 #[derive(Debug, Default)]
@@ -14,9 +14,18 @@ pub struct Memory {
 }
 
 impl Store for Memory {
+    fn limits(&self) -> Limits {
+        Limits::NONE
+    }
+
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<(), StoreError>> {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
-        for change in batch.0 {
+        if let Some(Guard { key, value }) = batch.guard
+            && map.get(&key) != Some(&value)
+        {
+            return Box::pin(async { Err(StoreError::Fenced(key)) });
+        }
+        for change in batch.changes {
             match change {
                 Change::Put(key, value) => map.insert(key, value),
                 Change::Delete(key) => map.remove(&key),

@@ -33,9 +33,89 @@ pub enum Change {
     Delete(Key),
 }
 
+impl Change {
+    /// What it changes.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put(key, _) | Self::Delete(key) => key,
+        }
+    }
+
+    /// Its share of [`Limits::bytes`]: key and value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Put(key, value) => key.0.len() + value.len(),
+            Self::Delete(key) => key.0.len(),
+        }
+    }
+}
+
+/// The condition of a [`Batch`]: this key has exactly this value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Guard {
+    /// The key.
+    pub key: Key,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
 /// Changes that are applied whole or not at all, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Batch(pub Vec<Change>);
+pub struct Batch {
+    /// Compared in the same transaction; if it does not hold nothing is changed.
+    pub guard: Option<Guard>,
+    /// What to change.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// Changes without a condition.
+    #[must_use]
+    pub fn new(changes: Vec<Change>) -> Self {
+        Self { guard: None, changes }
+    }
+
+    /// The same changes under a condition.
+    #[must_use]
+    pub fn guarded(self, guard: Guard) -> Self {
+        Self { guard: Some(guard), ..self }
+    }
+
+    /// What counts against [`Limits::bytes`]: keys and values, the guard's too.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let guard = self.guard.as_ref().map_or(0, |guard| guard.key.0.len() + guard.value.len());
+        guard + self.changes.iter().map(Change::bytes).sum::<usize>()
+    }
+}
+
+/// How large a [`Batch`] may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Changes.
+    pub operations: usize,
+    /// [`Batch::bytes`].
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// None.
+    pub const NONE: Self = Self { operations: usize::MAX, bytes: usize::MAX };
+
+    /// Refuses what is larger.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`].
+    pub fn check(&self, batch: &Batch) -> Result<(), StoreError> {
+        let (operations, bytes) = (batch.changes.len(), batch.bytes());
+        if operations > self.operations || bytes > self.bytes {
+            return Err(StoreError::TooLarge { operations, bytes, limits: *self });
+        }
+        Ok(())
+    }
+}
 
 /// A store that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -48,16 +128,40 @@ pub enum StoreError {
         /// The reason.
         what: String,
     },
-    /// It was open and failed: a full disk, a lost connection.
+    /// It was open and failed: a full disk, a lost connection. The batch was applied or not; if it was not, it will not be
+    /// once a later one of the same [`Store`] is acknowledged.
     #[error("the store failed: {0}")]
     Failed(String),
+    /// The guard did not hold, and nothing was changed: someone else leads.
+    #[error("the store has another owner: {0} is not what this proxy wrote")]
+    Fenced(Key),
+    /// The batch is larger than [`Store::limits`], and nothing was changed.
+    #[error(
+        "a batch of {operations} changes and {bytes} bytes is too large for the store, which takes {} and {}",
+        limits.operations, limits.bytes
+    )]
+    TooLarge {
+        /// Changes of the batch.
+        operations: usize,
+        /// Its [`Batch::bytes`].
+        bytes: usize,
+        /// What the store takes.
+        limits: Limits,
+    },
 }
 
 /// A place for records.
 ///
 /// A [`Batch`] that was acknowledged survives whatever the store's kind promises to survive: [`crate::Memory`] nothing,
-/// `Embedded` a crash of proxy and machine. Batches of one caller that awaits each take effect in order.
+/// `Embedded` a crash of proxy and machine. Batches of one caller that awaits each take effect in order, those that failed
+/// or whose future was dropped included. Batches that are committed at the same time are applied in any order.
+///
+/// A store is written by one process at a time. Whoever may have a predecessor that still runs begins by changing the
+/// record that all its batches are guarded by: what the predecessor still has under way is [`StoreError::Fenced`] then.
 pub trait Store: Send + Sync {
+    /// How large a batch may be; what is larger is refused.
+    fn limits(&self) -> Limits;
+
     /// Applies all changes, or none.
     fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<(), StoreError>>;
 
