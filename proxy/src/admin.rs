@@ -37,7 +37,9 @@ async fn index() -> &'static str {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let (opens, unreclaimed) = shared.with_files(|files| (files.opens(), files.unreclaimed()));
+    let (opens, unreclaimed, absent) =
+        shared.with_files(|files| (files.opens(), files.unreclaimed(), files.absent()));
+    shared.metrics.absent_opens.set(i64::try_from(absent).unwrap_or(i64::MAX));
     shared.metrics.open_files.set(i64::try_from(opens).unwrap_or(i64::MAX));
     shared.metrics.unreclaimed.set(i64::try_from(unreclaimed).unwrap_or(i64::MAX));
     match shared.metrics.render() {

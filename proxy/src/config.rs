@@ -6,6 +6,8 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use understudy_core::link::SideChannelMode;
 
+use crate::persist::OnFailure;
+
 /// A whole configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
@@ -26,6 +28,10 @@ pub(crate) struct Config {
     pub(crate) silence_after: Duration,
     pub(crate) takeover_deadline: Duration,
     pub(crate) grace_park: Duration,
+    /// How long the files of absent clients are kept from others, if their node or the proxy was lost.
+    pub(crate) grace: Duration,
+    /// What happens to clients whose Opens cannot be stored.
+    pub(crate) on_store_failure: OnFailure,
     pub(crate) shutdown_grace: Duration,
     /// How often within a minute a client's leg to a node that lives on may be lost before the client's own is reset.
     pub(crate) leg_losses_per_minute: usize,

@@ -9,6 +9,7 @@ mod fence;
 mod fleet;
 mod metrics;
 mod net;
+mod persist;
 mod probe;
 mod random;
 mod server;

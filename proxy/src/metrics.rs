@@ -1,8 +1,10 @@
 //! Prometheus metrics.
 
+use std::time::Duration;
+
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use smb_parse::header::Command;
 use understudy_core::{
@@ -44,12 +46,22 @@ pub(crate) struct Metrics {
     pub(crate) stuck_links: IntGauge,
     pub(crate) fences: IntCounterVec,
     pub(crate) store_errors: IntCounter,
+    pub(crate) store_up: IntGauge,
+    store_commits: Histogram,
+    stored: IntCounter,
+    pub(crate) absent_opens: IntGauge,
     pub(crate) open_files: IntGauge,
     pub(crate) unreclaimed: IntGauge,
     pub(crate) epoch: Gauge,
 }
 
 impl Metrics {
+    /// A commit of so many changes.
+    pub(crate) fn stored(&self, took: Duration, changes: usize) {
+        self.store_commits.observe(took.as_secs_f64());
+        self.stored.inc_by(changes as u64);
+    }
+
     /// Registers everything, so that every series is there from the start.
     pub(crate) fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
@@ -140,6 +152,10 @@ impl Metrics {
             )?,
             fences: counters(r, "fences_total", "Runs of the fence", &["result"])?,
             store_errors: counter(r, "store_errors_total", "Changes the store did not take")?,
+            store_up: gauge(r, "store_up", "1 while the store takes what is to be stored")?,
+            store_commits: commit_histogram(r)?,
+            stored: counter(r, "stored_records_total", "Records written to the store, or removed from it")?,
+            absent_opens: gauge(r, "absent_opens", "Opens whose clients are away, and may come back")?,
             open_files: gauge(r, "opens", "Opens that are recorded")?,
             unreclaimed: gauge(r, "opens_unreclaimed", "Opens that are not back on the serving node yet")?,
             epoch: {
@@ -250,6 +266,15 @@ fn counters(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheu
 
 fn gauges(r: &Registry, short: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
     let metric = IntGaugeVec::new(Opts::new(name(short), help), labels)?;
+    r.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn commit_histogram(r: &Registry) -> prometheus::Result<Histogram> {
+    let buckets = vec![0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+    let opts = HistogramOpts::new(name("store_commit_seconds"), "How long each commit to the store took")
+        .buckets(buckets);
+    let metric = Histogram::with_opts(opts)?;
     r.register(Box::new(metric.clone()))?;
     Ok(metric)
 }

@@ -29,8 +29,10 @@ use crate::{
     driver, fence,
     fleet::{FenceConfig, FleetTask},
     metrics::Metrics,
-    net, probe,
-    shared::Shared,
+    net,
+    persist::{self, OnFailure, Persist},
+    probe,
+    shared::{Setup, Shared},
 };
 
 /// Runs until SIGTERM or SIGINT.
@@ -56,20 +58,42 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         bail!("{mistake}");
     }
     let (store, placement) = store(&config).await?;
+    let mut files = understudy_core::files::Files::with_grace(config.grace);
+    let (absent, stale) = persist::load(&*store, &mut files).await.context("the stored Opens")?;
     let listener = listen("listen", config.listen)?;
     let admin = config.admin.map(|address| listen("[admin] listen", address)).transpose()?;
     let (fleet_inputs, inputs) = unbounded_channel();
-    let shared = Arc::new(Shared::new(
-        config.nodes.clone(),
-        link_config(&config),
+    let (store_items, items) = persist::channel();
+    let shared = Arc::new(Shared::new(Setup {
+        nodes: config.nodes.clone(),
+        link_config: link_config(&config),
         credentials,
-        Metrics::new()?,
-        fleet_inputs,
-        config.takeover_deadline,
-        config.half_frame,
-    ));
+        metrics: Metrics::new()?,
+        fleet: fleet_inputs,
+        store: store_items,
+        files,
+        user_timeout: config.takeover_deadline,
+        half_frame: config.half_frame,
+    }));
     let fleet = Fleet::new(fleet_config(&config), placement.as_ref(), Instant::now());
     let fence = config.fence_exec.clone().map(|exec| FenceConfig { exec, timeout: config.fence_timeout });
+    shared.set_store_failed(false);
+    if absent > 0 {
+        let grace = config.grace.as_secs();
+        tracing::info!(
+            opens = absent,
+            grace,
+            "clients of an earlier run may come back to what they had open"
+        );
+    }
+    if !stale.is_empty() {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { persist::remove(&*store, stale).await });
+    }
+    let (on_failure, keeper) = (config.on_store_failure, Arc::clone(&shared));
+    let persist = Persist { shared: Arc::clone(&shared), store: Arc::clone(&store), on_failure, items };
+    tokio::spawn(persist.run());
+    tokio::spawn(persist::keep_time(keeper));
     tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, fence, inputs }.run());
     for at in 0..u16::try_from(config.nodes.len())? {
         let (shared, compare) = (Arc::clone(&shared), config.compare.clone());
@@ -81,7 +105,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let workers = (0..config.workers).map(worker).collect::<anyhow::Result<Vec<_>>>()?;
     let nodes: Vec<_> = config.nodes.iter().map(|n| n.name.as_str()).collect();
     tracing::info!(listen = %config.listen, ?nodes, workers = workers.len(), "understudy {}", env!("CARGO_PKG_VERSION"));
-    accept(&shared, &listener, &workers).await?;
+    accept(&shared, &listener, &workers, config.on_store_failure).await?;
     drop(listener);
     tracing::info!(
         clients = shared.clients(),
@@ -106,7 +130,12 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Accepts until the process is told to stop.
-async fn accept(shared: &Arc<Shared>, listener: &TcpListener, workers: &[Worker]) -> anyhow::Result<()> {
+async fn accept(
+    shared: &Arc<Shared>,
+    listener: &TcpListener,
+    workers: &[Worker],
+    on_failure: OnFailure,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut next = workers.iter().cycle();
@@ -117,6 +146,9 @@ async fn accept(shared: &Arc<Shared>, listener: &TcpListener, workers: &[Worker]
             _ = interrupt.recv() => return Ok(()),
         };
         match (accepted, next.next()) {
+            (Ok((stream, _)), _) if on_failure == OnFailure::Refuse && shared.is_store_failed() => {
+                net::reset_on_drop(&stream);
+            }
             (Ok((stream, peer)), Some(worker)) => worker.serve(Arc::clone(shared), stream, peer),
             (Ok(_), None) => {}
             (Err(error), _) => {
@@ -171,6 +203,10 @@ fn link_config(config: &Config) -> LinkConfig {
         leg_losses_per_minute: config.leg_losses_per_minute,
         handshake_timeout: config.first_frame,
         side_channel: config.side_channel,
+        persist: config.store != StoreUrl::Memory,
+        // For tests of what clients meet in Bridge.
+        bridge_always: std::env::var_os("UNDERSTUDY_TEST_BRIDGE").is_some_and(|value| value == "1"),
+        nodes: config.nodes.iter().map(|node| node.name.clone()).collect(),
         // A silent node is known for one before its processes are taken for stuck.
         stuck_after: config.stuck_after.max(config.silence_after * 2),
         ..LinkConfig::default()

@@ -12,14 +12,15 @@ use dashmap::DashMap;
 use tokio::sync::{Semaphore, mpsc::UnboundedSender};
 use understudy_core::{
     auth::Credentials,
+    effect::Mutation,
     event::{Cause, FileEvent, LegLoss, Succession},
     files::Files,
     fleet::{Assignment, ProbeReport, Profile, Token},
-    ids::{LinkId, NodeId},
+    ids::{LinkId, NodeId, StoreToken},
     link::LinkConfig,
 };
 
-use crate::{config::NodeConfig, metrics::Metrics};
+use crate::{config::NodeConfig, metrics::Metrics, persist::Item};
 
 /// See [`Shared::dials`].
 const DIALS: usize = 32;
@@ -43,6 +44,10 @@ pub(crate) enum Command {
     Succession(Arc<SuccessionNotice>),
     /// Every Link has dealt with the succession that this one told of.
     SuccessionDone,
+    /// What it wanted stored is, up to this.
+    Stored(StoreToken),
+    /// It is not, and the client is not to be served without.
+    StoreFailed,
     /// The proxy stops.
     Shutdown,
 }
@@ -90,6 +95,10 @@ pub(crate) struct Shared {
     pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
     pub(crate) metrics: Metrics,
     pub(crate) fleet: UnboundedSender<FleetInput>,
+    /// What is to be stored.
+    store: UnboundedSender<Item>,
+    /// The store fails, and nobody is to be served without.
+    store_failed: AtomicBool,
     /// Node legs that may be waiting for their first answer at a time. A herd of clients moves at once, and smbd's queue
     /// of new connections is short: what does not fit is tried again by the kernel a second later.
     pub(crate) dials: Arc<Semaphore>,
@@ -109,27 +118,36 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
 }
 
+/// What a process begins with.
+pub(crate) struct Setup {
+    pub(crate) nodes: Vec<NodeConfig>,
+    pub(crate) link_config: LinkConfig,
+    pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
+    pub(crate) metrics: Metrics,
+    pub(crate) fleet: UnboundedSender<FleetInput>,
+    pub(crate) store: UnboundedSender<Item>,
+    pub(crate) files: Files,
+    pub(crate) user_timeout: Duration,
+    pub(crate) half_frame: Duration,
+}
+
 impl Shared {
-    pub(crate) fn new(
-        nodes: Vec<NodeConfig>,
-        link_config: LinkConfig,
-        credentials: Arc<dyn Credentials + Send + Sync>,
-        metrics: Metrics,
-        fleet: UnboundedSender<FleetInput>,
-        user_timeout: Duration,
-        half_frame: Duration,
-    ) -> Self {
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup { nodes, link_config, credentials, metrics, fleet, store, files, user_timeout, half_frame } =
+            setup;
         Self {
             nodes,
             link_config: Arc::new(link_config),
             credentials,
             metrics,
             fleet,
+            store,
+            store_failed: AtomicBool::new(false),
             dials: Arc::new(Semaphore::new(DIALS)),
             user_timeout,
             half_frame,
-            files: Mutex::new(Files::default()),
-            files_version: AtomicU64::new(0),
+            files_version: AtomicU64::new(files.version()),
+            files: Mutex::new(files),
             links: DashMap::new(),
             next_link: AtomicU64::new(1),
             clients: AtomicUsize::new(0),
@@ -191,7 +209,7 @@ impl Shared {
     /// A node is named: Files first, then every Link.
     pub(crate) fn assign(&self, assignment: Assignment, cause: Cause, state_lost: bool) {
         if state_lost {
-            self.change_files(|files| files.all_lost(assignment.generation));
+            self.change_files(|files| files.all_lost(Instant::now(), assignment.generation));
         }
         *self.assignment.lock().unwrap_or_else(PoisonError::into_inner) = Some((assignment, cause));
         self.tell_all(&Command::Assignment(assignment, cause));
@@ -202,6 +220,36 @@ impl Shared {
         for link in &self.links {
             // A Link that is just ending hears nothing any more.
             let _ = link.commands.send(command.clone());
+        }
+    }
+
+    /// Tells one Link.
+    pub(crate) fn tell(&self, link: LinkId, command: Command) {
+        if let Some(link) = self.links.get(&link) {
+            let _ = link.commands.send(command);
+        }
+    }
+
+    /// A Link wants this stored, and is told when it is.
+    pub(crate) fn store(&self, link: LinkId, token: StoreToken, mutation: Mutation) {
+        let _ = self.store.send((mutation, Some((link, token))));
+    }
+
+    /// The store fails, or works again.
+    pub(crate) fn set_store_failed(&self, failed: bool) {
+        self.store_failed.store(failed, Ordering::SeqCst);
+        self.metrics.store_up.set(i64::from(!failed));
+    }
+
+    /// Whether it does.
+    pub(crate) fn is_store_failed(&self) -> bool {
+        self.store_failed.load(Ordering::SeqCst)
+    }
+
+    /// Opens of absent clients whose time is over are let go.
+    pub(crate) fn files_timeout(&self, now: Instant) {
+        if self.with_files(|files| files.poll_timeout().is_some_and(|at| now >= at)) {
+            self.change_files(|files| files.handle_timeout(now));
         }
     }
 
@@ -255,6 +303,12 @@ impl Shared {
             let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             let before = files.unreclaimed();
             change(&mut files);
+            while let Some(mutation) = files.poll_mutation() {
+                if self.link_config.persist {
+                    // In the order in which Files has changed; what the Link itself wanted stored of it came before.
+                    let _ = self.store.send((mutation, None));
+                }
+            }
             let changed = self.files_version.swap(files.version(), Ordering::AcqRel) != files.version();
             (before > 0 && files.unreclaimed() == 0, changed)
         };

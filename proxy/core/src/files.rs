@@ -199,9 +199,10 @@ impl Files {
         self.version
     }
 
-    /// Recorded Opens.
+    /// Recorded Opens of clients that are there.
     pub fn opens(&self) -> usize {
-        self.links.values().map(HashMap::len).sum()
+        let opens: usize = self.links.values().map(HashMap::len).sum();
+        opens - self.absent()
     }
 
     /// Recorded Opens that are not back yet.

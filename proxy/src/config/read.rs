@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 use understudy_core::link::SideChannelMode;
 
 use super::{CompareConfig, Config, LogFormat, Mistake, NodeConfig, StoreUrl};
+use crate::persist::OnFailure;
 
 const TOP: &[&str] = &[
     "listen",
@@ -21,6 +22,7 @@ const TOP: &[&str] = &[
     "log",
     "takeover_deadline",
     "grace_park",
+    "grace",
     "shutdown_grace",
     "leg_losses_per_minute",
     "workers",
@@ -85,6 +87,7 @@ impl<'a> Reader<'a> {
         let probe_interval = self.duration(health, "probe_interval", 500, 50..60_001);
         let silence_after = self.duration(health, "silence_after", 1500, 200..600_001);
         let takeover_deadline = self.duration(Some(root), "takeover_deadline", 60_000, 1_000..3_600_001);
+        let grace = self.duration(Some(root), "grace", 60_000, 0..3_600_001);
         let grace_park = self.duration(Some(root), "grace_park", 10_000, 0..60_001);
         let shutdown_grace = self.duration(Some(root), "shutdown_grace", 10_000, 0..600_001);
         let first_frame = self.duration(clients, "first_frame", 30_000, 100..600_001);
@@ -115,6 +118,8 @@ impl<'a> Reader<'a> {
             silence_after,
             takeover_deadline,
             grace_park,
+            grace,
+            on_store_failure: OnFailure::Serve,
             shutdown_grace,
             leg_losses_per_minute,
             first_frame,

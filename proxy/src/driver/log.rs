@@ -189,6 +189,7 @@ fn why_closed(reason: CloseReason) -> &'static str {
         }
         CloseReason::TakeoverFailed => "no session could be established on the new node",
         CloseReason::Shutdown => "the proxy is stopping",
+        CloseReason::StoreFailed => "what it was to be promised could not be stored",
         CloseReason::Idle => "the client was silent in the middle of a frame, or never spoke",
     }
 }

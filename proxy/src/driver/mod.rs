@@ -196,6 +196,8 @@ impl Driver {
                 }
                 Command::SuccessionDone => self.link.handle_succession_done(now),
                 Command::FilesChanged => self.show_files(now),
+                Command::Stored(token) => self.link.handle_stored(now, token),
+                Command::StoreFailed => self.link.handle_store_failed(now),
                 Command::Shutdown => self.link.handle_shutdown(now),
             }
             self.drain(now);
@@ -453,6 +455,7 @@ impl Driver {
                     side.close(how);
                 }
             }
+            Effect::Store { token, mutation } => self.shared.store(self.id, token, mutation),
             Effect::CloseClient { how, reason } => self.over = Some((how, reason)),
         }
     }

@@ -1,10 +1,12 @@
 //! The driver against a node and clients of the test's own, where what is bounded is bounded for all of them together.
 
 use tokio::{io::AsyncReadExt, net::TcpListener, sync::mpsc::UnboundedReceiver as Inputs, time::sleep};
-use understudy_core::{auth::NoCredentials, event::Cause, fleet::Assignment, ids::NodeId, link::LinkConfig};
+use understudy_core::{
+    auth::NoCredentials, event::Cause, files::Files, fleet::Assignment, ids::NodeId, link::LinkConfig,
+};
 
 use super::*;
-use crate::{config::NodeConfig, metrics::Metrics};
+use crate::{config::NodeConfig, metrics::Metrics, shared::Setup};
 
 /// A proxy without a Fleet, its one node, and the door that clients come through.
 struct Rig {
@@ -20,9 +22,18 @@ impl Rig {
         let (node, door) = (node.unwrap(), door.unwrap());
         let (fleet, inputs) = unbounded_channel();
         let nodes = vec![NodeConfig { name: "a".into(), address: node.local_addr().unwrap().to_string() }];
-        let (config, credentials) = (LinkConfig::default(), Arc::new(NoCredentials));
         let minute = Duration::from_secs(60);
-        let shared = Shared::new(nodes, config, credentials, Metrics::new().unwrap(), fleet, minute, minute);
+        let shared = Shared::new(Setup {
+            nodes,
+            link_config: LinkConfig::default(),
+            credentials: Arc::new(NoCredentials),
+            metrics: Metrics::new().unwrap(),
+            fleet,
+            store: crate::persist::channel().0,
+            files: Files::default(),
+            user_timeout: minute,
+            half_frame: minute,
+        });
         Self { shared: Arc::new(shared), node, door, _inputs: inputs }
     }
 

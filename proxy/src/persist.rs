@@ -1,0 +1,262 @@
+//! Writing what Links and Files want stored. One task, one commit at a time: what comes while a commit is under way goes into
+//! the next, so that a commit costs about the same for one Open and for a hundred.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use understudy_core::{
+    effect::Mutation,
+    files::Files,
+    ids::{LinkId, StoreToken},
+};
+use understudy_state::{
+    Batch, Change, Key, Limits, Store,
+    record::{OpenKey, OpenRecord, SessionRecord},
+};
+
+use crate::shared::{Command, Shared};
+
+/// How long a commit may take before the store counts as failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a store that has failed is left alone.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How often Opens of absent clients are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Something to store, and who waits for it.
+pub(crate) type Item = (Mutation, Option<(LinkId, StoreToken)>);
+
+/// What happens to clients whose Opens cannot be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnFailure {
+    /// They are served, and would lose them with the proxy.
+    Serve,
+    /// They are not.
+    Refuse,
+}
+
+/// The way to the task.
+pub(crate) fn channel() -> (UnboundedSender<Item>, UnboundedReceiver<Item>) {
+    unbounded_channel()
+}
+
+/// The task.
+pub(crate) struct Persist {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) items: UnboundedReceiver<Item>,
+}
+
+/// What is not stored yet: by key, so that only the last change of each counts.
+#[derive(Default)]
+struct Pending {
+    changes: HashMap<Key, Change>,
+    waiting: HashMap<LinkId, StoreToken>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn add(&mut self, (mutation, from): Item) {
+        if let Some(change) = change(mutation) {
+            self.bytes += change.bytes();
+            self.changes.insert(change.key().clone(), change);
+        }
+        if let Some((link, token)) = from {
+            self.waiting.insert(link, token);
+        }
+    }
+
+    fn has_room(&self, limits: Limits) -> bool {
+        // A record is a few hundred bytes; a path may have 64 KiB.
+        self.changes.len() < limits.operations && self.bytes < limits.bytes / 2
+    }
+
+    /// The changes as batches that the store takes.
+    fn batches(&self, limits: Limits) -> Vec<Batch> {
+        let (mut batches, mut changes, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for change in self.changes.values() {
+            if !changes.is_empty()
+                && (changes.len() >= limits.operations || bytes + change.bytes() > limits.bytes)
+            {
+                batches.push(Batch::new(std::mem::take(&mut changes)));
+                bytes = 0;
+            }
+            bytes += change.bytes();
+            changes.push(change.clone());
+        }
+        if !changes.is_empty() {
+            batches.push(Batch::new(changes));
+        }
+        batches
+    }
+}
+
+impl Persist {
+    /// Runs until nobody can want anything stored any more.
+    pub(crate) async fn run(mut self) {
+        let limits = self.store.limits();
+        let mut pending = Pending::default();
+        let mut failed_at: Option<Instant> = None;
+        loop {
+            if let Some(at) = failed_at {
+                tokio::select! {
+                    item = self.items.recv() => match item {
+                        Some(item) => self.take_while_failed(item, &mut pending),
+                        None => return,
+                    },
+                    () = sleep_until(at + AGAIN) => {}
+                }
+                if Instant::now() < at + AGAIN {
+                    continue;
+                }
+            } else {
+                let Some(item) = self.items.recv().await else { return };
+                pending.add(item);
+                while pending.has_room(limits)
+                    && let Ok(item) = self.items.try_recv()
+                {
+                    pending.add(item);
+                }
+            }
+            match self.commit(&pending, limits).await {
+                Ok(()) => {
+                    if failed_at.take().is_some() {
+                        tracing::warn!("the store works again; everything is stored");
+                        self.shared.set_store_failed(false);
+                    }
+                    for (link, token) in std::mem::take(&mut pending).waiting {
+                        self.shared.tell(link, Command::Stored(token));
+                    }
+                }
+                Err(error) => {
+                    self.shared.metrics.store_errors.inc();
+                    if failed_at.replace(Instant::now()).is_none() {
+                        let then = match self.on_failure {
+                            OnFailure::Serve => {
+                                "clients are served, but lose what they have open if this proxy dies"
+                            }
+                            OnFailure::Refuse => {
+                                "clients that would have to be recorded are refused (on_store_failure)"
+                            }
+                        };
+                        tracing::error!(error, "the store fails; {then}");
+                        self.shared.set_store_failed(true);
+                    }
+                    for (link, token) in std::mem::take(&mut pending.waiting) {
+                        self.answer_failed(link, token);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_while_failed(&self, item: Item, pending: &mut Pending) {
+        pending.add(item);
+        for (link, token) in std::mem::take(&mut pending.waiting) {
+            self.answer_failed(link, token);
+        }
+    }
+
+    fn answer_failed(&self, link: LinkId, token: StoreToken) {
+        self.shared.tell(
+            link,
+            match self.on_failure {
+                OnFailure::Serve => Command::Stored(token),
+                OnFailure::Refuse => Command::StoreFailed,
+            },
+        );
+    }
+
+    async fn commit(&self, pending: &Pending, limits: Limits) -> Result<(), String> {
+        for batch in pending.batches(limits) {
+            let (began, changes) = (Instant::now(), batch.changes.len());
+            match timeout(PATIENCE, self.store.commit(batch)).await {
+                Ok(Ok(())) => self.shared.metrics.stored(began.elapsed(), changes),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn change(mutation: Mutation) -> Option<Change> {
+    let change = match mutation {
+        Mutation::PutOpen(record) => record.to_change(),
+        Mutation::PutAway(mut record, left) => {
+            record.away_until =
+                Some(now_ms().saturating_add(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)));
+            record.to_change()
+        }
+        Mutation::RemoveOpen(key) => return Some(key.to_removal()),
+        Mutation::PutSession(record) => record.to_change(),
+        Mutation::RemoveSession { client, session } => {
+            return Some(Change::Delete(SessionRecord::key(client, session)));
+        }
+    };
+    // A record has no value that JSON lacks.
+    change.ok()
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Takes the records of an earlier run into Files. How many Opens may be come back to, and what is to be removed.
+///
+/// # Errors
+/// The store fails, or has a record of a newer build.
+pub(crate) async fn load(store: &dyn Store, files: &mut Files) -> anyhow::Result<(usize, Vec<Change>)> {
+    let (now, now_ms) = (std::time::Instant::now(), now_ms());
+    let mut stale = Vec::new();
+    for (key, value) in store.list(OpenKey::PREFIX.into()).await? {
+        let record = match OpenRecord::from_bytes(&value) {
+            Ok(record) => record,
+            Err(error @ understudy_state::RecordError::TooNew(_)) => {
+                return Err(error).with_context(|| format!("the record {key} in the store"));
+            }
+            Err(error) => {
+                tracing::error!(%key, %error, "a record in the store is unreadable, and is left there");
+                continue;
+            }
+        };
+        match record.away_until {
+            Some(until) if until <= now_ms => stale.push(Change::Delete(key)),
+            until => files.load(now, record, until.map(|until| Duration::from_millis(until - now_ms))),
+        }
+    }
+    // The nodes have ended these sessions with their connections.
+    let sessions = store.list(SessionRecord::PREFIX.into()).await?;
+    stale.extend(sessions.into_iter().map(|(key, _)| Change::Delete(key)));
+    Ok((files.absent(), stale))
+}
+
+/// Removes what is of no use, in batches that the store takes.
+pub(crate) async fn remove(store: &dyn Store, stale: Vec<Change>) {
+    let limits = store.limits();
+    for changes in stale.chunks(limits.operations.clamp(1, 100)) {
+        if let Err(error) = store.commit(Batch::new(changes.to_vec())).await {
+            tracing::warn!(%error, "old records could not be removed from the store");
+            return;
+        }
+    }
+}
+
+/// Lets Opens of absent clients go when their time is over.
+pub(crate) async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        sleep(TICK).await;
+        shared.files_timeout(std::time::Instant::now());
+    }
+}
