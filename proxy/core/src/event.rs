@@ -339,6 +339,8 @@ pub struct Claim {
     pub user: String,
     /// The share's name in lower case.
     pub share: String,
+    /// The name that the request gives.
+    pub key: FileKey,
 }
 
 /// A session and whether it can be moved to another node.

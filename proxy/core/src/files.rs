@@ -239,11 +239,11 @@ impl Files {
         !self.held.is_empty()
     }
 
-    /// The files that are held for the clients of other Links.
-    fn held_from(&self, link: LinkId) -> impl Iterator<Item = (LinkId, OpenToken, &FileKey)> {
+    /// The files that are held for other clients: for those of Links, or for those that are away.
+    fn held_from(&self, link: LinkId, away: bool) -> impl Iterator<Item = (LinkId, OpenToken, &FileKey)> {
         let is_other = move |(holder, open): &&(LinkId, OpenToken)| match *holder {
-            ABSENT => self.is_kept_from(link, *open),
-            holder => holder != link,
+            ABSENT => away && self.is_kept_from(link, *open),
+            holder => !away && holder != link,
         };
         let others = self.held.iter().filter(is_other);
         others.filter_map(|(holder, open)| Some((*holder, *open, &self.entry(*holder, *open)?.name.key)))
@@ -252,15 +252,24 @@ impl Files {
     /// Whether the file of an Open is held for the client of another Link.
     pub fn is_held(&self, link: LinkId, open: OpenToken) -> bool {
         let Some(key) = self.entry(link, open).map(|entry| &entry.name.key) else { return false };
-        self.held_from(link).any(|(holder, open, held)| {
-            // Who has it open already goes on, but where the client that is away had locks.
-            held == key && (holder != ABSENT || self.had_locks(open))
-        })
+        self.held_from(link, false).any(|(.., held)| held == key)
     }
 
     /// The same by a name: the last component is enough, for one directory may be in two shares.
     pub(crate) fn is_name_held(&self, link: LinkId, key: &FileKey) -> bool {
-        self.held_from(link).any(|(.., held)| remembered::leaf(held) == remembered::leaf(key))
+        self.held_from(link, false).any(|(.., held)| remembered::leaf(held) == remembered::leaf(key))
+    }
+
+    /// Whether the file of an Open is kept for a client that is away and had locks on it. Where it had none, who has the file
+    /// open already goes on.
+    pub(crate) fn is_in_grace(&self, link: LinkId, open: OpenToken) -> bool {
+        let Some(key) = self.entry(link, open).map(|entry| &entry.name.key) else { return false };
+        self.held_from(link, true).any(|(_, open, held)| held == key && self.had_locks(open))
+    }
+
+    /// Whether a file is kept for a client that is away.
+    pub(crate) fn is_name_in_grace(&self, link: LinkId, key: &FileKey) -> bool {
+        self.held_from(link, true).any(|(.., held)| remembered::leaf(held) == remembered::leaf(key))
     }
 
     /// Whether another Link may have changed the file of an Open just before it lost its node, too; or, if the node lives, by

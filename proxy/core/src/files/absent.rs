@@ -267,7 +267,8 @@ impl Files {
             let Some(absentee) = self.absent.opens.get(token).filter(|open| open.claimed.is_none()) else {
                 continue;
             };
-            match permits(&absentee.record, claim) {
+            let Some(entry) = self.entry(ABSENT, *token) else { continue };
+            match permits(&absentee.record, &entry.name, claim) {
                 Ok(()) => answer = Ok(*token),
                 Err(status) if answer.is_err() => answer = Err(status),
                 Err(_) => {}
@@ -369,26 +370,27 @@ fn is_user(record: &OpenRecord, user: &str) -> bool {
     record.user.to_lowercase() == user.to_lowercase()
 }
 
-/// Whether a client may have an Open (MS-SMB2 3.3.5.9.7, 3.3.5.9.12; the user is looked at before the lease, as Samba does).
-fn permits(record: &OpenRecord, claim: &Claim) -> Result<(), Status> {
+/// Whether a client may have an Open, which is called so by now (MS-SMB2 3.3.5.9.7, 3.3.5.9.12; where Samba answers otherwise,
+/// as Samba does it: it tells another user that there is nothing, asks for the ClientGuid only where there is a lease, and lets
+/// DHnC have what was asked for by DH2Q).
+fn permits(record: &OpenRecord, name: &Name, claim: &Claim) -> Result<(), Status> {
     let is_its_kind = match (record.durable, claim.create_guid) {
-        (DurableRecord::V1, None) => true,
+        (DurableRecord::V1 | DurableRecord::V2 { .. }, None) => true,
         (DurableRecord::V2 { create_guid, .. }, Some(guid)) => create_guid.0 == guid,
         _ => false,
     };
-    let same_client = record.client.0 == claim.client;
-    let by_client = record.lease.is_some() || claim.create_guid.is_some();
-    if !is_its_kind {
-        return Err(Status::OBJECT_NAME_NOT_FOUND);
-    }
-    if !is_user(record, &claim.user) {
-        return Err(Status::ACCESS_DENIED);
-    }
-    if by_client && !same_client
-        || record.lease.map(|lease| lease.key.0) != claim.lease_key
+    let same_lease = record.lease.map(|lease| lease.key.0) == claim.lease_key;
+    let same_client = record.lease.is_none() || record.client.0 == claim.client;
+    if !is_its_kind
+        || !same_lease
+        || !same_client
+        || !is_user(record, &claim.user)
         || record.share != claim.share
     {
         return Err(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    if record.lease.is_some() && name.key != claim.key {
+        return Err(Status::INVALID_PARAMETER);
     }
     Ok(())
 }

@@ -55,6 +55,7 @@ impl Link {
         let mut waiting = Waiting::default();
         for ids in units {
             let blocked = self.is_blocked(&ids, files)
+                || self.is_in_grace(&ids, files)
                 || self.takes_from(&ids, &waiting)
                 || !self.is_decided(&ids, files);
             if blocked || self.is_held(&ids, files) {
@@ -124,14 +125,30 @@ impl Link {
             return false;
         }
         ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
-            // Whether it may have it is for Files to say, or the node.
-            Command::CREATE if is_reconnect(request) => false,
             Command::CREATE => {
                 self.is_held_from_itself(request)
                     || self.create_key(request).is_some_and(|key| files.is_name_held(self.id, &key))
             }
             Command::READ | Command::WRITE | Command::LOCK | Command::SET_INFO => {
                 self.opens.of(request).is_some_and(|open| files.is_held(self.id, open.token))
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether a frame must wait for a client that is away.
+    fn is_in_grace(&self, ids: &[MessageId], files: &Files) -> bool {
+        if !self.file_held {
+            return false;
+        }
+        ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
+            // Whether it may have it is for Files to say, or the node.
+            Command::CREATE => {
+                !is_reconnect(request)
+                    && self.create_key(request).is_some_and(|key| files.is_name_in_grace(self.id, &key))
+            }
+            Command::READ | Command::WRITE | Command::LOCK => {
+                self.opens.of(request).is_some_and(|open| files.is_in_grace(self.id, open.token))
             }
             _ => false,
         })

@@ -197,7 +197,8 @@ impl Link {
         let id = request.header.session_id;
         let (session, tree) = (self.sessions.get(id)?, self.sessions.tree(id, request.header.tree_id()?)?);
         let (client, user, share) = (self.conn.client_guid, session.user.clone(), tree.share.clone());
-        Some(Claim { file_id, create_guid, lease_key, client, user, share })
+        let key = self.create_key(request)?;
+        Some(Claim { file_id, create_guid, lease_key, client, user, share, key })
     }
 
     /// In Bridge: a CREATE that names an Open which its client had is answered from here. True if it is one.
@@ -356,13 +357,15 @@ impl Link {
         if let Some(lease) = &open.lease {
             contexts.push((tag::RQLS, encode::lease(lease)));
         }
-        let wants_id = create::Request::parse(&request.msg).is_ok_and(|asked| {
-            asked
-                .contexts()
-                .filter_map(Result::ok)
-                .any(|context| RequestContext::parse(&context) == RequestContext::OnDiskId)
-        });
-        if let Some(id) = open.on_disk_id.filter(|_| wants_id) {
+        let asks = |what| {
+            create::Request::parse(&request.msg).is_ok_and(|asked| {
+                asked.contexts().filter_map(Result::ok).any(|context| RequestContext::parse(&context) == what)
+            })
+        };
+        if asks(RequestContext::Durable) {
+            contexts.push((tag::DHNQ, vec![0; 8]));
+        }
+        if let Some(id) = open.on_disk_id.filter(|_| asks(RequestContext::OnDiskId)) {
             contexts.push((tag::QFID, id.to_vec()));
         }
         granted.file_id = open.client_id.0;

@@ -13,6 +13,7 @@ mod node;
 mod reclaim;
 mod renames;
 mod replay;
+mod returns;
 mod rig;
 mod sealed;
 mod side_channel;

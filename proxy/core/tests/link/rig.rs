@@ -154,6 +154,7 @@ pub(crate) struct Rig {
     /// The store does not answer; the last that it was asked.
     pub(crate) store_waits: bool,
     pub(crate) unstored: Option<StoreToken>,
+    pub(crate) client_guid: [u8; 16],
     pub(crate) takeovers: Vec<TakeoverReport>,
     /// Why sessions were lost.
     pub(crate) losses: Vec<SessionLoss>,
@@ -208,7 +209,8 @@ impl Rig {
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
         let known = Users([("alice".to_owned(), 3), ("bob".to_owned(), 4), ("mallory".to_owned(), 5)].into());
-        let config = Arc::new(LinkConfig::default());
+        let nodes = ["a", "b"].map(str::to_owned).to_vec();
+        let config = Arc::new(LinkConfig { persist: true, nodes, ..LinkConfig::default() });
         let mut rig = Self {
             link: Link::new(id, config, Arc::new(users.clone()), Box::new(Counting(id.0)), now),
             now,
@@ -240,6 +242,7 @@ impl Rig {
             stored: Vec::new(),
             store_waits: false,
             unstored: None,
+            client_guid: CLIENT_GUID,
             takeovers: Vec::new(),
             losses: Vec::new(),
             refused: 0,
@@ -564,6 +567,14 @@ impl Rig {
         ids
     }
 
+    /// The store has taken everything that it was asked to.
+    pub(crate) fn take_stored(&mut self) {
+        if let Some(token) = self.unstored.take() {
+            self.link.handle_stored(self.now, token);
+            self.pump();
+        }
+    }
+
     /// A frame as it is.
     pub(crate) fn send_raw(&mut self, frame: &[u8]) {
         self.link.handle_client_frame(self.now, BytesMut::from(frame));
@@ -623,7 +634,7 @@ impl Rig {
             dialects: &[self.dialect.0],
             security_mode: 1,
             capabilities: CLIENT_CAPABILITIES | if self.cipher.is_some() { ENCRYPTION } else { 0 },
-            client_guid: CLIENT_GUID,
+            client_guid: self.client_guid,
             preauth_salt: &[1; 32],
             ciphers: &ciphers,
             signing_algs: &[2],

@@ -1,0 +1,300 @@
+//! What is stored before a client is told, and what a client meets that lost its connection and comes back.
+
+use std::{cell::RefCell, rc::Rc, time::Duration};
+
+use smb_parse::{
+    FileId,
+    cmd::{create, lock::Lock},
+    create_context::{Lease, RequestContext, ResponseContext, tag},
+    encode::{self, LeaseBreak},
+    header::{Command, Status},
+};
+use understudy_core::{
+    effect::{CloseReason, Mutation},
+    event::FileEvent,
+    files::Files,
+    ids::LinkId,
+};
+use understudy_state::record::{DurableRecord, OpenRecord};
+
+use crate::{node::Disk, rig::Rig};
+
+const GUID: [u8; 16] = [6; 16];
+const KEY: [u8; 16] = [7; 16];
+const RWH: u32 = 7;
+const EXCLUSIVE_NOW: u32 = 0x12;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A client of this Link at work: logged in, and connected to the share.
+fn client(link: u64, disk: &Disk, files: &Rc<RefCell<Files>>) -> Rig {
+    let known = Rig::new().users();
+    let mut rig = Rig::with(LinkId(link), known, disk, files);
+    for node in &mut rig.nodes {
+        node.habits.keeps = true;
+        node.habits.lease = Some((RWH, 5));
+    }
+    // When the Link leaves Relay for the same node.
+    rig.stays = true;
+    rig.negotiate();
+    rig
+}
+
+fn lease(state: u32) -> Vec<u8> {
+    let lease = Lease { key: KEY, state, flags: 0, duration: 0, parent_key: [0; 16], epoch: 0, version: 2 };
+    encode::lease(&lease)
+}
+
+/// Opens "file" durably, by DH2Q and a lease. The MessageId of the CREATE.
+fn ask_durably(rig: &mut Rig) -> u64 {
+    let contexts: [(&[u8], Vec<u8>); 2] =
+        [(tag::DH2Q, encode::durable_v2_request(60_000, GUID)), (tag::RQLS, lease(RWH))];
+    let request = rig.open_request("file", 0xff, &contexts);
+    rig.send(&[request])[0]
+}
+
+/// DH2C, as the client says it.
+fn come_back(rig: &mut Rig, file: FileId, guid: [u8; 16]) -> (Status, Vec<u8>) {
+    let contexts: [(&[u8], Vec<u8>); 2] =
+        [(tag::DH2C, encode::durable_v2_reconnect(file, guid, 0)), (tag::RQLS, lease(RWH))];
+    let request = rig.open_request("file", 0xff, &contexts);
+    rig.ask(request)
+}
+
+fn lock(rig: &mut Rig, file: FileId) -> Status {
+    let lock = Lock { offset: 0, length: 8, flags: EXCLUSIVE_NOW };
+    let request = encode::lock(&rig.header(Command::LOCK, 0), file, 0, &[lock]);
+    rig.ask(request).0
+}
+
+/// A client that has a file open, durably and with a lock.
+fn at_work() -> (Rig, FileId, Disk, Rc<RefCell<Files>>) {
+    let (disk, files) = (Disk::default(), Rc::default());
+    let mut rig = client(1, &disk, &files);
+    rig.put("file", 77, b"text");
+    rig.log_in("alice");
+    let id = ask_durably(&mut rig);
+    let file = create::Response::parse(rig.answer(id).1).unwrap().file_id;
+    assert_eq!(lock(&mut rig, file), Status::SUCCESS);
+    (rig, file, disk, files)
+}
+
+/// Its connection is lost.
+fn goes_away(rig: &mut Rig) {
+    rig.link.handle_client_closed(rig.now);
+    rig.pump();
+    assert_eq!(rig.closed, Some(CloseReason::ClientClosed));
+    rig.files.borrow_mut().link_gone(LinkId(1));
+}
+
+/// What the store has of Opens.
+fn records(rig: &Rig) -> Vec<OpenRecord> {
+    let mut records: Vec<OpenRecord> = Vec::new();
+    for mutation in &rig.stored {
+        match mutation {
+            Mutation::PutOpen(record) => {
+                records.retain(|known| known.key() != record.key());
+                records.push((**record).clone());
+            }
+            Mutation::RemoveOpen(key) => records.retain(|known| known.key() != *key),
+            _ => {}
+        }
+    }
+    records
+}
+
+/// The nodes of a second client's rig know what those of the first would have kept.
+fn nodes_kept(from: &mut Rig, to: &mut Rig) {
+    let kept = from.nodes[0].disconnected();
+    assert!(!kept.is_empty(), "nothing is durable on the node");
+    to.nodes[0].kept = kept;
+}
+
+#[test]
+fn a_durable_open_is_stored_before_the_client_hears_of_it_and_so_is_its_lock() {
+    let (disk, files) = (Disk::default(), Rc::default());
+    let mut rig = client(1, &disk, &files);
+    rig.put("file", 77, b"text");
+    rig.put("other", 78, b"");
+    rig.log_in("alice");
+    rig.store_waits = true;
+    let id = ask_durably(&mut rig);
+    assert!(rig.final_answer(id).is_none(), "the client is promised what is not stored");
+    // A break that names what the client has not heard of waits, too.
+    let notice = LeaseBreak { epoch: 6, flags: 1, key: KEY, current: RWH, new: 3 };
+    let frame = encode::frame(encode::lease_break_notification(&Rig::break_header(0), &notice));
+    let (leg, _) = rig.leg.unwrap();
+    rig.link.handle_node_frame(rig.now, leg, bytes::BytesMut::from(&frame[..]));
+    rig.pump();
+    assert!(!rig.inbox.iter().any(|msg| msg[12..14] == [18, 0]), "a break overtakes the CREATE it is about");
+    // What is not durable waits for nothing.
+    let other = rig.ask(rig.open_request("other", 0, &[])).0;
+    assert_eq!(other, Status::SUCCESS);
+    rig.take_stored();
+    let (header, msg) = rig.answer(id);
+    assert_eq!(Status(header.status), Status::SUCCESS);
+    let file = create::Response::parse(msg).unwrap().file_id;
+    assert!(rig.inbox.iter().any(|msg| msg[12..14] == [18, 0]), "the break is lost");
+    let locked = encode::lock(
+        &rig.header(Command::LOCK, 0),
+        file,
+        0,
+        &[Lock { offset: 0, length: 8, flags: EXCLUSIVE_NOW }],
+    );
+    let locked = rig.send(&[locked])[0];
+    assert!(rig.final_answer(locked).is_none(), "the lock is not stored yet");
+    rig.take_stored();
+    assert_eq!(Status(rig.answer(locked).0.status), Status::SUCCESS);
+    let known = records(&rig);
+    let record = known.iter().find(|record| record.durable != DurableRecord::No).unwrap();
+    assert_eq!((record.user.as_str(), record.node.as_str(), record.locks.len()), ("WG\\alice", "a", 1));
+    assert_eq!(record.lease.unwrap().state, 3, "what the client was told to go down to");
+    // What is closed is forgotten.
+    let close = encode::close(&rig.header(Command::CLOSE, 0), 0, file);
+    assert_eq!(rig.ask(close).0, Status::SUCCESS);
+    assert!(!records(&rig).iter().any(|record| record.durable != DurableRecord::No));
+}
+
+#[test]
+fn a_client_is_not_served_without_the_store_if_that_is_the_rule() {
+    let (mut rig, ..) = at_work();
+    rig.store_waits = true;
+    let contexts: [(&[u8], Vec<u8>); 2] =
+        [(tag::DH2Q, encode::durable_v2_request(60_000, [9; 16])), (tag::RQLS, lease(RWH))];
+    let request = rig.open_request("file", 0xff, &contexts);
+    let id = rig.send(&[request])[0];
+    rig.link.handle_store_failed(rig.now);
+    rig.pump();
+    assert!(rig.final_answer(id).is_none());
+    assert_eq!(rig.closed, Some(CloseReason::StoreFailed));
+}
+
+/// The node that has the Open lives, by the ids that the client knows: the bytes pass, and the lock is remembered.
+#[test]
+fn what_the_node_gives_back_in_relay_is_as_it_was() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    let mut rig = client(2, &disk, &files);
+    nodes_kept(&mut first, &mut rig);
+    rig.log_in("alice");
+    let (status, _) = come_back(&mut rig, file, GUID);
+    assert_eq!((status, rig.link.mode()), (Status::SUCCESS, "relay"));
+    assert_eq!(files.borrow().absent(), 0);
+    rig.fail_over();
+    assert_eq!(rig.nodes[1].seen(Command::LOCK).len(), 1, "the lock that it had before it was away");
+}
+
+/// The node has died meanwhile: the Open is had afresh on the other one, under the FileId that the client knows.
+#[test]
+fn what_a_dead_node_had_is_opened_afresh_with_its_locks() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    files.borrow_mut().all_lost(first.now, 1);
+    let mut rig = client(2, &disk, &files);
+    rig.nodes[0].habits.lease = Some((RWH, 1));
+    rig.log_in("alice");
+    assert_eq!(rig.link.mode(), "bridge", "it may name what the node does not know");
+    let (status, msg) = come_back(&mut rig, file, GUID);
+    assert_eq!(status, Status::SUCCESS);
+    let answer = create::Response::parse(&msg).unwrap();
+    assert_eq!((answer.file_id, answer.create_action), (file, 1));
+    let granted = answer.contexts().flatten().find_map(|c| match ResponseContext::parse(&c) {
+        ResponseContext::Lease(lease) => Some(lease),
+        _ => None,
+    });
+    assert_eq!(granted.map(|lease| (lease.state, lease.epoch)), Some((RWH, 5)), "as the client knows it");
+    let node = &rig.nodes[0];
+    assert_eq!(node.seen(Command::LOCK).len(), 1);
+    let (_, asked) = node.seen(Command::CREATE).last().copied().unwrap();
+    let asked = create::Request::parse(asked).unwrap();
+    assert_eq!(asked.create_disposition, 1, "never the original one");
+    assert!(
+        !asked.contexts().flatten().any(|c| matches!(
+            RequestContext::parse(&c),
+            RequestContext::DurableReconnectV2 { .. } | RequestContext::DurableReconnect { .. }
+        )),
+        "this node never had it"
+    );
+    // It is the client's: it can be used, and is recorded.
+    assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+    let known = records(&rig);
+    assert_eq!(known.iter().filter(|record| record.durable != DurableRecord::No).count(), 1);
+    assert_eq!(files.borrow().absent(), 0);
+}
+
+/// The proxy has died, and the node has not: the records are all that is left.
+#[test]
+fn what_was_recorded_is_had_from_the_node_that_has_kept_it() {
+    let (mut first, file, disk, _) = at_work();
+    let files = Rc::new(RefCell::new(Files::with_grace(MINUTE)));
+    for record in records(&first) {
+        files.borrow_mut().load(first.now, record, None);
+    }
+    let mut rig = client(2, &disk, &files);
+    nodes_kept(&mut first, &mut rig);
+    rig.log_in("alice");
+    assert_eq!(rig.link.mode(), "bridge");
+    let (status, msg) = come_back(&mut rig, file, GUID);
+    assert_eq!(status, Status::SUCCESS);
+    assert_eq!(create::Response::parse(&msg).unwrap().file_id, file);
+    assert_eq!(rig.ask(rig.read(0, file, 0, 4)).0, Status::SUCCESS);
+}
+
+#[test]
+fn nobody_else_gets_the_file_in_between_and_everybody_after_that() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    files.borrow_mut().all_lost(first.now, 1);
+    let mut other = Rig::with(LinkId(3), Rig::new().users(), &disk, &files);
+    other.client_guid = [9; 16];
+    other.negotiate();
+    other.log_in("bob");
+    let request = other.open_request("file", 0, &[]);
+    let waits = other.send(&[request])[0];
+    assert!(other.final_answer(waits).is_none(), "the file is somebody else's");
+    other.wait(Duration::from_secs(11));
+    assert_eq!(Status(other.answer(waits).0.status), Status::SHARING_VIOLATION);
+    files.borrow_mut().handle_timeout(first.now + Duration::from_secs(61));
+    other.show_files();
+    other.pump();
+    let (status, _) = other.ask(other.open_request("file", 0, &[]));
+    assert_eq!(status, Status::SUCCESS);
+    let _ = file;
+}
+
+#[test]
+fn who_is_not_the_client_gets_nothing() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    files.borrow_mut().all_lost(first.now, 1);
+    let mut rig = client(2, &disk, &files);
+    rig.nodes[0].habits.lease = Some((RWH, 1));
+    rig.log_in("alice");
+    assert_eq!(come_back(&mut rig, file, [1; 16]).0, Status::OBJECT_NAME_NOT_FOUND, "another CreateGuid");
+    let strange = FileId { persistent: file.persistent + 1, ..file };
+    assert_eq!(come_back(&mut rig, strange, GUID).0, Status::OBJECT_NAME_NOT_FOUND, "another FileId");
+    rig.log_in("bob");
+    let contexts: [(&[u8], Vec<u8>); 2] =
+        [(tag::DH2C, encode::durable_v2_reconnect(file, GUID, 0)), (tag::RQLS, lease(RWH))];
+    let mut request = rig.open_request("file", 0xff, &contexts);
+    let header = rig.header(Command::CREATE, 1);
+    header.write(&mut request);
+    assert_eq!(rig.ask(request).0, Status::OBJECT_NAME_NOT_FOUND, "another user");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::SUCCESS, "and still it is the client's");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::OBJECT_NAME_NOT_FOUND, "once");
+}
+
+#[test]
+fn a_file_that_others_had_since_its_grace_is_not_opened_afresh() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    files.borrow_mut().all_lost(first.now, 1);
+    // Version 2 was granted for a minute: it is over together with the grace.
+    files.borrow_mut().handle_timeout(first.now + Duration::from_secs(59));
+    assert_eq!(files.borrow().absent(), 1);
+    files.borrow_mut().handle(first.now, LinkId(9), FileEvent::Client { guid: [9; 16] });
+    files.borrow_mut().handle_timeout(first.now + Duration::from_secs(61));
+    assert_eq!(files.borrow().absent(), 0, "the client's time is over");
+    let mut rig = client(2, &disk, &files);
+    rig.log_in("alice");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::OBJECT_NAME_NOT_FOUND);
+}
