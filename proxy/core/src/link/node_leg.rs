@@ -12,6 +12,7 @@ use crate::{
     crypto::Dialect,
     ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId},
     link::cover::SessionKeys,
+    takeover::place::Under,
 };
 
 /// How many credits the proxy would like to hold on a node leg.
@@ -65,6 +66,10 @@ pub(crate) enum Op {
     ReclaimRenamed(OpenToken, MessageId),
     /// The same, by a name that Files knows.
     ReclaimElsewhere(OpenToken),
+    /// CREATE for the attributes of what may be a recorded Open's file.
+    Look(OpenToken, Under),
+    /// CLOSE of what that has opened.
+    LookClose(OpenToken, Under),
     /// CREATE of a handle of our own on an Open's file, for its attributes.
     Attributes(OpenToken),
     /// By that handle the read-only attribute is taken off.

@@ -11,7 +11,8 @@ mod copies;
 pub(crate) mod cursor;
 mod delete_flags;
 pub(crate) mod login;
-mod place;
+mod look;
+pub(crate) mod place;
 pub(crate) mod probe;
 mod read_only;
 mod reclaim;
@@ -396,6 +397,8 @@ impl Link {
                 self.reclaim_answer(now, open, Under::Renamed(rename), header, msg);
             }
             Op::ReclaimElsewhere(open) => self.reclaim_answer(now, open, Under::Elsewhere, header, msg),
+            Op::Look(open, under) => self.look_answer(open, under, header, msg),
+            Op::LookClose(open, under) => self.look_closed(open, under),
             Op::Access(open) => self.access_answer(open, header, msg),
             Op::Attributes(open) => self.attributes_answer(open, header, msg),
             Op::TakeOff(open) => self.taken_off(open, header),
@@ -431,6 +434,8 @@ impl Link {
             | Op::Reclaim(open)
             | Op::ReclaimRenamed(open, _)
             | Op::ReclaimElsewhere(open)
+            | Op::Look(open, _)
+            | Op::LookClose(open, _)
             | Op::Access(open)
             | Op::Attributes(open)
             | Op::TakeOff(open)
@@ -526,6 +531,7 @@ impl Link {
                 Op::Reclaim(open) => self.send_reclaim(open, Under::Recorded),
                 Op::ReclaimRenamed(open, rename) => self.send_reclaim(open, Under::Renamed(rename)),
                 Op::ReclaimElsewhere(open) => self.send_reclaim(open, Under::Elsewhere),
+                Op::Look(open, under) => self.send_look(open, under),
                 Op::Access(open) => self.send_access(open),
                 Op::Attributes(open) => self.send_attributes(open),
                 Op::TakeOff(open) => self.send_read_only(open, false),
@@ -540,6 +546,7 @@ impl Link {
                 | Op::Identity(_)
                 | Op::Probe(..)
                 | Op::ProbeClose(_)
+                | Op::LookClose(..)
                 | Op::Tail(..) => {}
             }
         }

@@ -19,13 +19,24 @@ use crate::{
 
 /// By which name an Open was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Under {
+pub(crate) enum Under {
     /// The last known one.
     Recorded,
     /// The one after that rename of this Link's.
     Renamed(MessageId),
     /// One that Files knows.
     Elsewhere,
+}
+
+impl Under {
+    /// What has an Open again there.
+    pub(super) fn reclaim(self, open: OpenToken) -> Op {
+        match self {
+            Self::Recorded => Op::Reclaim(open),
+            Self::Renamed(rename) => Op::ReclaimRenamed(open, rename),
+            Self::Elsewhere => Op::ReclaimElsewhere(open),
+        }
+    }
 }
 
 /// Opens that are not where they should be.
@@ -85,6 +96,17 @@ impl Link {
         self.recovery_advance(now);
     }
 
+    /// The name by which an Open is looked for there, if it is not the recorded one.
+    pub(super) fn name_under(&self, token: OpenToken, under: Under) -> Option<&[u8]> {
+        match (&self.state, under) {
+            (State::Recovering(recovery), Under::Renamed(rename)) => recovery.attempts.name(token, rename),
+            (State::Recovering(recovery), Under::Elsewhere) => {
+                recovery.search.name(token).map(|name| &*name.path)
+            }
+            _ => None,
+        }
+    }
+
     /// What others have made of the file of an Open.
     fn take_place(&mut self, token: OpenToken, files: &Files) {
         let Some(place) = files.place(self.id, token) else { return };
@@ -116,7 +138,7 @@ impl Link {
         recovery.search.tried.entry(token).or_default().extend(name);
         match next {
             Some(rename) => {
-                self.ask_for(Op::ReclaimRenamed(token, rename));
+                self.ask_for(Op::Look(token, Under::Renamed(rename)));
             }
             None => recovery.search.missing.push(token),
         }
@@ -132,6 +154,6 @@ impl Link {
             return;
         };
         tried.push(name);
-        self.ask_for(Op::ReclaimElsewhere(token));
+        self.ask_for(Op::Look(token, Under::Elsewhere));
     }
 }

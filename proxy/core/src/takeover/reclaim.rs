@@ -89,13 +89,7 @@ impl Link {
             self.random.fill(&mut open.reclaimed_as);
         }
         let Some(open) = self.opens.get(token) else { return };
-        let new_name = match (&self.state, under) {
-            (State::Recovering(recovery), Under::Renamed(rename)) => recovery.attempts.name(token, rename),
-            (State::Recovering(recovery), Under::Elsewhere) => {
-                recovery.search.name(token).map(|name| &*name.path)
-            }
-            _ => None,
-        };
+        let new_name = self.name_under(token, under);
         let contexts = reclaim_contexts(open);
         let session = open.session.0;
         let header = self.own_header(Command::CREATE, session, self.node_tree(open));
@@ -116,12 +110,7 @@ impl Link {
                 contexts: &contexts,
             },
         );
-        let op = match under {
-            Under::Recorded => Op::Reclaim(token),
-            Under::Renamed(rename) => Op::ReclaimRenamed(token, rename),
-            Under::Elsewhere => Op::ReclaimElsewhere(token),
-        };
-        self.send_in_session(session, &msg, op);
+        self.send_in_session(session, &msg, under.reclaim(token));
     }
 
     pub(super) fn reclaim_answer(
