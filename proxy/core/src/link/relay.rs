@@ -29,7 +29,8 @@ use crate::{
 /// Sealed frames up to this size are opened whole.
 const OPENED: usize = 4096;
 
-/// Sealed frames that nobody here can read, while some Open of some Link is unreclaimed: they may be about any file.
+/// Sealed frames that nobody here can read, while some Open of some Link is unreclaimed, or some file is held for another client:
+/// they may be about any file.
 #[derive(Debug, Default)]
 pub(super) struct Unread {
     frames: Vec<Bytes>,
@@ -60,10 +61,10 @@ impl Unread {
 }
 
 impl Link {
-    /// Frames that nobody can read go on once no Open is unreclaimed.
+    /// Frames that nobody can read go on once no Open is unreclaimed, and no file held.
     pub(super) fn send_unread(&mut self) {
         let State::Relay(attached) = &self.state else { return };
-        if !self.barrier {
+        if !self.barrier && !self.file_held {
             for frame in std::mem::take(&mut self.unread).frames {
                 self.out.send_node(attached.leg, frame);
             }
@@ -88,7 +89,7 @@ impl Link {
                         return;
                     }
                     self.note_opaque(frame.get(PREFIX..).unwrap_or_default());
-                    if self.barrier && self.handshake.is_none() {
+                    if (self.barrier || self.file_held) && self.handshake.is_none() {
                         self.unread.push(now, frame);
                     } else {
                         self.out.send_node(attached.leg, frame);
