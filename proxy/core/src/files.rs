@@ -312,6 +312,11 @@ impl Files {
         }
     }
 
+    /// Whether the node that was named by this assignment serves no more, and what is open there is lost.
+    pub(crate) fn is_over(&self, generation: u64) -> bool {
+        generation < self.lost_before
+    }
+
     /// Whether requests that open files or change names must wait.
     pub fn is_opening_blocked(&self) -> bool {
         self.unreclaimed > 0
@@ -432,6 +437,7 @@ impl Files {
     /// and so are those that are still to be heard of from the node before.
     pub fn all_lost(&mut self, now: Instant, generation: u64) {
         self.lost_before = self.lost_before.max(generation);
+        self.version += 1;
         self.absent_lost(now);
         let links: Vec<LinkId> = self.links.keys().copied().filter(|link| *link != ABSENT).collect();
         for link in links {
@@ -444,7 +450,7 @@ impl Files {
         match event {
             FileEvent::Opened { open, name, file, asked, generation, deletes } => {
                 let name = self.renames.name_by_now(name, file, asked);
-                let reclaimed = generation >= self.lost_before;
+                let reclaimed = !self.is_over(generation);
                 let (heard, named, unflagged) = (self.renames.hear(now), now, false);
                 let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, writes: false };
                 let key = entry.name.key.clone();

@@ -102,8 +102,20 @@ impl Link {
         self.finish_shutdown(now);
     }
 
-    /// Whether a frame must wait for the Opens of other Links.
+    /// Whether the node that this Link is on serves no more, which it is still to be told.
+    pub(super) fn is_behind(&self, files: &Files) -> bool {
+        match &self.state {
+            State::Relay(attached) => files.is_over(attached.generation),
+            State::Bridge(leg) => files.is_over(leg.generation),
+            _ => false,
+        }
+    }
+
+    /// Whether a frame must wait for the Opens of other Links, or for the node that serves by now.
     fn is_blocked(&self, ids: &[MessageId], files: &Files) -> bool {
+        if self.is_behind(files) {
+            return true;
+        }
         let blocked = |request: &Request| {
             // What was in flight when its node was lost has a turn, or changes no name.
             files.is_opening_blocked() || files.is_in_doubt() && request.deaths == 0

@@ -365,13 +365,13 @@ impl Link {
 
     /// The owner shows which files are behind a barrier.
     pub fn handle_files(&mut self, now: Instant, files: &Files) {
+        self.look_for_absent(now, files);
         self.recovery_files(now, files);
         if matches!(self.state, State::Recovering(_)) {
             return;
         }
-        self.look_for_absent(now, files);
         self.go_on_returning(files);
-        self.barrier = files.is_opening_blocked() || files.is_in_doubt();
+        self.barrier = files.is_opening_blocked() || files.is_in_doubt() || self.is_behind(files);
         self.file_held = files.is_something_held();
         if matches!(self.state, State::Bridge(_)) {
             self.drop_stale_caches(now, files);
