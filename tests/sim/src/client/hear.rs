@@ -230,6 +230,12 @@ impl Client {
                     held.locks.extend(blocks.iter().map(|block| (*block, *exclusive)));
                 }
             }
+            // It may have been done.
+            Kind::Lock { slot, id, .. } if status == Status::INTERNAL_ERROR => {
+                if let Some(held) = self.slots.get_mut(slot).filter(|h| h.id == *id) {
+                    held.unsure = true;
+                }
+            }
             Kind::Unlock { slot, id, outcome: Some(expected) } if *expected != status => {
                 let Some(held) = self.slots.get_mut(slot).filter(|h| h.id == *id && !h.gone) else {
                     return Ok(None);
@@ -302,6 +308,9 @@ impl Client {
         let Some(slot) = slot.filter(|_| self.sessions.get(*session).is_some_and(|s| !s.over)) else {
             // What others still hold has this state now.
             if let Some((lease, known)) = lease.and_then(|l| Some((l, self.leases.get_mut(&l.key)?))) {
+                if known.state & 1 == 0 {
+                    known.names = oracle.names;
+                }
                 (known.state, known.epoch) = (lease.state, lease.epoch);
             }
             return Ok(());
