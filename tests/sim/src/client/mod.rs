@@ -26,6 +26,7 @@ use understudy_core::crypto::{
 use self::login::Exchange;
 use crate::{
     cover::{Seals, seal},
+    node::Had,
     setup::{Protection, Setup},
     users::User,
 };
@@ -292,18 +293,20 @@ impl Client {
         }
     }
 
-    /// The most that it believes to have of what is asked for by that name, and was found to be that file: oplock level, lease
-    /// state. Another file may stand under the name by now, which only its answer tells. `None`: nobody can tell.
-    pub(crate) fn believes_at_most(&self, number: u64, name: &str) -> Option<(u8, u32)> {
+    /// What it believes to have of each of its Opens. `None`: nobody can tell, for what it has asked for changes that.
+    pub(crate) fn has_now(&self) -> Option<Rc<[Had]>> {
         let closes =
             |asked: &Asked| matches!(asked.kind, Kind::Close | Kind::LogOff(_) | Kind::Create { .. });
         if !self.alive || self.asked.values().any(closes) {
             return None;
         }
-        let mut held =
-            self.beliefs().filter(|(held, ..)| held.number == number || held.name == name).peekable();
-        held.peek()?;
-        Some(held.fold((0, 0), |(oplock, state), (_, level, lease)| (level.max(oplock), state | lease)))
+        let had = |(held, oplock, lease): (&Held, u8, u32)| Had {
+            number: held.number,
+            name: held.name.clone(),
+            oplock,
+            lease,
+        };
+        Some(self.beliefs().map(had).collect())
     }
 
     /// Whether it believes that nobody else can touch the block.

@@ -22,6 +22,21 @@ pub struct Mark {
     pub reclaims: bool,
     /// The files of which some other Link had Opens that were not back.
     pub blocked: Rc<[u64]>,
+    /// What its client had, of each of its Opens, if it had heard and given back nothing more by then.
+    pub had: Option<Rc<[Had]>>,
+}
+
+/// What a client had of an Open.
+#[derive(Debug, Clone)]
+pub struct Had {
+    /// The file's number.
+    pub number: u64,
+    /// The name it was opened by.
+    pub name: String,
+    /// The oplock.
+    pub oplock: u8,
+    /// The state of the lease.
+    pub lease: u32,
 }
 
 /// The requests of one frame, and what has come of them.

@@ -24,7 +24,7 @@ use understudy_core::{
 };
 
 pub use self::{
-    chain::{Chain, Mark},
+    chain::{Chain, Had, Mark},
     table::{Caching, Lease, Open},
 };
 use crate::{cover::Seals, disk::Disk, oracle::Violation, setup::Setup};

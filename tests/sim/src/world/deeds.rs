@@ -2,7 +2,7 @@
 
 use super::{PASSING_NAMES, World};
 use crate::{
-    node::{ConnId, Deed, Mark},
+    node::{ConnId, Deed, Had, Mark},
     oracle::Violation,
 };
 
@@ -54,19 +54,20 @@ impl World {
                 self.touch(actor, mark, *number, None, false)
             }
             Deed::AskedBack { number, name, oplock, state } => {
-                match self.pairs[actor].client.believes_at_most(*number, name) {
-                    Some(most) if self.pairs[actor].to_client.is_empty() => {
-                        if *oplock > most.0 || state & !most.1 != 0 {
-                            let text = format!(
-                                "oplock {oplock}, lease {state:x} of file {number} for client {}, which has {most:x?}",
-                                actor + 1
-                            );
-                            return Err(Violation::new("more than had", text));
-                        }
-                        Ok(())
-                    }
-                    _ => Ok(()),
+                let pair = &self.pairs[actor];
+                let now = pair.client.has_now().filter(|_| pair.to_client.is_empty());
+                let Some(most) = now.and_then(|had| at_most(&had, *number, name)) else { return Ok(()) };
+                // It may have given back some since it was asked for.
+                let then = mark.had.as_ref().and_then(|had| at_most(had, *number, name)).unwrap_or(most);
+                let is_had = |(level, lease): (u8, u32)| *oplock <= level && state & !lease == 0;
+                if !is_had(most) && !is_had(then) {
+                    let text = format!(
+                        "oplock {oplock}, lease {state:x} of file {number} for client {}, which has {most:x?}",
+                        actor + 1
+                    );
+                    return Err(Violation::new("more than had", text));
                 }
+                Ok(())
             }
             Deed::Read { number, block } => self.touch(actor, mark, *number, Some(*block), true),
             Deed::Wrote { number, block, tag } => {
@@ -147,4 +148,12 @@ impl World {
             && matches!(pair.link.mode(), "relay" | "bridge")
             && leg.is_some_and(|wire| !wire.over && self.nodes[wire.node].knows(wire.conn))
     }
+}
+
+/// The most that a client had of what is asked for by that name, and was found to be that file: oplock level, lease state.
+/// Another file may stand under the name by now, which only its answer tells. `None`: it had nothing of the kind.
+fn at_most(had: &[Had], number: u64, name: &str) -> Option<(u8, u32)> {
+    let mut had = had.iter().filter(|had| had.number == number || had.name == name).peekable();
+    had.peek()?;
+    Some(had.fold((0, 0), |(oplock, lease), had| (had.oplock.max(oplock), lease | had.lease)))
 }

@@ -9,7 +9,10 @@ use understudy_core::{
 };
 
 use super::{World, legs::Wire};
-use crate::{node::Mark, required};
+use crate::{
+    node::{Had, Mark},
+    required,
+};
 
 impl World {
     /// Does what a Link wants until it wants nothing.
@@ -158,7 +161,14 @@ impl World {
             bridge: mode != "relay" && mode != "handshake",
             reclaims: mode == "takeover",
             blocked: Rc::from(blocked),
+            had: if mode == "takeover" { self.had(at) } else { None },
         }
+    }
+
+    /// What a client that has heard all has.
+    fn had(&self, at: usize) -> Option<Rc<[Had]>> {
+        let pair = &self.pairs[at];
+        pair.client.has_now().filter(|_| pair.to_client.is_empty())
     }
 
     /// The files of which that Link has Opens that are not back on the node that serves the other one.
