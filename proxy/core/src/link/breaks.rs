@@ -449,13 +449,30 @@ impl Link {
         self.lower(now, cached, to, node_waits, None);
     }
 
+    /// Whether the client has asked for an Open to be closed.
+    fn is_being_closed(&self, open: &Open) -> bool {
+        self.requests.iter().any(|request| match request.header.command {
+            Command::CLOSE => self.opens.of(request).is_some_and(|closed| closed.token == open.token),
+            Command::TREE_DISCONNECT => {
+                request.header.session_id == open.session.0 && request.header.tree_id() == Some(open.tree.0)
+            }
+            Command::LOGOFF => request.header.session_id == open.session.0,
+            _ => false,
+        })
+    }
+
     /// All Opens of which the client was told are closed: it has given back what it is to acknowledge, and may never do so.
     /// Nobody waits for that.
     fn end_unowed_break(&mut self, now: Instant, cached: Cached) {
         let Some(breaking) = self.opens.iter().find(|o| cached.is_of(o)).and_then(|o| o.breaking) else {
             return;
         };
-        let is_owed = self.opens.iter().any(|o| cached.is_of(o) && o.breaking.is_none_or(|b| !b.joined));
+        // What it writes before it closes an Open reaches the node first, so that only what holds no file is given back by then.
+        let gives_up = |open: &Open| !breaking.holds() && self.is_being_closed(open);
+        let is_owed = self
+            .opens
+            .iter()
+            .any(|o| cached.is_of(o) && o.breaking.is_none_or(|b| !b.joined) && !gives_up(o));
         if breaking.ours && !is_owed && (breaking.next.is_some() || breaking.holds()) {
             self.release(cached);
             for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
