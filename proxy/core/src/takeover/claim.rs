@@ -200,8 +200,17 @@ impl Name {
         self.there.is_some_and(|there| self.holder.is_since(there.birth))
     }
 
+    /// Another file than that stands there, which no answered request has given the name to.
+    pub(super) fn is_of_another(&self, other: &Sighting) -> bool {
+        let given = |there: Sighting| self.holder.is_before(there.birth) || self.holder.is_since(there.birth);
+        self.maker != Maker::Known
+            && self.there.is_some_and(|there| {
+                !given(there) && is_same_file(there.on_disk_id, other.on_disk_id) == Some(false)
+            })
+    }
+
     /// What stands there had the name before the request came.
-    fn is_as_before(&self, asked: Asked) -> bool {
+    pub(super) fn is_as_before(&self, asked: Asked) -> bool {
         self.there.is_some_and(|there| self.holder.is_before(there.birth) || !asked.may_follow(there.created))
     }
 }

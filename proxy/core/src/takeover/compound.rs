@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | the old name, with the file that had it before | undone | undone | see new name |
 //! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that; else unclear | as if it were not there, but never undone | |
-//! | the old name, with a file as new as the request, of nobody known | unclear | unclear | |
+//! | the old name, with a file as new as the request, of nobody known | unclear | unclear | unclear, if the new name has another |
 //! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
 //! | no old name, nor a new one | done | undone | undone |
@@ -152,9 +152,12 @@ impl Link {
             }
             (Kind::Link, Some(new)) => {
                 let new = known(files, &new, new_there, change);
+                let asked = self.asked(create);
                 match old_there.filter(|_| !old.is_anew()) {
+                    // Another request in flight may have made it in the place of what was linked.
+                    Some(there) if !old.is_as_before(asked) && new.is_of_another(&there) => Finding::Unclear,
                     Some(there) => claim::linked((there.on_disk_id, old.holder), &new),
-                    None => claim::linked_before(&old, &new, self.asked(create)),
+                    None => claim::linked_before(&old, &new, asked),
                 }
             }
             _ => Finding::Unclear,
