@@ -371,9 +371,11 @@ impl Link {
         }
     }
 
-    /// In the client's name, which has less already.
+    /// In the client's name, which has less already. Not behind what closes its last Open: nothing is left there to break, the
+    /// node may have ended the session, and the same lease may be another file's by then.
     fn acknowledge_to_node(&mut self, cached: Cached, level: Level) {
-        let live = |o: &&Open| cached.is_of(o) && o.state == OpenState::Live;
+        let is_closed = |open: &Open| self.closings(open).any(|request| request.sent.is_some());
+        let live = |o: &&Open| cached.is_of(o) && o.state == OpenState::Live && !is_closed(o);
         let Some(open) = self.opens.iter().find(live) else { return };
         let (session, tree) = (open.session.0, self.sessions.tree(open.session.0, open.tree.0));
         let header = self.own_header(Command::OPLOCK_BREAK, session, tree.map_or(0, |t| t.node_id.0));
@@ -449,14 +451,15 @@ impl Link {
         self.lower(now, cached, to, node_waits, None);
     }
 
-    /// Whether the client has asked for an Open to be closed.
-    fn is_being_closed(&self, open: &Open) -> bool {
-        self.requests.iter().any(|request| match request.header.command {
-            Command::CLOSE => self.opens.of(request).is_some_and(|closed| closed.token == open.token),
+    /// The requests in flight that close an Open.
+    fn closings(&self, open: &Open) -> impl Iterator<Item = &Request> {
+        let (token, session, tree) = (open.token, open.session.0, open.tree.0);
+        self.requests.iter().filter(move |request| match request.header.command {
+            Command::CLOSE => self.opens.of(request).is_some_and(|closed| closed.token == token),
             Command::TREE_DISCONNECT => {
-                request.header.session_id == open.session.0 && request.header.tree_id() == Some(open.tree.0)
+                request.header.session_id == session && request.header.tree_id() == Some(tree)
             }
-            Command::LOGOFF => request.header.session_id == open.session.0,
+            Command::LOGOFF => request.header.session_id == session,
             _ => false,
         })
     }
@@ -468,7 +471,7 @@ impl Link {
             return;
         };
         // What it writes before it closes an Open reaches the node first, so that only what holds no file is given back by then.
-        let gives_up = |open: &Open| !breaking.holds() && self.is_being_closed(open);
+        let gives_up = |open: &Open| !breaking.holds() && self.closings(open).next().is_some();
         let is_owed = self
             .opens
             .iter()
@@ -479,6 +482,17 @@ impl Link {
                 open.excused = Some(breaking.told);
             }
             self.acknowledged(now, cached, breaking.told, breaking.next);
+        }
+    }
+
+    /// Sessions and trees may have ended: what Opens that are left share with those that went with them.
+    pub(super) fn end_unowed_breaks(&mut self, now: Instant) {
+        if self.break_due.is_none() {
+            return;
+        }
+        let joined = self.opens.iter().filter(|o| o.breaking.is_some_and(|b| b.ours && b.joined));
+        for cached in joined.map(Cached::by).collect::<Vec<_>>() {
+            self.end_unowed_break(now, cached);
         }
     }
 

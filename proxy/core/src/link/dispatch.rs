@@ -85,6 +85,7 @@ impl Link {
         for id in self.sessions.take_parting() {
             self.forget_session(id);
         }
+        self.end_unowed_breaks(now);
         self.send_admission();
         self.go_on_deciding();
         if self.barrier || self.file_held {
