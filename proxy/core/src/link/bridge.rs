@@ -373,6 +373,7 @@ impl Link {
         }
         if !self.is_from_node(request, opened, header, msg) {
             self.out.event(Event::SignatureRefused);
+            self.settle_untold(id);
             self.fail_request(id, Status::INTERNAL_ERROR);
             return Passage::Withheld;
         }

@@ -22,7 +22,8 @@
 //! Invariants:
 //!
 //! - A range under an UNLOCK in flight is not locked again, nor are those of an Open under a CLOSE, TREE_DISCONNECT or LOGOFF:
-//!   the lost node may have let go of it, and have given it to another client, whose lock was acknowledged.
+//!   the lost node may have let go of it, and have given it to another client, whose lock was acknowledged. The same if the
+//!   answer to one of these cannot be believed.
 //! - What is locked again is asked for in the order in which it was had, at once or not at all, with LockSequence 0, so that no
 //!   node takes it for a replay; and on an Open that has no LockSequences, so that no LOCK that is sent again is one.
 
@@ -160,6 +161,19 @@ impl Link {
                 Command::CLOSE | Command::TREE_DISCONNECT | Command::LOGOFF => self.note_closing(id),
                 _ => {}
             }
+        }
+    }
+
+    /// What a request has come to nobody can tell, for its answer is not the node's: what it may have unlocked or closed is not
+    /// locked again.
+    pub(super) fn settle_untold(&mut self, id: MessageId) {
+        let Some(request) = self.requests.get(id) else { return };
+        match request.header.command {
+            Command::LOCK if elements_of(request).is_some_and(|e| e.first().is_some_and(is_unlock)) => {
+                self.settle_unlock(id, false);
+            }
+            Command::CLOSE | Command::TREE_DISCONNECT | Command::LOGOFF => self.note_closing(id),
+            _ => {}
         }
     }
 
