@@ -63,6 +63,10 @@ pub struct Disk {
     pub files: BTreeMap<u64, File>,
     /// ClientGuid and file: whose locks a living node let go with their session, and which were not had again.
     pub let_go: BTreeSet<([u8; 16], u64)>,
+    /// ClientGuid and file: which locks were refused to a takeover, though they were its client's, and not had since.
+    pub refused: BTreeMap<([u8; 16], u64), String>,
+    /// Files of which another client had a lock meanwhile: either of them may have its locks again, and not both.
+    pub contested: BTreeSet<u64>,
     next: u64,
     /// The clock of storage and nodes, in units of 100 ns.
     pub now: u64,

@@ -322,16 +322,20 @@ impl Client {
                 let how = if *exclusive { lock::EXCLUSIVE } else { lock::SHARED };
                 let flags = how | if *wait { 0 } else { lock::FAIL_IMMEDIATELY };
                 let (blocks, exclusive) = (blocks.clone(), *exclusive);
-                let mut order = false;
+                let mut unlocking = Vec::new();
                 for asked in self.asked.values_mut() {
-                    if let Kind::Unlock { id: other, outcome, .. } = &mut asked.kind
+                    if let Kind::Unlock { id: other, blocks, outcome, .. } = &mut asked.kind
                         && *other == id
                     {
-                        (*outcome, order) = (None, true);
+                        *outcome = None;
+                        unlocking.extend(blocks.iter().copied());
                     }
                 }
+                let order = !unlocking.is_empty();
                 if let Some(held) = self.slots.get_mut(&slot).filter(|_| order) {
                     held.unsure = true;
+                    // If this one is done first, that one fails no more where it was to.
+                    held.locks.retain(|(block, _)| !unlocking.contains(block));
                 }
                 let msg = encode::lock(header, id, 0, &ranges(&blocks, flags));
                 (msg, Kind::Lock { slot, id, blocks, exclusive, unlocked: order })
@@ -340,7 +344,7 @@ impl Client {
                 let outcome = self.unlock(slot, id, blocks)?;
                 (
                     encode::lock(header, id, 0, &ranges(blocks, lock::UNLOCK)),
-                    Kind::Unlock { slot, id, outcome },
+                    Kind::Unlock { slot, id, blocks: blocks.clone(), outcome },
                 )
             }
             Act::Rename { .. } => {

@@ -236,7 +236,7 @@ impl Client {
                     held.unsure = true;
                 }
             }
-            Kind::Unlock { slot, id, outcome: Some(expected) } if *expected != status => {
+            Kind::Unlock { slot, id, outcome: Some(expected), .. } if *expected != status => {
                 let Some(held) = self.slots.get_mut(slot).filter(|h| h.id == *id && !h.gone) else {
                     return Ok(None);
                 };

@@ -114,6 +114,7 @@ pub(crate) enum Kind {
     Unlock {
         slot: u8,
         id: FileId,
+        blocks: Vec<u64>,
         /// What becomes of it, where the client can tell.
         outcome: Option<Status>,
     },
@@ -300,13 +301,18 @@ impl Client {
         if !self.alive || self.asked.values().any(closes) {
             return None;
         }
-        let had = |(held, oplock, lease): (&Held, u8, u32)| Had {
+        // What it does not believe in any more may be asked for all the same.
+        let had = |held: &Held| Had {
             number: held.number,
             name: held.name.clone(),
-            oplock,
-            lease,
+            oplock: held.oplock,
+            lease: self.lease_of(held),
         };
-        Some(self.beliefs().map(had).collect())
+        Some(self.slots.values().map(had).collect())
+    }
+
+    fn lease_of(&self, held: &Held) -> u32 {
+        held.lease.and_then(|key| self.leases.get(&key)).map_or(0, |lease| lease.state)
     }
 
     /// Whether it believes that nobody else can touch the block.
@@ -330,10 +336,8 @@ impl Client {
 
     /// The files of which it believes to hold something, with oplock level and lease state.
     pub(crate) fn beliefs(&self) -> impl Iterator<Item = (&Held, u8, u32)> {
-        self.slots.values().filter(|h| !h.gone && (!h.directory || h.lease.is_some())).map(|h| {
-            let state = h.lease.and_then(|k| self.leases.get(&k)).map_or(0, |l| l.state);
-            (h, h.oplock, state)
-        })
+        let believed = self.slots.values().filter(|h| !h.gone && (!h.directory || h.lease.is_some()));
+        believed.map(|h| (h, h.oplock, self.lease_of(h)))
     }
 
     /// Whether it believes to know the names in the directory, and does not: they have changed since so often.

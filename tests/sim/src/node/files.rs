@@ -353,11 +353,12 @@ impl Server {
             if own || self.is_locked(id.volatile, number, block, exclusive) {
                 let again = |o: &Open| o.number == number && o.relocked;
                 // What a living node has let go somebody may have had who waited for it.
-                let let_go = disk.let_go.contains(&(self.guid(chain.conn).unwrap_or_default(), number));
+                let let_go = disk.let_go.contains(&(self.guid(chain.conn).unwrap_or_default(), number))
+                    || disk.contested.contains(&number);
                 let kept = self.opens.values().any(|o| o.number == number && o.disconnected.is_some());
                 if !let_go && chain.mark.reclaims && (kept || self.opens.values().any(again)) {
                     let text = format!("block {block} of file {number} cannot be locked again");
-                    self.offend("lock not had again", text);
+                    disk.refused.insert((self.guid(chain.conn).unwrap_or_default(), number), text);
                 }
                 // And what was locked before is unlocked (3.3.5.14.2).
                 if let Some(open) = self.opens.get_mut(&id.volatile) {
@@ -374,8 +375,13 @@ impl Server {
             if let Some(open) = self.opens.get_mut(&id.volatile) {
                 open.relocked = true;
                 disk.let_go.remove(&(open.guid, number));
+                disk.refused.remove(&(open.guid, number));
             }
         } else {
+            let own = self.guid(chain.conn).unwrap_or_default();
+            if disk.let_go.iter().any(|(guid, file)| *guid != own && *file == number) {
+                disk.contested.insert(number);
+            }
             for taken in locks.iter().filter(|l| l.flags & lock::UNLOCK == 0) {
                 let block = (taken.offset / 8) as usize;
                 self.deed(chain, Deed::Locked { number, block });

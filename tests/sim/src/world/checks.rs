@@ -35,33 +35,53 @@ impl World {
         Ok(())
     }
 
+    /// Whether a client has heard all that its node has said. Behind the answer to an acknowledgement more may be told; until
+    /// then others are kept out.
+    pub(super) fn has_heard_all(&self, at: usize) -> bool {
+        let quiet = self.is_attached(at) && !self.pairs[at].client.is_acknowledging();
+        quiet && self.main_wire(at).is_some_and(|wire| wire.to_link.is_empty())
+    }
+
     /// A client that has heard everything believes no more than its node has granted (invariant 7).
     fn check_beliefs(&self, at: usize) -> Result<(), Violation> {
-        // Behind the answer to an acknowledgement more may be told; until then others are kept out.
-        let quiet = self.is_attached(at) && !self.pairs[at].client.is_acknowledging();
-        let Some(wire) = self.main_wire(at).filter(|wire| quiet && wire.to_link.is_empty()) else {
+        if !self.has_heard_all(at) {
             return Ok(());
-        };
+        }
         if self.pairs[at].client.believes_stale_names(self.oracle.names) {
             let text = format!("client {} caches a directory that has changed since", at + 1);
             return Err(Violation::new("stale names", text));
         }
-        // What it was to be told of since it hears when that is answered.
-        if self.pairs[at].client.is_acknowledging() {
-            return Ok(());
-        }
-        for (held, oplock, state) in self.pairs[at].client.beliefs() {
-            let granted = self.nodes[wire.node].granted(wire.conn, held.number);
-            if oplock > granted.0 || state & !granted.1 != 0 {
-                let text = format!(
-                    "client {} believes oplock {oplock}, lease {state:x} on file {}; granted: {granted:x?}",
-                    at + 1,
-                    held.number
-                );
+        for (number, text) in self.beyond(at) {
+            if !self.is_held(at, number) {
                 return Err(Violation::new("more than granted", text));
             }
         }
         Ok(())
+    }
+
+    /// Whether its Link holds a file for a client: nobody else may come near it.
+    pub(super) fn is_held(&self, at: usize, number: u64) -> bool {
+        let pair = &self.pairs[at];
+        pair.held.iter().any(|open| pair.tokens.get(open) == Some(&number))
+    }
+
+    /// The files of which a client believes more than its node has granted, and how much. Others must be kept out of them.
+    pub(super) fn beyond(&self, at: usize) -> impl Iterator<Item = (u64, String)> {
+        let wire = self.main_wire(at);
+        let beliefs = wire
+            .into_iter()
+            .flat_map(move |wire| self.pairs[at].client.beliefs().map(move |belief| (belief, wire)));
+        beliefs.filter_map(move |((held, oplock, state), wire)| {
+            let granted = self.nodes[wire.node].granted(wire.conn, held.number);
+            let text = || {
+                format!(
+                    "client {} believes oplock {oplock}, lease {state:x} on file {}; granted: {granted:x?}",
+                    at + 1,
+                    held.number
+                )
+            };
+            (oplock > granted.0 || state & !granted.1 != 0).then(|| (held.number, text()))
+        })
     }
 
     /// What one client writes to a block is written in its order, also when it is sent again (invariant 8).

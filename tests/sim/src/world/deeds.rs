@@ -119,6 +119,13 @@ impl World {
                 );
                 return Err(Violation::new("lease", text));
             }
+            if self.is_held(at, number)
+                && self.has_heard_all(at)
+                && let Some((_, text)) = self.beyond(at).find(|(file, _)| *file == number)
+            {
+                let text = format!("client {} works on a file that is held: {text}", actor + 1);
+                return Err(Violation::new("lease", text));
+            }
             let locked = |b: &usize| held && self.is_attached(at) && other.client.believes_lock(number, *b);
             if let Some(block) = block.filter(locked) {
                 let text = format!(

@@ -11,6 +11,7 @@ use understudy_core::{
 use super::{World, legs::Wire};
 use crate::{
     node::{Had, Mark},
+    oracle::Violation,
     required,
 };
 
@@ -111,14 +112,31 @@ impl World {
                     pair.tokens.insert(*open, number);
                 }
             }
+            FileEvent::Held { open } => {
+                pair.held.insert(*open);
+            }
+            FileEvent::Released { open } => {
+                pair.held.remove(open);
+            }
             FileEvent::Closed { open } => {
+                pair.held.remove(open);
                 pair.tokens.remove(open);
             }
             FileEvent::GivenUp { open } => {
+                pair.held.remove(open);
                 self.coverage.count("open given up".into());
-                match pair.tokens.remove(open) {
-                    Some(number) => pair.client.give_up(number),
-                    None => pair.client.give_up_all(),
+                let refused = match pair.tokens.remove(open) {
+                    Some(number) => {
+                        pair.client.give_up(number);
+                        self.disk.refused.remove(&(pair.client.guid, number))
+                    }
+                    None => {
+                        pair.client.give_up_all();
+                        None
+                    }
+                };
+                if let Some(text) = refused {
+                    self.fail(Violation::new("lock not had again", text));
                 }
             }
             _ => {}
@@ -146,6 +164,7 @@ impl World {
                 pair.left = true;
                 self.files.link_gone(LinkId(at as u64 + 1));
                 self.pairs[at].tokens.clear();
+                self.pairs[at].held.clear();
             }
         }
     }

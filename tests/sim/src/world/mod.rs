@@ -9,7 +9,7 @@ mod links;
 mod settle;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,6 +64,8 @@ pub struct Pair {
     /// It is told of every change of Files.
     waits: bool,
     tokens: BTreeMap<OpenToken, u64>,
+    /// The Opens whose files the Link holds for its client.
+    held: BTreeSet<OpenToken>,
     /// The files that the answers which have just arrived say were opened.
     opened: VecDeque<u64>,
     /// Ids of that node up to that number may reach the client.
@@ -134,6 +136,7 @@ impl World {
                 owes: Duration::ZERO,
                 waits: false,
                 tokens: BTreeMap::new(),
+                held: BTreeSet::new(),
                 opened: VecDeque::new(),
                 relay: None,
                 closed: None,
