@@ -49,6 +49,15 @@ pub(crate) enum Durable {
     V2 { timeout: u32, create_guid: [u8; 16] },
 }
 
+/// What a node may have kept of an Open, by which it is asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Disconnected {
+    pub(crate) durable: Durable,
+    pub(crate) node_id: Node<FileId>,
+    /// How often it has been.
+    pub(crate) tries: u8,
+}
+
 /// Whether an Open exists on the present node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OpenState {
@@ -111,8 +120,8 @@ pub(crate) struct Open {
     /// To open the file again its read-only attribute was taken off, and is not known to be back.
     pub(crate) owes_read_only: bool,
     /// It has locks, and a node was asked for it by DHnC or DH2C, and has not answered: if its process ends over that, it is
-    /// not asked again.
-    pub(crate) reconnecting: bool,
+    /// not asked again, unless its locks are still in the way there.
+    pub(crate) reconnecting: Option<Disconnected>,
     pub(crate) cursor: Cursor,
     /// A break that the client has not acknowledged.
     pub(crate) breaking: Option<Breaking>,
@@ -391,7 +400,7 @@ impl Open {
             unused: false,
             delete_pending: false,
             owes_read_only: false,
-            reconnecting: false,
+            reconnecting: None,
             cursor: Cursor::default(),
             breaking: None,
             excused: None,

@@ -5,6 +5,9 @@
 //! durable is disconnected by then, and all else is closed, so that nothing of the lost connection is in the way. Durable
 //! Opens are asked for first. One that the node does not give is opened anew, as on any node.
 //!
+//! One with locks over which a connection ended unanswered is opened anew next: smbd 4.17 panics over some. If its locks are refused
+//! then, the node may have it still, and is asked once more.
+//!
 //! A process of the node that is just ending may hold a file still: what fails for that is tried again, for a while. So are, on
 //! any node, locks that are refused: storage may keep those of the lost node until it is known to be dead.
 
@@ -29,7 +32,7 @@ use crate::{
         birth::Birth,
         breaks::Level,
         node_leg::Op,
-        open::{Durable, OPLOCK_LEASE, Open, OpenState},
+        open::{Disconnected, Durable, OPLOCK_LEASE, Open, OpenState},
     },
 };
 
@@ -42,6 +45,8 @@ const AGAIN: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The same for locks. It is less than a client waits for an answer.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a node is asked for an Open with locks.
+const TRIES: u8 = 2;
 /// What a lock is answered that another one is in the way of.
 const REFUSED: [Status; 2] = [Status::LOCK_NOT_GRANTED, Status::FILE_LOCK_CONFLICT];
 
@@ -90,14 +95,16 @@ impl Link {
         open.durable != Durable::No
             && open.had_by == Some(node)
             // Samba 4.17's process panics over one with locks, if locks are mapped to POSIX ones.
-            && !open.reconnecting
+            && open.reconnecting.is_none()
             && (open.lease.is_some() || self.next_attempt(open.token, None).is_none())
     }
 
     /// DHnC or DH2C, with a lease if the Open has one: with anything else beside it a node says no.
     pub(super) fn send_reconnect(&mut self, token: OpenToken) {
         let Some(open) = self.opens.get_mut(token) else { return };
-        open.reconnecting = !open.locks.is_empty();
+        let tries = open.reconnecting.map_or(0, |kept| kept.tries) + 1;
+        let kept = Disconnected { durable: open.durable, node_id: open.node_id, tries };
+        open.reconnecting = Some(kept).filter(|_| !open.locks.is_empty());
         let Some(open) = self.opens.get(token) else { return };
         let mut contexts: Vec<(&'static [u8], Vec<u8>)> = match open.durable {
             Durable::No => Vec::new(),
@@ -131,7 +138,7 @@ impl Link {
     /// The Open is back as it was, or has to be opened anew.
     pub(super) fn reconnect_answer(&mut self, now: Instant, token: OpenToken, header: &Header, msg: &[u8]) {
         if let Some(open) = self.opens.get_mut(token) {
-            open.reconnecting = false;
+            open.reconnecting = None;
         }
         let response = create::Response::parse(msg).ok().filter(|_| Status(header.status).is_success());
         let Some(response) = response else {
@@ -174,8 +181,28 @@ impl Link {
         }
     }
 
+    /// The locks of an Open that was opened anew are refused. If its node was asked for it and lost before it had answered, it
+    /// may have it still, with its locks: then it is asked once more. True if so.
+    fn reconnect_again(&mut self, token: OpenToken) -> bool {
+        let lives = matches!(&self.state, State::Recovering(r) if r.progress.is_on_the_lost_node());
+        let Some(open) = self.opens.get_mut(token).filter(|_| lives) else { return false };
+        let Some(kept) = open.reconnecting.filter(|kept| kept.tries < TRIES) else { return false };
+        let fresh = open.node_id.0;
+        open.durable = kept.durable;
+        self.close_stranger(token, fresh);
+        self.opens.set_node_id(token, kept.node_id.0);
+        self.ask_for(Op::Reconnect(token));
+        true
+    }
+
     /// An answer that another process of the same node is the reason for: the question is put again later. True if so.
     pub(crate) fn comes_too_early(&mut self, now: Instant, op: &Op, status: Status) -> bool {
+        if let Op::Locks(open) = op
+            && REFUSED.contains(&status)
+            && self.reconnect_again(*open)
+        {
+            return true;
+        }
         let may_be_held = match (&self.state, op) {
             (State::Recovering(recovery), _) => recovery.progress.is_on_the_lost_node(),
             (State::Bridge(_), Op::Reclaim(open)) => self.returns.has(*open),
