@@ -183,6 +183,15 @@ pub enum FileEvent {
         to: Name,
         /// When the client asked for it.
         asked: Instant,
+        /// The request.
+        id: MessageId,
+    },
+    /// The client has its answer to that.
+    RenameOver {
+        /// The request.
+        id: MessageId,
+        /// Whether the node has said what became of it, or that was found out.
+        known: bool,
     },
     /// The file was renamed: every Open of it, and of what is beneath, has another name from now on.
     Renamed {
@@ -258,6 +267,8 @@ pub enum FileEvent {
     GivenUp {
         /// Which.
         open: OpenToken,
+        /// Its file is gone, and its client is told that it has deleted that.
+        deleted: bool,
     },
     /// A file stands under a name since now: it was created, renamed to it, or linked.
     Made {
@@ -320,6 +331,15 @@ pub enum FileEvent {
     Doubtful,
     /// The Link is ready to find out, or to go on with that.
     Deciding,
+    /// It can go on only when it is known what has become of a rename in flight: others find out before it.
+    Deferring,
+    /// Of a request that was open to doubt the node says that it waits. Nobody else opens a file of this name meanwhile.
+    Pending {
+        /// The name.
+        key: FileKey,
+    },
+    /// None of this Link's waits so any more.
+    NonePending,
     /// Nothing is left to be found out.
     Decided,
 }

@@ -32,16 +32,16 @@ use std::{
 
 pub(crate) use self::absent::Claimed;
 pub use self::name::{FileIdentity, Name};
-pub(crate) use self::tail::Tail;
 use self::{
     absent::{ABSENT, Absent},
     lately::Lately,
     remembered::{Record, Remembered},
-    renames::{Heard, Rename, Renames},
+    renames::{Heard, Over, Rename, Renames},
 };
+pub(crate) use self::{renames::Taking, tail::Tail};
 use crate::{
     event::FileEvent,
-    ids::{LinkId, OpenToken},
+    ids::{LinkId, MessageId, OpenToken},
 };
 
 pub use crate::link::birth::Birth;
@@ -148,6 +148,10 @@ pub struct Files {
     doubtful: HashSet<LinkId>,
     /// Those of them that are ready to find out, the first of them at it.
     deciding: VecDeque<LinkId>,
+    /// Those of them that wait for others to find out.
+    deferring: HashSet<LinkId>,
+    /// Names that requests of Links, which were open to doubt, may still change: the node lets them wait.
+    pending: HashMap<LinkId, Vec<FileKey>>,
     /// Names that came to be, and when they were asked for.
     made: Remembered,
     /// Names that are no more, and when that was heard of.
@@ -236,7 +240,14 @@ impl Files {
 
     /// Whether some file is held for a client.
     pub(crate) fn is_something_held(&self) -> bool {
-        !self.held.is_empty()
+        !self.held.is_empty() || !self.pending.is_empty()
+    }
+
+    /// Whether a request waits on the node that was open to doubt, and may still change a name like this: the last component
+    /// is enough, for one directory may be in two shares.
+    pub(crate) fn is_name_pending(&self, key: &FileKey) -> bool {
+        let mut pending = self.pending.values().flatten();
+        pending.any(|pending| remembered::leaf(pending) == remembered::leaf(key))
     }
 
     /// The files that are held for other clients: for those of Links, or for those that are away.
@@ -329,7 +340,20 @@ impl Files {
 
     /// Whether it is this Link's turn to find out.
     pub(crate) fn may_decide(&self, link: LinkId) -> bool {
-        self.deciding.front() == Some(&link)
+        let next = self.deciding.iter().find(|next| !self.deferring.contains(next));
+        next.or(self.deciding.front()) == Some(&link)
+    }
+
+    /// Whether the name may have been taken from its file since then by a rename of which it is not known what became.
+    pub(crate) fn taking(&self, key: &FileKey, since: Instant) -> Taking {
+        self.renames.taking(key, since)
+    }
+
+    /// Whether the file of that very name is to be deleted when its last Open is closed, and there still is one.
+    pub(crate) fn is_doomed(&self, key: &FileKey) -> bool {
+        let deletes =
+            |(link, open): &(LinkId, OpenToken)| self.entry(*link, *open).is_some_and(|e| e.deletes);
+        self.files.get(key).is_some_and(|file| file.doomed || file.opens.iter().any(deletes))
     }
 
     /// What an Open's file is called by now, and more of it.
@@ -352,7 +376,7 @@ impl Files {
         let may_be = |made: &Record| made.birth.is_at(birth) || made.key == *key && made.birth.can_be(birth);
         match self.made.alike(key).find(is_it) {
             // Links are heard in any order: it may be that what was made is gone, and this is another.
-            Some(made) if self.is_gone_since(made) => Maker::Unclear,
+            Some(made) if self.is_gone_since(&made.key, made.birth, made.at) => Maker::Unclear,
             Some(_) => Maker::Known,
             None if self.blind || self.made.has_forgotten(since) => Maker::Unclear,
             None if self.made.alike(key).any(may_be) => Maker::Unclear,
@@ -364,10 +388,10 @@ impl Files {
         }
     }
 
-    fn is_gone_since(&self, made: &Record) -> bool {
-        let is_it =
-            |gone: &Record| gone.key == made.key && gone.birth.is_at(made.birth) && gone.at >= made.at;
-        self.gone.alike(&made.key).any(is_it)
+    /// Whether a file that got a name, asked for at `at`, is known not to have it any more.
+    fn is_gone_since(&self, key: &FileKey, birth: Birth, at: Instant) -> bool {
+        let is_it = |gone: &Record| gone.key == *key && gone.birth.is_at(birth) && gone.at >= at;
+        self.gone.alike(key).any(is_it)
     }
 
     /// Whether an answered request has removed a file of that name, by deleting it, or by giving another name to it or to a
@@ -458,16 +482,25 @@ impl Files {
                 self.absent_meets(now, link, &key);
             }
             FileEvent::Closed { open } => self.closed(now, link, open),
-            FileEvent::GivenUp { open } => {
+            FileEvent::GivenUp { open, deleted } => {
                 self.release(link, open);
                 if let Some((entry, _)) = self.remove(link, open) {
                     self.lately.closed(&entry.name.key, Some(now));
+                    if deleted {
+                        self.gone(now, entry.name.key, entry.file.birth);
+                    }
                 }
             }
             FileEvent::Identified { open, file } => self.identified(link, open, file),
             FileEvent::Born { open, birth } => self.born(link, open, birth),
             FileEvent::Doomed { open, doomed } => self.doom(link, open, doomed),
-            FileEvent::Renaming { open, from, to, asked } => self.renaming(link, open, from, to, asked),
+            FileEvent::Renaming { open, from, to, asked, id } => {
+                self.renaming(link, open, (from, to), asked, id);
+            }
+            FileEvent::RenameOver { id, known } => {
+                self.renames.over(link, id, if known { Over::Known } else { Over::Unknown(Some(now)) });
+                self.end_deferring();
+            }
             FileEvent::Renamed { open, to, asked, found } => {
                 self.renamed(now, link, open, (to, asked), found);
             }
@@ -510,7 +543,10 @@ impl Files {
             FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => {
-                self.lately.given(&key, birth, now);
+                // Links are heard in any order: it may be that what was made is gone.
+                if !self.is_gone_since(&key, birth, at) {
+                    self.lately.given(&key, birth, now);
+                }
                 // It may be told before it is answered, and again then.
                 let is_it = |made: &Record| made.key == key && made.birth.is_at(birth);
                 if !self.made.alike(&key).any(is_it) {
@@ -536,6 +572,12 @@ impl Files {
                 }
                 self.version += 1;
             }
+            FileEvent::Deferring => self.version += u64::from(self.deferring.insert(link)),
+            FileEvent::Pending { key } => {
+                self.pending.entry(link).or_default().push(key);
+                self.version += 1;
+            }
+            FileEvent::NonePending => self.version += u64::from(self.pending.remove(&link).is_some()),
             FileEvent::Decided => self.decided(link),
         }
     }
@@ -544,6 +586,9 @@ impl Files {
     pub fn link_gone(&mut self, link: LinkId) {
         self.decided(link);
         self.unclaim_all(link);
+        self.version += u64::from(self.pending.remove(&link).is_some());
+        self.renames.link_gone(link);
+        self.end_deferring();
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(HashMap::keys).copied().collect();
         for open in opens {
             self.release(link, open);
@@ -573,8 +618,15 @@ impl Files {
         }
     }
 
+    /// Those who wait for what has become of a rename look again.
+    fn end_deferring(&mut self) {
+        self.version += u64::from(!self.deferring.is_empty());
+        self.deferring.clear();
+    }
+
     fn decided(&mut self, link: LinkId) {
         self.deciding.retain(|other| *other != link);
+        self.deferring.remove(&link);
         if self.doubtful.remove(&link) {
             self.version += 1;
         }
@@ -610,7 +662,11 @@ impl Files {
             self.absent_written(&entry.name.key);
         }
         match last {
-            Some(file) if file.doomed || entry.deletes => self.gone(now, entry.name.key, entry.file.birth),
+            Some(file) if file.doomed || entry.deletes => {
+                self.gone(now, entry.name.key, entry.file.birth);
+                // Whoever finds out what has become of the name waits for that.
+                self.version += u64::from(self.is_in_doubt());
+            }
             None if entry.deletes => {
                 if let Some(file) = self.files.get_mut(&entry.name.key) {
                     file.doomed = true;
@@ -712,10 +768,18 @@ impl Files {
         }
     }
 
-    fn renaming(&mut self, link: LinkId, open: Option<OpenToken>, from: Name, to: Name, asked: Instant) {
+    fn renaming(
+        &mut self,
+        link: LinkId,
+        open: Option<OpenToken>,
+        (from, to): (Name, Name),
+        asked: Instant,
+        id: MessageId,
+    ) {
         let entry = open.and_then(|open| self.entry(link, open));
         let (from, file) = entry.map_or((from, None), |entry| (entry.name.clone(), Some(entry.file)));
-        self.renames.tell(Rename { from, to, file, by: link, asked, turn: None, answered: None });
+        let request = Some((id, Over::Not));
+        self.renames.tell(Rename { from, to, file, by: link, asked, turn: None, answered: None, request });
     }
 
     fn renamed(
@@ -729,7 +793,8 @@ impl Files {
         let Some(by) = self.entry(link, open) else { return };
         let (from, file) = (by.name.clone(), by.file);
         let turn = self.renames.turn(link, asked, &to);
-        let rename = Rename { from, to, file: Some(file), by: link, asked, turn, answered: Some(now) };
+        let answered = Some(now);
+        let rename = Rename { from, to, file: Some(file), by: link, asked, turn, answered, request: None };
         let mut moved = Vec::new();
         for other in self.at_or_beneath(&rename.from.key) {
             let Some(entry) = self.entry(other.0, other.1) else { continue };

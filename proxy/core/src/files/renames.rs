@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{FileIdentity, Name};
-use crate::ids::LinkId;
+use super::{FileIdentity, FileKey, Name};
+use crate::ids::{LinkId, MessageId};
 
 /// How many are remembered.
 const REMEMBERED: usize = 4096;
@@ -29,6 +29,19 @@ pub(super) struct Rename {
     pub(super) turn: Option<u64>,
     /// When its success was heard of. `None`: nobody knows what comes of it.
     pub(super) answered: Option<Instant>,
+    /// The request, if it was told of, and whether its client has been answered.
+    pub(super) request: Option<(MessageId, Over)>,
+}
+
+/// How far a request has come that is to rename a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// It is not answered.
+    Not,
+    /// Since then nobody will know what became of it; without a time when its client is gone.
+    Unknown(Option<Instant>),
+    /// Its outcome is known.
+    Known,
 }
 
 /// When an Open was heard of.
@@ -72,6 +85,17 @@ impl Rename {
     }
 }
 
+/// Whether a name may have been taken from its file by a rename of which nobody knows what became.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taking {
+    /// No.
+    None,
+    /// By one that is not answered yet.
+    UnderWay,
+    /// By one of which nobody will know.
+    Unknown,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Renames {
     /// The oldest first.
@@ -85,8 +109,40 @@ pub(super) struct Renames {
 impl Renames {
     /// One is about to be sent.
     pub(super) fn tell(&mut self, rename: Rename) {
+        if let Some((id, _)) = rename.request {
+            // It is sent again.
+            self.over(rename.by, id, Over::Known);
+        }
         self.push(Rename { turn: Some(self.told), ..rename });
         self.told += 1;
+    }
+
+    /// The client of one that was told of is answered.
+    pub(super) fn over(&mut self, by: LinkId, id: MessageId, over: Over) {
+        let told = self.log.iter_mut().filter(|rename| rename.by == by).filter_map(|r| r.request.as_mut());
+        for (_, state) in told.filter(|(told, state)| *told == id && *state == Over::Not) {
+            *state = over;
+        }
+    }
+
+    /// The Link is gone, and nobody will know what became of its requests.
+    pub(super) fn link_gone(&mut self, link: LinkId) {
+        let told = self.log.iter_mut().filter(|rename| rename.by == link).filter_map(|r| r.request.as_mut());
+        for (_, state) in told.filter(|(_, state)| *state == Over::Not) {
+            *state = Over::Unknown(None);
+        }
+    }
+
+    /// What is known of the requests that may have given the file of this name, or a directory above it, another one since
+    /// then: the least that is known of any.
+    pub(super) fn taking(&self, key: &FileKey, since: Instant) -> Taking {
+        let names: Vec<FileKey> = key.and_directories_above().collect();
+        let takes = self.log.iter().filter(|rename| names.contains(&rename.from.key));
+        takes.filter_map(|rename| rename.request).fold(Taking::None, |worst, (_, over)| match over {
+            Over::Not => Taking::UnderWay,
+            Over::Unknown(at) if worst == Taking::None && at.is_none_or(|at| at >= since) => Taking::Unknown,
+            Over::Unknown(_) | Over::Known => worst,
+        })
     }
 
     /// What is heard of now.
@@ -171,7 +227,16 @@ mod tests {
 
     fn rename(from: &str, to: &str, birth: u64, answered: Option<u64>) -> Rename {
         let (from, to, answered) = (name(from), name(to), answered.map(at));
-        Rename { from, to, file: Some(file(birth)), by: LinkId(1), asked: at(10), turn: None, answered }
+        Rename {
+            from,
+            to,
+            file: Some(file(birth)),
+            by: LinkId(1),
+            asked: at(10),
+            turn: None,
+            answered,
+            request: None,
+        }
     }
 
     #[test]
@@ -200,6 +265,38 @@ mod tests {
         assert_eq!(takes("x:s", 7, 11), None);
         assert_eq!(takes("x:s", 7, 5), Some(name("y:s")), "it was open before");
         assert_eq!(takes(r"x\f", 7, 11), Some(name(r"y\f")));
+    }
+
+    #[test]
+    fn a_name_may_be_taken_by_what_nobody_knows_the_outcome_of() {
+        let (key, link) = (name(r"dir\f").key, LinkId(1));
+        let told = |from: &str, id| Rename { request: Some((id, Over::Not)), ..rename(from, "y", 5, None) };
+        let rows = [
+            ("under way", told(r"dir\f", 7), None, Taking::UnderWay),
+            ("a directory above it", told("dir", 7), None, Taking::UnderWay),
+            ("another name", told(r"dir\g", 7), None, Taking::None),
+            ("answered", told(r"dir\f", 7), Some(Over::Known), Taking::None),
+            ("nobody knows", told(r"dir\f", 7), Some(Over::Unknown(Some(at(12)))), Taking::Unknown),
+            ("nobody knows, long ago", told(r"dir\f", 7), Some(Over::Unknown(Some(at(2)))), Taking::None),
+            ("nobody knows, nor when", told(r"dir\f", 7), Some(Over::Unknown(None)), Taking::Unknown),
+        ];
+        for (what, rename, over, expected) in rows {
+            let mut renames = Renames::default();
+            renames.tell(rename);
+            if let Some(over) = over {
+                renames.over(link, 8, Over::Known);
+                renames.over(link, 7, over);
+            }
+            assert_eq!(renames.taking(&key, at(10)), expected, "{what}");
+        }
+        let mut renames = Renames::default();
+        renames.tell(told(r"dir\f", 7));
+        renames.tell(told(r"dir\f", 7));
+        renames.over(link, 7, Over::Known);
+        assert_eq!(renames.taking(&key, at(10)), Taking::None, "it was sent twice, and answered once");
+        renames.tell(told(r"dir\f", 9));
+        renames.link_gone(link);
+        assert_eq!(renames.taking(&key, at(10)), Taking::Unknown, "its client is gone");
     }
 
     #[test]

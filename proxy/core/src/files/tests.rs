@@ -74,7 +74,7 @@ fn a_barrier_stands_until_the_last_open_of_the_file_is_back_or_given_up() {
     reclaimed(&mut files, A, 1);
     assert!(is_blocked(&files, "x"), "B's Open is not back");
     let version = files.version();
-    files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1) });
+    files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1), deleted: false });
     assert!(!is_blocked(&files, "x") && files.version() > version);
     assert!(files.is_opening_blocked() && is_blocked(&files, "y"));
     files.link_gone(A);
@@ -100,7 +100,7 @@ fn a_file_is_flagged_to_be_deleted_when_all_its_opens_are_back() {
     files.handle(now(), B, FileEvent::Lost);
     assert!(!files.may_flag(A, OpenToken(1)), "B's Open is lost again");
     let version = files.version();
-    files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1) });
+    files.handle(now(), B, FileEvent::GivenUp { open: OpenToken(1), deleted: false });
     assert!(files.may_flag(A, OpenToken(1)) && files.version() > version);
     assert!(is_blocked(&files, "x"), "nobody may open it before");
     reclaimed(&mut files, A, 1);
@@ -191,7 +191,7 @@ fn another_file_under_the_old_name_is_not_taken_along() {
 /// `A`'s Open 1 is about to be renamed, for a client that asked for it at once.
 fn renaming(files: &mut Files, from: &str, to: &str) {
     let (open, from, to) = (Some(OpenToken(1)), name(from), name(to));
-    files.handle(now(), A, FileEvent::Renaming { open, from, to, asked: now() });
+    files.handle(now(), A, FileEvent::Renaming { open, from, to, asked: now(), id: 1 });
 }
 
 #[test]
@@ -493,7 +493,7 @@ fn counts_agree_with_the_opens_whatever_happens() {
                 let file = file(5, Some(draw(3)));
                 files.handle(now(), link, FileEvent::Identified { open: OpenToken(open), file });
             }
-            _ => files.handle(now(), link, FileEvent::GivenUp { open: OpenToken(open) }),
+            _ => files.handle(now(), link, FileEvent::GivenUp { open: OpenToken(open), deleted: false }),
         }
         let entries = || files.links.values().flat_map(HashMap::values);
         assert_eq!(files.unreclaimed, entries().filter(|e| !e.reclaimed).count() as u64);

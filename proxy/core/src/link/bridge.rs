@@ -186,6 +186,7 @@ impl Link {
         if let Some(mut request) = self.requests.remove(id) {
             request.header.flags = request.header.flags.without(Flags::SIGNED);
             let msg = smb_parse::encode::error_response(&self.response_header(&request, status));
+            self.tell_rename_is_over(&request, false);
             self.answer(&request, &msg);
         }
     }
@@ -328,8 +329,12 @@ impl Link {
     /// be sealed for the client must have come sealed.
     fn bridge_interim(&mut self, id: MessageId, opened: Option<SessionId>, msg: &mut [u8]) -> Passage {
         let Some(request) = self.requests.get_mut(id) else { return Passage::Withheld };
-        // It may take long: others cannot wait for that.
-        request.doubtful = false;
+        if request.doubtful {
+            // It may take long: only who opens the very file can wait for that.
+            (request.doubtful, request.pends) = (false, true);
+            self.tell_what_pends(id);
+        }
+        let Some(request) = self.requests.get_mut(id) else { return Passage::Withheld };
         if request.sealed && opened != Some(request.header.session_id) {
             self.out.event(Event::SignatureRefused);
             return Passage::Withheld;
@@ -414,6 +419,7 @@ impl Link {
                 }
             } else if changes_state(header.command) && header.command != Command::CREATE {
                 self.observe(&request, header, msg);
+                self.tell_rename_is_over(&request, true);
             }
         }
         let answer = self.response_header(&request, Status(header.status));

@@ -137,6 +137,9 @@ impl Link {
         if !self.file_held {
             return false;
         }
+        if self.is_behind_pending(ids, files) {
+            return true;
+        }
         ids.iter().filter_map(|id| self.requests.get(*id)).any(|request| match request.header.command {
             Command::CREATE => {
                 self.is_held_from_itself(request)
@@ -168,7 +171,7 @@ impl Link {
     }
 
     /// The file that a CREATE names.
-    pub(super) fn create_key(&self, request: &Request) -> Option<FileKey> {
+    pub(crate) fn create_key(&self, request: &Request) -> Option<FileKey> {
         let asked = create::Request::parse(&request.msg).ok()?;
         let tree = self.sessions.tree(request.header.session_id, request.header.tree_id()?)?;
         Some(file_key(&tree.share, asked.name.0))
@@ -342,6 +345,7 @@ impl Link {
         if let (Some(open), Some((_, name))) = (self.request_open(&request), new_name(&request)) {
             self.note_made(request.at, open, name);
         }
+        self.tell_rename_is_over(&request, true);
         let header = self.response_header(&request, Status::SUCCESS);
         self.answer(&request, &encode::set_info_response(&header));
     }

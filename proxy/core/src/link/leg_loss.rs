@@ -222,7 +222,7 @@ impl Link {
             self.opens.iter().filter(|o| is_ended(self, o.session.0)).map(|o| o.token).collect();
         for token in gone {
             self.opens.remove(token);
-            self.out.file(FileEvent::GivenUp { open: token });
+            self.out.file(FileEvent::GivenUp { open: token, deleted: false });
         }
     }
 

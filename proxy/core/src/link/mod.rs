@@ -149,6 +149,8 @@ pub struct Link {
     pub(crate) clock: Option<Clock>,
     /// Whether it is open what became of requests.
     pub(crate) doubt: Doubt,
+    /// Whether a node lets requests wait that were open to doubt.
+    pub(crate) pends: bool,
     /// The takeover whose replay is under way, for its report.
     pub(crate) replaying: Option<Progress>,
     /// Numbers FileIds, TreeIds and SessionIds of our making.
@@ -237,6 +239,7 @@ impl Link {
             flagging: BTreeSet::new(),
             clock: None,
             doubt: Doubt::None,
+            pends: false,
             replaying: None,
             minted: 0,
             persist: Persist::default(),

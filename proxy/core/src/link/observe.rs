@@ -291,7 +291,14 @@ impl Link {
         let (_, to) = new_name(request).filter(|(is_rename, _)| *is_rename)?;
         let (from, to) = self.old_and_new_name(request, to)?;
         let open = self.opens.of(request).map(|open| open.token);
-        Some(FileEvent::Renaming { open, from, to, asked: request.at })
+        Some(FileEvent::Renaming { open, from, to, asked: request.at, id: request.message_id() })
+    }
+
+    /// The client is answered. `known`: the node has said what became of the request, or that was found out.
+    pub(crate) fn tell_rename_is_over(&mut self, request: &Request, known: bool) {
+        if new_name(request).is_some_and(|(is_rename, _)| is_rename) {
+            self.out.file(FileEvent::RenameOver { id: request.message_id(), known });
+        }
     }
 
     /// By which assignment the Link has come to its node.

@@ -117,6 +117,8 @@ pub(crate) struct Open {
     /// by whomever.
     pub(crate) unused: bool,
     pub(crate) delete_pending: bool,
+    /// Its file is gone, and requests in flight have deleted it.
+    pub(crate) is_deleted: bool,
     /// To open the file again its read-only attribute was taken off, and is not known to be back.
     pub(crate) owes_read_only: bool,
     /// It has locks, and a node was asked for it by DHnC or DH2C, and has not answered: if its process ends over that, it is
@@ -399,6 +401,7 @@ impl Open {
             closing: false,
             unused: false,
             delete_pending: false,
+            is_deleted: false,
             owes_read_only: false,
             reconnecting: None,
             cursor: Cursor::default(),

@@ -305,9 +305,11 @@ impl Link {
             let believed = self.is_believable(&request, opened, header, msg);
             self.note_appended(&request, Status(header.status), believed.then_some(msg));
         }
-        if changes_state(header.command) && self.is_believable(&request, opened, header, msg) {
+        let is_believed = changes_state(header.command) && self.is_believable(&request, opened, header, msg);
+        if is_believed {
             self.observe(&request, header, msg);
         }
+        self.tell_rename_is_over(&request, is_believed);
         if Status(header.status) == Status::USER_SESSION_DELETED {
             // Unsigned, for nobody has the key any more: the session is over, whatever has ended it.
             self.forget_session(request.header.session_id);

@@ -66,6 +66,8 @@ pub(crate) struct Request {
     pub(crate) known: Option<Status>,
     /// It changes names, and until it is answered others wait.
     pub(crate) doubtful: bool,
+    /// It was doubtful, and the node lets it wait.
+    pub(crate) pends: bool,
     /// Its name is looked for on the new node.
     pub(crate) probe: Probe,
     /// A node was asked to write it to the end of a file.
@@ -119,6 +121,7 @@ impl Request {
             deletes: false,
             known: None,
             doubtful: false,
+            pends: false,
             probe: Probe::Unasked,
             appends: false,
             look: Look::Unasked,

@@ -188,6 +188,8 @@ pub(super) struct Name {
     pub(super) maker: Maker,
     /// Who removed what stood there.
     pub(super) remover: Remover,
+    /// A rename of which nobody knows what became may have taken the name from its file.
+    pub(super) may_be_moved: bool,
     /// Another request found the file by this name when it took it away: nobody had done so before.
     pub(super) was_taken: bool,
     /// Before what stands there, answered requests have left another file there.
@@ -218,12 +220,12 @@ impl Name {
 /// Whether a file was deleted by its name.
 pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
     match name.there {
-        // Whoever removed what answered requests have left there was not answered.
-        None if name.holder != Holder::Unknown => Finding::Done,
-        None => match name.remover {
-            Remover::Known | Remover::Moved(_) => Finding::Undone,
-            Remover::Unclear => Finding::Unclear,
-            Remover::Nobody => Finding::Done,
+        None => match (name.holder, name.remover) {
+            (Holder::Unknown, Remover::Known | Remover::Moved(_)) => Finding::Undone,
+            _ if name.may_be_moved => Finding::Unclear,
+            (Holder::Unknown, Remover::Unclear) => Finding::Unclear,
+            // Whoever removed what answered requests have left there was not answered.
+            (Holder::Before(_) | Holder::Since(_), _) | (_, Remover::Nobody) => Finding::Done,
         },
         // To delete it again would delete what another client has made since.
         Some(_) if name.is_anew() && name.was_left && name.remover == Remover::Nobody => Finding::Done,
@@ -438,6 +440,7 @@ mod tests {
             holder: Holder::Unknown,
             maker: Maker::Nobody,
             remover: Remover::Nobody,
+            may_be_moved: false,
             was_taken: false,
             was_left: false,
         }
@@ -462,6 +465,9 @@ mod tests {
             ("answered: removed", removed(Remover::Known), Undone),
             ("it was found elsewhere", removed(Remover::Moved(old.birth)), Undone),
             ("answered: perhaps removed", removed(Remover::Unclear), Unclear),
+            ("perhaps renamed", Name { may_be_moved: true, ..name(None) }, Unclear),
+            ("the same, of what is known", Name { may_be_moved: true, ..held(None, before) }, Unclear),
+            ("answered: removed, or renamed", Name { may_be_moved: true, ..removed(Remover::Known) }, Undone),
             ("answered: removed, and made again", Name { holder: before, ..removed(Remover::Known) }, Done),
             ("it is there", name(Some(old)), Undone),
             ("it was made just before", held(Some(fresh), before), Undone),

@@ -10,6 +10,8 @@
 //! | the old name, with a file as new as the request, of nobody known | unclear | unclear | unclear, if the new name has another |
 //! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
+//! | no old name; one that an Open on the present node is to delete | not told yet | | |
+//! | no old name, and a rename by that name in flight | told when that is; unclear if it is not answered | | |
 //! | no old name, nor a new one | done | undone | undone |
 //! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | done if the file is known to have had the old name, or is older than the request |
 //! | the new name, with anything else | | undone | done if the on-disk ids are the same, and no answered request has made it |
@@ -38,7 +40,7 @@ use super::{
 };
 use crate::{
     event::FileEvent,
-    files::{FileKey, Files},
+    files::{FileKey, Files, Taking},
     ids::MessageId,
     link::{Link, answer::Check, open::minted_file_id, request::Request},
 };
@@ -125,12 +127,34 @@ impl Link {
                 _ => {}
             }
         }
+        if story.kind == Kind::Delete && self.waits_for_what_others_do(story, files) {
+            return false;
+        }
         let finding = self.judge_story(story, files);
         let told = self.requests.get(story.change).is_some_and(|r| r.finding == Finding::Done);
         if !told {
             self.note_finding(story.change, finding, None);
         }
         true
+    }
+
+    /// Whether a name that is gone may have been removed by another request, of which it will be known: by the CLOSE of an
+    /// Open of that name, on the present node, or by a rename in flight.
+    fn waits_for_what_others_do(&mut self, story: &Story, files: &Files) -> bool {
+        let Some(create) = self.requests.get(story.create).filter(|r| r.probe == Probe::Absent) else {
+            return false;
+        };
+        let asked = create::Request::parse(&create.msg).ok();
+        let Some(key) = asked.and_then(|asked| self.key_of(create, asked.name.0)) else { return false };
+        if files.is_doomed(&key) {
+            return true;
+        }
+        let waits = files.taking(&key, create.at) == Taking::UnderWay;
+        if waits {
+            // Nobody defers to a delete, so the rename has its turn.
+            self.out.file(FileEvent::Deferring);
+        }
+        waits
     }
 
     fn judge_story(&self, story: &Story, files: &Files) -> Finding {
@@ -212,6 +236,7 @@ impl Link {
                 Command::CLOSE => encode::close_response(&header, &closed(&request, there)),
                 _ => encode::set_info_response(&header),
             };
+            self.tell_rename_is_over(&request, true);
             self.answer(&request, &msg);
         }
         self.end_doubt();

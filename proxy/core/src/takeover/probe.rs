@@ -61,6 +61,7 @@
 //! - What is undone on the node that had the request is not believed, and nothing is probed there: the process that lost its
 //!   leg may still do it. A lost leg is not a lost node.
 //! - A rename that was found done stays so if this node is lost, too. All else is found out anew.
+//! - Until a request that the new node lets wait is answered, nobody else opens a file of a name that it changes.
 //! - One Link at a time finds out, and of its requests one after the other, each to its answer: so the file that one request
 //!   is told it has made is no other's. Others know of it before the node is asked for it, which may let the request wait. Fresh requests that open files or change names wait meanwhile, of every Link.
 //! - An exclusive create that cannot be told from another's is answered STATUS_INTERNAL_ERROR, never FILE_CREATED.
@@ -83,7 +84,7 @@ use super::{
 };
 use crate::{
     event::{Event, FileEvent},
-    files::{self, FileKey, Files, Maker},
+    files::{self, FileKey, Files, Maker, Taking},
     ids::{MessageId, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
@@ -316,6 +317,10 @@ impl Link {
         let deletes = |r: &&Request| Facts::of(r, &self.opens).kind == Kind::Delete;
         let deletes: Vec<_> =
             self.requests.iter().filter(works_on_it).filter(deletes).map(Request::message_id).collect();
+        let is_deleted = gone && (!deletes.is_empty() || self.may_be_deleted(open));
+        if let Some(open) = self.opens.get_mut(open) {
+            open.is_deleted |= is_deleted;
+        }
         for id in deletes.into_iter().filter(|_| gone) {
             if let Some(request) = self.requests.get_mut(id) {
                 request.finding = Finding::Done;
@@ -333,10 +338,12 @@ impl Link {
             request.action = None;
             request.probe = Probe::Unasked;
             request.look = Look::Unasked;
+            request.pends = false;
             let is_open = changes_names(request) || is_append(request);
             request.doubtful = request.deaths == 1 && request.sent.is_none() && is_open;
             doubt |= request.doubtful;
         }
+        self.end_pending();
         let doubtful = self.requests.iter().filter(|r| r.doubtful && r.compounded);
         let creates: Vec<_> = doubtful.filter_map(|r| self.own_create(r)).map(Request::message_id).collect();
         for create in creates {
@@ -372,11 +379,40 @@ impl Link {
         self.requests.iter().filter(removes).filter_map(name).chain(closed).collect()
     }
 
+    /// The node lets a request wait that was open to doubt.
+    pub(crate) fn tell_what_pends(&mut self, id: MessageId) {
+        let Some(request) = self.requests.get(id) else { return };
+        let keys = [
+            self.create_key(request),
+            new_name(request).and_then(|(_, name)| self.key_of(request, name)),
+            self.opens.of(request).map(Open::key),
+        ];
+        for key in keys.into_iter().flatten() {
+            self.pends = true;
+            self.out.file(FileEvent::Pending { key });
+        }
+    }
+
+    /// Whether a frame opens a file of a name that a request, which was open to doubt, may still change.
+    pub(crate) fn is_behind_pending(&self, ids: &[MessageId], files: &Files) -> bool {
+        let creates = ids.iter().filter_map(|id| self.requests.get(*id));
+        let mut creates = creates.filter(|request| request.header.command == Command::CREATE);
+        creates.any(|create| self.create_key(create).is_some_and(|key| files.is_name_pending(&key)))
+    }
+
     /// Others may go on once nothing is left to be found out.
     pub(crate) fn end_doubt(&mut self) {
+        self.end_pending();
         if self.doubt != Doubt::None && !self.requests.iter().any(|r| r.doubtful) {
             self.doubt = Doubt::None;
             self.out.file(FileEvent::Decided);
+        }
+    }
+
+    fn end_pending(&mut self) {
+        if self.pends && !self.requests.iter().any(|r| r.pends) {
+            self.pends = false;
+            self.out.file(FileEvent::NonePending);
         }
     }
 
@@ -392,6 +428,9 @@ impl Link {
     pub(crate) fn is_decided(&mut self, ids: &[MessageId], files: &Files) -> bool {
         let mut members = ids.iter().filter_map(|id| self.requests.get(*id));
         let Some(unit) = members.find(|r| r.doubtful).map(|r| r.unit) else { return true };
+        if self.is_behind_pending(ids, files) {
+            return false;
+        }
         if !files.may_decide(self.id) {
             if self.doubt == Doubt::Waiting {
                 self.doubt = Doubt::Deciding;
@@ -642,6 +681,7 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         holder: holder(files, key, request),
         maker: there.map_or(Maker::Nobody, |there| files.maker(key, there.birth, since)),
         remover: files.remover(key, since),
+        may_be_moved: files.taking(key, since) != Taking::None,
         was_taken: files.was_taken(key, since),
         was_left: there.is_some_and(|there| files.was_left(key, there.birth)),
     }

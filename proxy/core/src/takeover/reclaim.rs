@@ -147,6 +147,7 @@ impl Link {
         let (granted, epoch) = adopt(open, &response);
         open.had_by = node;
         open.owes_locks = true;
+        open.is_deleted = false;
         open.state = OpenState::Live;
         open.cursor.reopened();
         open.has_key = false;
@@ -238,7 +239,8 @@ impl Link {
         }
         if let Some(open) = self.opens.get_mut(token) {
             open.state = OpenState::Lost;
-            self.out.file(FileEvent::GivenUp { open: token });
+            let deleted = open.is_deleted;
+            self.out.file(FileEvent::GivenUp { open: token, deleted });
             self.leave_read_only(token);
             if let State::Recovering(recovery) = &mut self.state {
                 recovery.progress.opens_lost += 1;

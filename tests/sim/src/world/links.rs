@@ -122,7 +122,7 @@ impl World {
                 pair.held.remove(open);
                 pair.tokens.remove(open);
             }
-            FileEvent::GivenUp { open } => {
+            FileEvent::GivenUp { open, .. } => {
                 pair.held.remove(open);
                 self.coverage.count("open given up".into());
                 let refused = match pair.tokens.remove(open) {
