@@ -292,6 +292,11 @@ pub enum FileEvent {
         /// The name.
         key: FileKey,
     },
+    /// A request that was in flight when its node was lost may have given a file this name.
+    Making {
+        /// The name.
+        key: FileKey,
+    },
     /// Names may be made and removed that nobody here sees.
     Unseen,
     /// This is the Link of a client with that ClientGuid.

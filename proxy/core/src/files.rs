@@ -162,6 +162,8 @@ pub struct Files {
     taken: Remembered,
     /// Names that requests in flight may have removed, and when their node was lost.
     removing: Remembered,
+    /// The same of names that they may have given to files.
+    making: Remembered,
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
@@ -442,6 +444,24 @@ impl Files {
         key.and_directories_above().any(is_any_gone)
     }
 
+    /// Whether the name may have been given to a file since then by a request in flight when its node was lost, or by one that
+    /// nobody here sees.
+    pub(crate) fn may_be_made_since(&self, key: &FileKey, since: Instant) -> bool {
+        let made = |made: &Record| made.at >= since;
+        self.blind || self.making.has_forgotten(since) || self.making.alike(key).any(made)
+    }
+
+    /// Whether an answered request has removed that very name, however long ago, and none has given it to a file since.
+    pub(crate) fn is_known_to_be_gone(&self, key: &FileKey) -> bool {
+        let last = self.gone.alike(key).filter(|gone| gone.key == *key).map(|gone| gone.at).max();
+        last.is_some_and(|at| self.lately.holder(key).is_none() && !self.lately.has_forgotten(at))
+    }
+
+    /// Whether some changes of names are never seen.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.blind
+    }
+
     /// The file that an answered request has given this name to last, and when that was heard of; unless it is gone.
     pub(crate) fn holder(&self, key: &FileKey) -> Option<(Birth, Instant)> {
         self.lately.holder(key)
@@ -511,6 +531,7 @@ impl Files {
                 self.gone(now, key, birth);
             }
             FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),
+            FileEvent::Making { key } => self.making.insert(key, Birth::set(0), now),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
                     entry.writes = true;

@@ -104,7 +104,12 @@ impl Lately {
         match self.by_name.get(key).map(|happened| happened.closed) {
             Some(Closed::At(at)) if at >= since => true,
             Some(Closed::Sometime) => true,
-            _ => self.forgotten.is_some_and(|at| at >= since),
+            _ => self.has_forgotten(since),
         }
+    }
+
+    /// Whether there may have been more since then.
+    pub(super) fn has_forgotten(&self, since: Instant) -> bool {
+        self.forgotten.is_some_and(|at| at >= since)
     }
 }

@@ -389,14 +389,22 @@ impl Link {
             self.requests.get(id).map_or((Finding::Unknown, None), |r| (r.finding, r.action));
         if header.command == Command::CREATE {
             if finding == Finding::Done && !Status(header.status).is_success() {
-                // It was created or emptied, and cannot be had.
+                // It was created or emptied, and cannot be had: nor can what its compound does with it.
                 self.note_failed(true);
+                let unit = self.requests.get(id).map(|request| request.unit);
+                for behind in self.requests.iter_mut().filter(|r| Some(r.unit) == unit && r.leans()) {
+                    behind.finding = Finding::Unclear;
+                }
                 self.fail_request(id, Status::INTERNAL_ERROR);
                 return Passage::Withheld;
             }
             if let Some(action) = action.filter(|_| Status(header.status).is_success()) {
                 patch::set_create_action(msg, action);
             }
+        }
+        if header.command != Command::CREATE && finding == Finding::Unclear {
+            self.fail_request(id, Status::INTERNAL_ERROR);
+            return Passage::Withheld;
         }
         let Some(request) = self.requests.remove(id) else { return Passage::Withheld };
         if header.command == Command::TREE_CONNECT && Status(header.status).is_success() {

@@ -53,10 +53,13 @@ impl Link {
         self.fresh = false;
         let mut full = false;
         let mut waiting = Waiting::default();
+        let mut told = false;
         for ids in units {
+            let doubtful = ids.iter().any(|id| self.requests.get(*id).is_some_and(|r| r.doubtful));
             let blocked = self.is_blocked(&ids, files)
                 || self.is_in_grace(&ids, files)
                 || self.takes_from(&ids, &waiting)
+                || doubtful && told
                 || !self.is_decided(&ids, files);
             if blocked || self.is_held(&ids, files) {
                 self.note_waiting(&ids, &mut waiting);
@@ -74,6 +77,9 @@ impl Link {
             } else if !self.send_unit(now, &ids) {
                 full = true;
                 self.parked.push_back(ids);
+            } else if doubtful && ids.iter().all(|id| self.requests.get(*id).is_none()) {
+                // It was answered from here. What that did to names Files is to know before the next is decided.
+                (told, self.fresh) = (true, true);
             }
         }
         self.end_doubt();

@@ -190,6 +190,12 @@ pub(super) struct Name {
     pub(super) remover: Remover,
     /// A rename of which nobody knows what became may have taken the name from its file.
     pub(super) may_be_moved: bool,
+    /// An answered request removed it before, and none has made it since.
+    pub(super) is_gone: bool,
+    /// It may have been given to a file meanwhile by a request that is not answered either.
+    pub(super) may_be_made: bool,
+    /// Changes of it may never be seen.
+    pub(super) is_unseen: bool,
     /// Another request found the file by this name when it took it away: nobody had done so before.
     pub(super) was_taken: bool,
     /// Before what stands there, answered requests have left another file there.
@@ -220,8 +226,13 @@ impl Name {
 /// Whether a file was deleted by its name.
 pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
     match name.there {
+        None if name.is_unseen => Finding::Unclear,
         None => match (name.holder, name.remover) {
+            (Holder::Unknown, Remover::Known | Remover::Moved(_)) if name.may_be_made => Finding::Unclear,
             (Holder::Unknown, Remover::Known | Remover::Moved(_)) => Finding::Undone,
+            // It may have been made, and this have deleted it.
+            (Holder::Unknown, _) if name.is_gone && name.may_be_made => Finding::Unclear,
+            (Holder::Unknown, _) if name.is_gone => Finding::Undone,
             _ if name.may_be_moved => Finding::Unclear,
             (Holder::Unknown, Remover::Unclear) => Finding::Unclear,
             // Whoever removed what answered requests have left there was not answered.
@@ -254,7 +265,10 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
         return undone;
     }
     match (old.holder, old.remover) {
-        (Holder::Before(was), _) => return if was.can_be(there.birth) { Finding::Done } else { undone },
+        (Holder::Before(was), _) if was.can_be(there.birth) => return Finding::Done,
+        // Another file may have got the name, and this have renamed it.
+        (Holder::Before(_), _) if old.may_be_made => return Finding::Unclear,
+        (Holder::Before(_), _) => return undone,
         // It was given the name before the rename was done.
         (Holder::Since(was), _) if !anew && was.can_be(there.birth) => return Finding::Done,
         (_, Remover::Moved(was)) if was.is_at(there.birth) && new.maker != Maker::Known => {
@@ -441,6 +455,9 @@ mod tests {
             maker: Maker::Nobody,
             remover: Remover::Nobody,
             may_be_moved: false,
+            is_gone: false,
+            may_be_made: false,
+            is_unseen: false,
             was_taken: false,
             was_left: false,
         }
@@ -468,6 +485,14 @@ mod tests {
             ("perhaps renamed", Name { may_be_moved: true, ..name(None) }, Unclear),
             ("the same, of what is known", Name { may_be_moved: true, ..held(None, before) }, Unclear),
             ("answered: removed, or renamed", Name { may_be_moved: true, ..removed(Remover::Known) }, Undone),
+            ("answered: perhaps made again", Name { may_be_made: true, ..removed(Remover::Known) }, Unclear),
+            ("answered: removed long ago", Name { is_gone: true, ..name(None) }, Undone),
+            (
+                "answered: removed long ago, perhaps made again",
+                Name { is_gone: true, may_be_made: true, ..name(None) },
+                Unclear,
+            ),
+            ("nobody sees all", Name { is_unseen: true, ..held(None, before) }, Unclear),
             ("answered: removed, and made again", Name { holder: before, ..removed(Remover::Known) }, Done),
             ("it is there", name(Some(old)), Undone),
             ("it was made just before", held(Some(fresh), before), Undone),
@@ -528,6 +553,12 @@ mod tests {
                 Done,
             ),
             ("it is known to be another", held(None, is_old), name(Some(other)), Undone),
+            (
+                "the same, but that may have been made there",
+                Name { may_be_made: true, ..held(None, is_old) },
+                name(Some(other)),
+                Unclear,
+            ),
             ("an answered request removed the old", removed(Remover::Known), name(Some(moved)), Unclear),
             ("it was found there", removed(Remover::Moved(old.birth)), name(Some(moved)), Done),
             ("it was found elsewhere", removed(Remover::Moved(other.birth)), name(Some(moved)), Undone),

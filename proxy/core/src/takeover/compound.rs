@@ -8,12 +8,15 @@
 //! | the old name, with the file that had it before | undone | undone | see new name |
 //! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that; else unclear | as if it were not there, but never undone | |
 //! | the old name, with a file as new as the request, of nobody known | unclear | unclear | unclear, if the new name has another |
+//! | no old name, and changes of names are not all seen | unclear | as below | |
+//! | no old name, removed by an answered request, however long before; perhaps made since by another one in flight | unclear | as below | |
 //! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
 //! | no old name; one that an Open on the present node is to delete | not told yet | | |
 //! | no old name, and a rename by that name in flight | told when that is; unclear if it is not answered | | |
 //! | no old name, nor a new one | done | undone | undone |
 //! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | done if the file is known to have had the old name, or is older than the request |
+//! | the new name, with another file than had the old one before | | undone; unclear if another request in flight may have made that under the old name | |
 //! | the new name, with anything else | | undone | done if the on-disk ids are the same, and no answered request has made it |
 //!
 //! Where a table says neither, [`Finding::Unclear`]: the whole compound is answered STATUS_INTERNAL_ERROR. What is undone is
@@ -39,7 +42,7 @@ use super::{
     verdict::{Facts, Kind, Subject, Verdict, verdict},
 };
 use crate::{
-    event::FileEvent,
+    event::{Event, FileEvent},
     files::{FileKey, Files, Taking},
     ids::MessageId,
     link::{Link, answer::Check, open::minted_file_id, request::Request},
@@ -211,6 +214,7 @@ impl Link {
         if !is_done && !is_untold || ids.iter().any(|id| self.verify_kept(*id) != Check::Passed) {
             return false;
         }
+        self.tell_rows(ids);
         match self.story(ids).filter(|_| is_done) {
             Some(story) => self.answer_story(ids, &story),
             None => {
@@ -221,6 +225,19 @@ impl Link {
             }
         }
         true
+    }
+
+    /// Tells which row of the table was taken for what is answered as a whole, of the members of which there is one.
+    fn tell_rows(&mut self, ids: &[MessageId]) {
+        let row = |link: &Self, id: &MessageId| {
+            let facts = Facts::of(link.requests.get(*id)?, &link.opens);
+            let is_told = facts.deaths > 0 && matches!(facts.kind, Kind::Rename | Kind::Link | Kind::Delete);
+            is_told.then(|| facts.row(verdict(&facts)))
+        };
+        let rows: Vec<_> = ids.iter().filter_map(|id| row(self, id)).collect();
+        for row in rows {
+            self.out.event(Event::Replay(row));
+        }
     }
 
     /// All members have succeeded on the node that is lost.

@@ -8,7 +8,10 @@
 //!
 //! What was found so is told to Files as a rename, so that others find it at once.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Instant,
+};
 
 use super::{Stage, State};
 use crate::{
@@ -44,6 +47,8 @@ impl Under {
 pub(super) struct Search {
     /// Files is to be asked about these.
     missing: Vec<OpenToken>,
+    /// These could not be looked at somewhere: whether their files are there is not known.
+    refused: HashSet<OpenToken>,
     /// Where each was looked for, the last name last.
     tried: HashMap<OpenToken, Vec<Name>>,
 }
@@ -51,6 +56,15 @@ pub(super) struct Search {
 impl Search {
     pub(super) fn is_waiting(&self) -> bool {
         !self.missing.is_empty()
+    }
+
+    /// It could not be looked at.
+    pub(super) fn note_refusal(&mut self, open: OpenToken) {
+        self.refused.insert(open);
+    }
+
+    pub(super) fn was_refused(&self, open: OpenToken) -> bool {
+        self.refused.contains(&open)
     }
 
     /// Where it is looked for now.

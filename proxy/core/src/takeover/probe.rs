@@ -105,9 +105,10 @@ const LINK: [u8; 2] = [11, 72];
 
 /// How much later than it is said to be something may have been heard of.
 const LATE: Duration = Duration::from_secs(1);
-/// FILE_SUPERSEDE, FILE_OPEN (MS-SMB2 2.2.13).
+/// FILE_SUPERSEDE, FILE_OPEN, FILE_OVERWRITE (MS-SMB2 2.2.13).
 const FILE_SUPERSEDE: u32 = 0;
 const FILE_OPEN: u32 = 1;
+const FILE_OVERWRITE: u32 = 4;
 /// FILE_READ_ATTRIBUTES (MS-SMB2 2.2.13.1.1); sharing everything.
 const READ_ATTRIBUTES: u32 = 0x80;
 const SHARE_ALL: u32 = 7;
@@ -266,6 +267,7 @@ impl Link {
             Under::Renamed(rename) => recovery.attempts.name(open, rename).map(<[u8]>::to_vec),
             Under::Elsewhere => recovery.search.name(open).map(|name| name.path.to_vec()),
         };
+        self.forget_deletion(open);
         let deletes = self.may_be_deleted(open);
         if let Some(open) = self.opens.get_mut(open).filter(|_| deletes) {
             open.delete_pending |= open.create_options & DELETE_ON_CLOSE != 0;
@@ -307,19 +309,54 @@ impl Link {
         open.create_options & !without
     }
 
+    /// The file of an Open was not where it was looked for first, but is there.
+    fn forget_deletion(&mut self, open: OpenToken) {
+        let opens = &self.opens;
+        let deletes = |r: &Request| {
+            opens.of(r).is_some_and(|o| o.token == open) && Facts::of(r, opens).kind == Kind::Delete
+        };
+        for request in self.requests.iter_mut().filter(|r| r.finding == Finding::Done && deletes(r)) {
+            request.finding = Finding::Unknown;
+        }
+    }
+
+    /// An Open is lost: a CLOSE in flight may have been to delete its file, and not have done so.
+    pub(super) fn note_close_undone(&mut self, open: OpenToken) {
+        let is_open = self.may_be_deleted(open) && self.opens.get(open).is_some_and(|open| !open.is_deleted);
+        let opens = &self.opens;
+        let closes = |r: &Request| {
+            r.header.command == Command::CLOSE && opens.of(r).is_some_and(|on| on.token == open)
+        };
+        for close in self.requests.iter_mut().filter(|r| is_open && r.deaths > 0 && closes(r)) {
+            close.finding = Finding::Unclear;
+        }
+    }
+
     /// The Open is not there: what that says of requests in flight on it. `stranger`: another file has its name.
     pub(super) fn note_absence(&mut self, open: OpenToken, status: Status, stranger: bool) {
         let gone = matches!(status, Status::OBJECT_NAME_NOT_FOUND | Status::OBJECT_PATH_NOT_FOUND);
-        let works_on_it = |r: &&Request| r.deaths == 1 && self.opens.of(r).is_some_and(|o| o.token == open);
-        let closes = |r: &Request| r.header.command == Command::CLOSE;
         // While it was open, nobody could give its name to another file by deleting it.
-        let gone = gone || stranger && self.requests.iter().filter(works_on_it).any(closes);
+        let closes = |r: &Request| {
+            let is_on_it = self.opens.of(r).is_some_and(|o| o.token == open);
+            r.deaths == 1 && is_on_it && r.header.command == Command::CLOSE
+        };
+        let gone = gone || stranger && self.requests.iter().any(closes);
+        let State::Recovering(recovery) = &mut self.state else { return };
+        if !gone && !stranger {
+            recovery.search.note_refusal(open);
+        }
+        let refused = recovery.search.was_refused(open);
+        if refused {
+            self.forget_deletion(open);
+        }
+        let gone = gone && !refused;
+        let works_on_it = |r: &&Request| r.deaths == 1 && self.opens.of(r).is_some_and(|o| o.token == open);
         let deletes = |r: &&Request| Facts::of(r, &self.opens).kind == Kind::Delete;
         let deletes: Vec<_> =
             self.requests.iter().filter(works_on_it).filter(deletes).map(Request::message_id).collect();
         let is_deleted = gone && (!deletes.is_empty() || self.may_be_deleted(open));
         if let Some(open) = self.opens.get_mut(open) {
-            open.is_deleted |= is_deleted;
+            open.is_deleted = is_deleted || open.is_deleted && !refused;
         }
         for id in deletes.into_iter().filter(|_| gone) {
             if let Some(request) = self.requests.get_mut(id) {
@@ -360,12 +397,24 @@ impl Link {
         for key in self.may_have_removed() {
             self.out.file(FileEvent::Removing { key });
         }
+        for key in self.may_have_made() {
+            self.out.file(FileEvent::Making { key });
+        }
     }
 
-    /// The names that requests in doubt may have removed: by a rename, or by deleting what has them.
+    /// The names that requests in flight may have given to files.
+    fn may_have_made(&self) -> Vec<FileKey> {
+        let made = |request: &Request| match new_name(request) {
+            Some((_, name)) => self.key_of(request, name),
+            None => self.create_key(request).filter(|_| makes(request)),
+        };
+        self.requests.iter().filter(|r| r.deaths > 0).filter_map(made).collect()
+    }
+
+    /// The names that requests in flight may have removed: by a rename, or by deleting what has them.
     fn may_have_removed(&self) -> Vec<FileKey> {
         let removes = |request: &&Request| {
-            request.doubtful && (request.deletes || matches!(new_name(request), Some((true, _))))
+            request.deaths > 0 && (request.deletes || matches!(new_name(request), Some((true, _))))
         };
         let name = |request: &Request| {
             if let Some(open) = self.opens.of(request) {
@@ -682,6 +731,9 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         maker: there.map_or(Maker::Nobody, |there| files.maker(key, there.birth, since)),
         remover: files.remover(key, since),
         may_be_moved: files.taking(key, since) != Taking::None,
+        is_gone: files.is_known_to_be_gone(key),
+        may_be_made: files.may_be_made_since(key, since),
+        is_unseen: files.is_blind(),
         was_taken: files.was_taken(key, since),
         was_left: there.is_some_and(|there| files.was_left(key, there.birth)),
     }
@@ -729,6 +781,11 @@ fn is_of(request: &Request, open: &Open) -> bool {
 /// Whether what a CREATE opens is deleted when it is closed.
 fn deletes_on_close(request: &Request) -> bool {
     create::Request::parse(&request.msg).is_ok_and(|asked| asked.create_options & DELETE_ON_CLOSE != 0)
+}
+
+/// Whether a CREATE makes what is not there.
+fn makes(request: &Request) -> bool {
+    create_disposition(&request.msg).is_some_and(|d| ![FILE_OPEN, FILE_OVERWRITE].contains(&d))
 }
 
 /// Whether a create context asks for nothing that a file would not show, and means the same with FILE_OPEN.

@@ -237,6 +237,7 @@ impl Link {
         if self.returns.has(token) {
             return self.not_returned(token);
         }
+        self.note_close_undone(token);
         if let Some(open) = self.opens.get_mut(token) {
             open.state = OpenState::Lost;
             let deleted = open.is_deleted;

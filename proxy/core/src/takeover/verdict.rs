@@ -176,6 +176,10 @@ pub(crate) fn verdict(facts: &Facts) -> Verdict {
         return Verdict::Fail(Status::INTERNAL_ERROR);
     }
     match (facts.subject, facts.kind) {
+        // Its file was to be deleted with that, and nobody can tell whether it was.
+        (Subject::Lost, Kind::Close) if facts.finding == Finding::Unclear => {
+            return Verdict::Fail(Status::INTERNAL_ERROR);
+        }
         // The lost node may have closed it, and deleted the file with that.
         (Subject::Lost | Subject::LostPipe, Kind::Close) => return Verdict::Closed,
         (Subject::Lost, Kind::Delete) if facts.finding == Finding::Done => {
@@ -256,7 +260,7 @@ impl Facts {
     /// The row of the table that was taken.
     pub(crate) fn row(&self, verdict: Verdict) -> Replay {
         let known = match self.finding {
-            _ if self.deaths > 1 => "second_death",
+            _ if self.deaths > 1 && self.known.is_none() => "second_death",
             _ if matches!(self.subject, Subject::Lost | Subject::LostPipe) => "open_lost",
             Finding::Unknown => "unknown",
             Finding::Undone => "undone",
@@ -313,6 +317,7 @@ mod tests {
                 for (subject, status) in [(Lost, Status::FILE_CLOSED), (LostPipe, Status::PIPE_DISCONNECTED)]
                 {
                     let expected = match (kind, subject, finding) {
+                        (Kind::Close, Lost, Unclear) => internal,
                         (Kind::Close, ..) => Verdict::Closed,
                         (Kind::Delete, Lost, Done) => done,
                         _ => Verdict::Synthesize(status),
