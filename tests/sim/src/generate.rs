@@ -2,7 +2,7 @@
 
 use crate::{
     chance::Chance,
-    plan::{Act, CACHES, CHANGES, Hop, Step},
+    plan::{Act, CACHES, CHANGES, Change, Hop, Step},
     users::User,
     world::{PASSING_NAMES, SHARED_NAMES, World},
 };
@@ -33,6 +33,9 @@ enum Focus {
     Notify,
     Teardown,
     Create,
+    Link,
+    Delete,
+    Overwrite,
 }
 
 impl Mood {
@@ -48,10 +51,14 @@ impl Mood {
                 None,
                 None,
                 Some(Focus::Append),
+                Some(Focus::Append),
                 Some(Focus::Rename),
                 Some(Focus::Notify),
                 Some(Focus::Teardown),
                 Some(Focus::Create),
+                Some(Focus::Link),
+                Some(Focus::Delete),
+                Some(Focus::Overwrite),
             ]),
             storm: chance.one_in(3),
         }
@@ -60,6 +67,10 @@ impl Mood {
     /// The next step.
     pub fn next(&self, world: &World, chance: &mut Chance) -> Step {
         let draw = chance.below(1000);
+        if self.storm && draw < 150 && world.is_sent_again() {
+            let node = world.serving_node().unwrap_or(0);
+            return Step::Crash { node, kept: chance.below(2) };
+        }
         if draw < self.faults || self.storm && draw < 80 && world.is_replaying() {
             return fault(world, chance);
         }
@@ -129,7 +140,8 @@ impl Mood {
             49 if chance.one_in(2) => Act::Link { slot },
             49 => Act::Delete { slot },
             50..54 => Act::List { slot },
-            54 => Act::Query { slot },
+            54 if chance.one_in(2) => Act::Query { slot },
+            54 => Act::Fsctl { slot },
             55 => Act::Notify { slot },
             56 => Act::Cancel,
             57 | 58 => Act::Echo,
@@ -141,6 +153,7 @@ impl Mood {
                 share: 7,
                 slot,
                 delete: false,
+                more: false,
             },
             62 if chance.one_in(4) => Act::Leave,
             62 if chance.one_in(4) => Act::LogOff,
@@ -164,7 +177,8 @@ fn blocks(first: u64, chance: &mut Chance) -> Vec<u64> {
 impl Focus {
     fn act(self, slot: u8, chance: &mut Chance) -> Option<Act> {
         Some(match self {
-            Self::Append if chance.one_in(4) => Act::Delete { slot },
+            Self::Append if chance.one_in(6) => Act::Delete { slot },
+            Self::Append if chance.one_in(3) => create(slot, "*".into(), chance),
             Self::Append => Act::Append { slot },
             Self::Rename => Act::Rename { slot },
             Self::Notify if chance.one_in(2) => Act::Notify { slot },
@@ -174,15 +188,33 @@ impl Focus {
             Self::Teardown => return None,
             Self::Create if chance.one_in(4) => Act::Rename { slot },
             Self::Create => create(slot, "*".into(), chance),
+            Self::Link if chance.one_in(6) => Act::Delete { slot },
+            Self::Link if chance.one_in(3) => {
+                let name = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
+                Act::Name { name, change: Change::Link }
+            }
+            Self::Link => Act::Link { slot },
+            Self::Delete => {
+                let name = PASSING_NAMES[chance.below(PASSING_NAMES.len())].to_owned();
+                let changes = [Change::Make, Change::Make, Change::Delete, Change::Dispose, Change::Rename];
+                Act::Name { name, change: chance.pick(&changes) }
+            }
+            Self::Overwrite if chance.one_in(4) => Act::Close { slot },
+            Self::Overwrite => {
+                let name = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
+                let disposition = chance.pick(&[0, 4, 5]);
+                let cache = chance.below(CACHES.len());
+                Act::Create { name, disposition, cache, share: 7, slot, delete: false, more: false }
+            }
         })
     }
 }
 
 fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
     let (name, disposition) = match chance.below(10) {
-        _ if shared == "*" => (shared, 2),
+        _ if shared == "*" => (shared, if chance.one_in(3) { 3 } else { 2 }),
         _ if shared == "." => (shared, 1),
-        0..3 => ("*".to_owned(), 2),
+        0..3 => ("*".to_owned(), if chance.one_in(4) { 3 } else { 2 }),
         3 => (".".to_owned(), 1),
         4 => (shared, 1),
         5 => (shared, chance.pick(&[0, 4, 5])),
@@ -195,6 +227,7 @@ fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
         share: if chance.one_in(5) { chance.below(8) as u32 } else { 7 },
         slot,
         delete: chance.one_in(16),
+        more: disposition == 3 && chance.one_in(4),
     }
 }
 

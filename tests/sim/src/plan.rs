@@ -45,7 +45,7 @@ pub const CHANGES: [(&str, Change); 5] = [
 pub enum Act {
     /// A further user logs in.
     Login(User),
-    /// `name` is `*` for a name that nobody has used: by disposition `create` only. `.` is the directory.
+    /// `name` is `*` for a name that nobody has used: by dispositions `create` and `open-if` only. `.` is the directory.
     Create {
         name: String,
         disposition: u32,
@@ -53,6 +53,8 @@ pub enum Act {
         share: u32,
         slot: u8,
         delete: bool,
+        /// It brings what a file does not show.
+        more: bool,
     },
     Read {
         slot: u8,
@@ -99,6 +101,10 @@ pub enum Act {
         slot: u8,
     },
     Notify {
+        slot: u8,
+    },
+    /// An FSCTL that nobody may repeat.
+    Fsctl {
         slot: u8,
     },
     /// Of the oldest request that is not answered.
@@ -225,11 +231,15 @@ impl Act {
     pub fn text(&self) -> String {
         match self {
             Self::Login(user) => format!("login {}", user.name()),
-            Self::Create { name, disposition, cache, share, slot, delete } => {
+            Self::Create { name, disposition, cache, share, slot, delete, more } => {
                 let how = DISPOSITIONS.iter().find(|(_, d)| d == disposition).map_or("?", |(w, _)| w);
                 let delete = if *delete { " delete-on-close" } else { "" };
+                let more = if *more { " with-more" } else { "" };
                 let to = letter(*slot);
-                format!("create {name} {how} as {to} caching {} sharing {share}{delete}", CACHES[*cache].0)
+                format!(
+                    "create {name} {how} as {to} caching {} sharing {share}{delete}{more}",
+                    CACHES[*cache].0
+                )
             }
             Self::Read { slot, block } => format!("read {} {block}", letter(*slot)),
             Self::Write { slot, block } => format!("write {} {block}", letter(*slot)),
@@ -248,6 +258,7 @@ impl Act {
             Self::List { slot } => format!("list {}", letter(*slot)),
             Self::Query { slot } => format!("query {}", letter(*slot)),
             Self::Notify { slot } => format!("notify {}", letter(*slot)),
+            Self::Fsctl { slot } => format!("fsctl {}", letter(*slot)),
             Self::Cancel => "cancel".into(),
             Self::Echo => "echo".into(),
             Self::Ack => "acknowledge".into(),
@@ -274,7 +285,8 @@ impl Act {
                 cache: CACHES.iter().position(|(w, ..)| w == cache)?,
                 share: share.parse().ok()?,
                 slot: slot(to)?,
-                delete: rest.first() == Some(&"delete-on-close"),
+                delete: rest.contains(&"delete-on-close"),
+                more: rest.contains(&"with-more"),
             },
             ["read", s, block] => Self::Read { slot: slot(s)?, block: block.parse().ok()? },
             ["write", s, block] => Self::Write { slot: slot(s)?, block: block.parse().ok()? },
@@ -294,6 +306,7 @@ impl Act {
             ["list", s] => Self::List { slot: slot(s)? },
             ["query", s] => Self::Query { slot: slot(s)? },
             ["notify", s] => Self::Notify { slot: slot(s)? },
+            ["fsctl", s] => Self::Fsctl { slot: slot(s)? },
             ["cancel"] => Self::Cancel,
             ["echo"] => Self::Echo,
             ["acknowledge"] => Self::Ack,

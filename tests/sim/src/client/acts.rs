@@ -4,7 +4,8 @@ use smb_parse::{
     FileId,
     cmd::lock,
     create_context::{Lease, tag},
-    encode::{self, CreateParams, QueryDirectoryParams, QueryInfoParams},
+    encode::{self, CreateParams, IoctlParams, QueryDirectoryParams, QueryInfoParams},
+    fsctl,
     header::{Command, Flags, Header, Status, Target},
     patch,
 };
@@ -97,21 +98,21 @@ impl Client {
     }
 
     fn create(&mut self, act: &Act, oracle: &mut Oracle) -> Option<Message> {
-        let Act::Create { name, disposition, cache, share, slot, delete } = act else {
-            return self.create_as("poison", 3, 0, 7, None, 0, oracle);
+        let Act::Create { name, disposition, cache, share, slot, delete, more } = act else {
+            return self.create_as("poison", (3, false), 0, 7, None, 0, oracle);
         };
         if self.slots.contains_key(slot) || self.asked.values().any(|a| a.slot == Some(*slot)) {
             return None;
         }
         let options = if *delete { DELETE_ON_CLOSE } else { 0 } | if name == "." { DIRECTORY } else { 0 };
-        self.create_as(name, *disposition, *cache, *share, Some(*slot), options, oracle)
+        self.create_as(name, (*disposition, *more), *cache, *share, Some(*slot), options, oracle)
     }
 
     #[allow(clippy::too_many_arguments, reason = "these are the fields of a CREATE")]
     fn create_as(
         &mut self,
         name: &str,
-        disposition: u32,
+        (disposition, more): (u32, bool),
         cache: usize,
         share: u32,
         slot: Option<u8>,
@@ -119,11 +120,12 @@ impl Client {
         oracle: &mut Oracle,
     ) -> Option<Message> {
         let passing = PASSING_NAMES.contains(&name);
-        if (disposition == 2) != (name == "*") && !passing {
+        let is_new = name == "*";
+        if (disposition == 2) != is_new && !passing && !(is_new && disposition == 3) {
             return None;
         }
-        let once = name == "*";
-        let name = if once { self.unused("x") } else { name.to_owned() };
+        let once = is_new && disposition == 2;
+        let name = if is_new { self.unused("x") } else { name.to_owned() };
         let session = self.session(slot.map_or(0, usize::from))?;
         let (_, mut level, mut state) = CACHES[cache];
         if level == 0xff && self.dialect == Dialect::SMB202 {
@@ -148,6 +150,9 @@ impl Client {
         if let Some(number) = empties {
             oracle.empty_sent(number);
             contexts.push((tag::ALSI, number.to_le_bytes().to_vec()));
+        }
+        if more {
+            contexts.push((tag::EXTA, vec![0; 8]));
         }
         if (level == 9 || state & 2 != 0) && !directory {
             // As Linux asks, or as Windows does.
@@ -200,7 +205,7 @@ impl Client {
         oracle: &mut Oracle,
     ) -> Option<Vec<Message>> {
         let chain = self.next;
-        let create = self.create_as(name, 3, 0, 7, None, 0, oracle)?;
+        let create = self.create_as(name, (3, false), 0, 7, None, 0, oracle)?;
         let session = create.1.session;
         let start = oracle.tick();
         let work = if writes {
@@ -233,7 +238,7 @@ impl Client {
         if counts && share != 0 || deletes && !oracle.is_standing(name) {
             return None;
         }
-        let create = self.create_as(name, disposition, 0, share, None, options, oracle)?;
+        let create = self.create_as(name, (disposition, false), 0, share, None, options, oracle)?;
         let session = create.1.session;
         let start = oracle.tick();
         let header = self.header(Command::SET_INFO, session);
@@ -271,7 +276,14 @@ impl Client {
         let (command, slot) = subject(act)?;
         let held = self.slots.get(&slot)?.clone();
         if held.directory
-            != matches!(act, Act::List { .. } | Act::Close { .. } | Act::Notify { .. } | Act::Query { .. })
+            != matches!(
+                act,
+                Act::List { .. }
+                    | Act::Close { .. }
+                    | Act::Notify { .. }
+                    | Act::Query { .. }
+                    | Act::Fsctl { .. }
+            )
             && (held.directory || matches!(act, Act::List { .. } | Act::Notify { .. }))
         {
             return None;
@@ -370,6 +382,11 @@ impl Client {
                 (encode::query_info(header, &params), Kind::Other)
             }
             Act::Notify { .. } => (notify(header, id), Kind::Other),
+            Act::Fsctl { .. } => {
+                let params =
+                    IoctlParams { ctl_code: fsctl::MARK_HANDLE, file_id: id, input: &[], max_output: 0 };
+                (encode::ioctl(header, &params), Kind::Other)
+            }
             _ => return None,
         })
     }
@@ -502,6 +519,7 @@ fn subject(act: &Act) -> Option<(Command, u8)> {
         Act::List { slot } => (Command::QUERY_DIRECTORY, *slot),
         Act::Query { slot } => (Command::QUERY_INFO, *slot),
         Act::Notify { slot } => (Command::CHANGE_NOTIFY, *slot),
+        Act::Fsctl { slot } => (Command::IOCTL, *slot),
         _ => return None,
     })
 }

@@ -80,6 +80,11 @@ impl World {
         self.pairs.iter().any(|pair| pair.closed.is_none() && !pair.in_flight.is_empty())
     }
 
+    /// Whether something of a kind that seldom is was sent again, and is not answered.
+    pub fn is_sent_again(&self) -> bool {
+        self.pairs.iter().any(|pair| pair.closed.is_none() && pair.sent_again && !pair.in_flight.is_empty())
+    }
+
     fn event(&mut self, at: usize, event: Event) {
         match event {
             Event::File(event) => self.file_event(at, event),
@@ -89,6 +94,8 @@ impl World {
                 self.coverage.takeover(&report);
             }
             Event::Replay(row) => {
+                const SELDOM: [&str; 6] = ["append", "link", "overwrite", "delete", "rename", "teardown"];
+                self.pairs[at].sent_again |= row.verdict == "resend" && SELDOM.contains(&row.request);
                 self.coverage.count(required::row(row.request, row.known, row.verdict));
             }
             Event::Succession(succession) => {

@@ -75,6 +75,8 @@ pub struct Pair {
     left: bool,
     /// Requests in flight when a node was lost: MessageId, command, deaths.
     in_flight: BTreeMap<u64, u32>,
+    /// Some of them were sent again, of the kinds that seldom are.
+    sent_again: bool,
 }
 
 /// Everything.
@@ -142,6 +144,7 @@ impl World {
                 closed: None,
                 left: false,
                 in_flight: BTreeMap::new(),
+                sent_again: false,
             }
         };
         let mut world = Self {
