@@ -19,6 +19,7 @@ demo: setup build
 	$(E2E) demo
 
 # What CI runs: each case once, on small data.
+test: export UNDERSTUDY_REQUIRE_ETCD := 1
 test: setup lint unit sim e2e
 
 lint:
@@ -26,6 +27,7 @@ lint:
 	cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
 	tests/purity.sh
 
+# Without etcd on the machine what needs it is left out, loudly; in `make test` that is a failure.
 unit:
 	cargo test --workspace --locked --quiet
 

@@ -9,13 +9,14 @@ declare -A provider=(
     [unshare]=util-linux [nsenter]=util-linux [haproxy]=haproxy [tshark]=tshark [cc]=gcc [make]=make
     [krb5kdc]=krb5-kdc [kadmin.local]=krb5-admin-server [kinit]=krb5-user [faketime]=faketime
     [winbindd]=winbind [request-key]=keyutils [git]=git [sqlite3]=sqlite3 [tar]=tar [flock]=util-linux
+    [etcd]=etcd-server [openssl]=openssl [protoc]=protobuf-compiler
 )
 missing=()
 for program in "${!provider[@]}"; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${provider[$program]}")
 done
-# What a domain controller needs beside its program.
-for package in samba-ad-dc samba-ad-provision; do
+# What a domain controller and protoc need beside their programs.
+for package in samba-ad-dc samba-ad-provision libprotobuf-dev; do
     dpkg-query --show --showformat='${db:Status-Status}\n' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
 done
 python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)

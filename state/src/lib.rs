@@ -5,12 +5,16 @@
 
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod memory;
 pub mod record;
 mod store;
 
 #[cfg(feature = "embedded")]
 pub use embedded::Embedded;
+#[cfg(feature = "etcd")]
+pub use etcd::{Etcd, EtcdOptions, EtcdTls};
 pub use memory::Memory;
 pub use record::{Phase, PlacementRecord, RecordError};
 pub use store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};

@@ -1,10 +1,15 @@
 //! What every store must do, run against each of them.
-#![cfg(feature = "embedded")]
+#![cfg(all(feature = "embedded", feature = "etcd"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod etcd;
+mod rig;
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use understudy_state::{Batch, Change, Embedded, Guard, Key, Limits, Memory, Store, StoreError};
+use understudy_state::{
+    Batch, Change, Embedded, Etcd, EtcdOptions, Guard, Key, Limits, Memory, Store, StoreError,
+};
 
 fn put(key: &str, value: &[u8]) -> Change {
     Change::Put(Key::from(key), value.to_vec())
@@ -198,6 +203,19 @@ async fn memory_keeps_the_contract() {
 async fn embedded_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     contract(Arc::new(Embedded::open(dir.path()).unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_keeps_the_contract_and_what_it_has_been_given() {
+    let Some(mut cluster) = rig::Cluster::start(1, &[]).await else { return };
+    let store = Arc::new(Etcd::open(cluster.options()).await.unwrap());
+    contract(store.clone()).await;
+    let before = store.list(String::new()).await.unwrap();
+    cluster.kill(0);
+    cluster.restart(0);
+    let after = Etcd::open(EtcdOptions { timeout: rig::PATIENCE, ..cluster.options() }).await.unwrap();
+    assert!(after.list(String::new()).await.unwrap() == before, "records are lost");
+    assert!(store.list(String::new()).await.unwrap() == before, "records are lost");
 }
 
 #[tokio::test]

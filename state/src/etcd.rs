@@ -1,0 +1,280 @@
+//! A store in etcd, which outlives the machine and can have several proxies.
+//!
+//! A request that a member does not answer is asked of the next one, until [`EtcdOptions::timeout`]. Whether the first
+//! member did it after all is not known then, or whether it will, when its process goes on or the network is back; so every
+//! batch has a condition that can be made false for ever, see [`late`].
+
+mod late;
+mod member;
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use etcd_client::{Compare, CompareOp, GetOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use tokio::time::Instant;
+
+use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};
+use late::Late;
+use member::{Attempts, Failure, Member, Members};
+
+/// What etcd takes in one transaction, unless it is started with other options (`--max-txn-ops`).
+const OPERATIONS: usize = 128;
+/// What etcd takes in one request (`--max-request-bytes`).
+const REQUEST: usize = 3 << 19;
+/// What a request needs besides keys and values, at most: for each operation, and in all.
+const FRAMING: (usize, usize) = (32, 4096);
+/// Records that are asked for at a time.
+const PAGE: usize = 512;
+
+/// Where etcd is, and how to get in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// The members, `host:port` each. One is used at a time, and the next when it does not answer.
+    pub members: Vec<String>,
+    /// What all keys begin with in etcd.
+    pub prefix: String,
+    /// Without it the connection is plain.
+    pub tls: Option<EtcdTls>,
+    /// Name, and a file with the password; read again whenever a connection is made.
+    pub user: Option<(String, PathBuf)>,
+    /// How long one request may take, whatever happens.
+    pub timeout: Duration,
+}
+
+/// PEM files, read again whenever a connection is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdTls {
+    /// Who signs the members' certificates.
+    pub ca: PathBuf,
+    /// The client's certificate and key, if the members ask for one.
+    pub identity: Option<(PathBuf, PathBuf)>,
+}
+
+/// Keeps everything in etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    members: Members,
+    prefix: String,
+    limits: Limits,
+    late: Late,
+}
+
+impl Etcd {
+    /// Connects, and sees that the records can be read.
+    ///
+    /// # Errors
+    /// No member answers in time, or none lets us in.
+    pub async fn open(options: EtcdOptions) -> Result<Self, StoreError> {
+        let place = format!("etcd://{}{}", options.members.join(","), options.prefix);
+        let (per_operation, once) = FRAMING;
+        let overhead = once + (OPERATIONS + 2) * (options.prefix.len() + per_operation);
+        let store = Self {
+            prefix: options.prefix.clone(),
+            limits: Limits { operations: OPERATIONS, bytes: REQUEST.saturating_sub(overhead) },
+            late: Late::new(&options.prefix),
+            members: Members::new(options),
+        };
+        match store.page(&mut store.members.attempts(), "", None, 0, 1).await {
+            Ok(_) => Ok(store),
+            Err(failure) => Err(StoreError::Open { place, what: failure.what }),
+        }
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+
+    /// As many records as `limit` of those that begin with `prefix` and come after the key `after`, as they were at
+    /// `revision` (0: now).
+    async fn page(
+        &self,
+        attempts: &mut Attempts,
+        prefix: &str,
+        after: Option<&Key>,
+        revision: i64,
+        limit: usize,
+    ) -> Result<Page, Failure> {
+        let first = self.key(prefix);
+        // The next key that there can be.
+        let from = after.map_or_else(|| first.clone(), |key| format!("{}\0", self.key(&key.0)));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let options = GetOptions::new().with_range(end_of(first)).with_revision(revision).with_limit(limit);
+        let ask = |mut member: Member| {
+            let (from, options) = (from.clone(), options.clone());
+            async move { member.kv.get(from, Some(options)).await }
+        };
+        let mut found = self.members.ask(attempts, ask).await?;
+        let revision = found.header().map_or(0, ResponseHeader::revision);
+        let more = found.more();
+        let records = found.take_kvs().into_iter().map(|pair| {
+            let (key, value) = pair.into_key_value();
+            let key = String::from_utf8_lossy(&key).into_owned();
+            (Key(key.strip_prefix(&self.prefix).unwrap_or(&key).to_owned()), value)
+        });
+        Ok(Page { records: records.collect(), revision, more })
+    }
+
+    /// All as they were at one moment, unless that moment is compacted away meanwhile.
+    async fn list_all(&self, prefix: &str) -> Result<Vec<Entry>, Failure> {
+        let mut all: Vec<Entry> = Vec::new();
+        let mut revision = 0;
+        loop {
+            let after = all.last().map(|(key, _)| key);
+            match self.page(&mut self.members.attempts(), prefix, after, revision, PAGE).await {
+                Ok(page) => {
+                    all.extend(page.records);
+                    if !page.more {
+                        all.retain(|(key, _)| !late::is_own(key));
+                        return Ok(all);
+                    }
+                    if revision == 0 {
+                        revision = page.revision;
+                    }
+                }
+                Err(failure) if failure.compacted && revision != 0 => revision = 0,
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    async fn commit_all(&self, batch: &Batch) -> Result<(), StoreError> {
+        self.limits.check(batch)?;
+        let mut attempts = self.members.attempts();
+        // An attempt whose answer was never seen.
+        let mut unseen = false;
+        loop {
+            let ticket = self.late.ticket(&self.members, &mut attempts).await?;
+            let txn = self.txn(batch, ticket.condition());
+            let outcome = self
+                .members
+                .ask_once(&attempts, |mut member| {
+                    let txn = txn.clone();
+                    async move { member.kv.txn(txn).await }
+                })
+                .await;
+            match outcome {
+                Ok(answer) => {
+                    ticket.answered();
+                    match self.judge(batch, &answer, unseen) {
+                        Verdict::Done => return Ok(()),
+                        Verdict::Fenced(key) => return Err(StoreError::Fenced(key)),
+                        // Not applied: the ticket was declared void while this was under way.
+                        Verdict::Void => {}
+                    }
+                }
+                Err(failure) => {
+                    if failure.applied_nothing {
+                        ticket.answered();
+                    } else {
+                        unseen = true;
+                    }
+                    if !failure.passes {
+                        return Err(failure.into());
+                    }
+                    attempts.again(failure).await?;
+                }
+            }
+        }
+    }
+
+    /// The batch as etcd takes it: no key twice.
+    fn txn(&self, batch: &Batch, condition: Compare) -> Txn {
+        let last: BTreeMap<&Key, &Change> =
+            batch.changes.iter().map(|change| (change.key(), change)).collect();
+        let operations: Vec<_> = last
+            .into_values()
+            .map(|change| match change {
+                Change::Put(key, value) => TxnOp::put(self.key(&key.0), value.as_slice(), None),
+                Change::Delete(key) => TxnOp::delete(self.key(&key.0), None),
+            })
+            .collect();
+        let Some(Guard { key, value }) = &batch.guard else {
+            return Txn::new().when(vec![condition]).and_then(operations);
+        };
+        let guard = Compare::value(self.key(&key.0), CompareOp::Equal, value.as_slice());
+        Txn::new()
+            .when(vec![condition, guard])
+            .and_then(operations)
+            .or_else(vec![TxnOp::get(self.key(&key.0), None)])
+    }
+
+    fn judge(&self, batch: &Batch, answer: &TxnResponse, unseen: bool) -> Verdict {
+        let Some(Guard { key, value }) = batch.guard.as_ref().filter(|_| !answer.succeeded()) else {
+            return if answer.succeeded() { Verdict::Done } else { Verdict::Void };
+        };
+        let found = answer.op_responses().into_iter().find_map(|response| match response {
+            TxnOpResponse::Get(mut found) => found.take_kvs().pop().map(|pair| pair.into_key_value().1),
+            _ => None,
+        });
+        if found.as_ref() == Some(value) {
+            return Verdict::Void;
+        }
+        // The batch may have changed its own guard in an attempt whose answer was not seen.
+        let ours = batch.changes.iter().rev().find(|change| change.key() == key);
+        match ours {
+            Some(Change::Put(_, ours)) if unseen && found.as_ref() == Some(ours) => Verdict::Done,
+            Some(Change::Delete(_)) if unseen && found.is_none() => Verdict::Done,
+            _ => Verdict::Fenced(key.clone()),
+        }
+    }
+}
+
+/// Some of many records.
+struct Page {
+    records: Vec<Entry>,
+    /// etcd's own, when they were read.
+    revision: i64,
+    more: bool,
+}
+
+/// What etcd made of a batch.
+enum Verdict {
+    Done,
+    Fenced(Key),
+    Void,
+}
+
+/// The first key behind all that begin with `prefix`.
+fn end_of(prefix: String) -> Vec<u8> {
+    let mut end = prefix.into_bytes();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    // etcd's word for "to the very last".
+    vec![0]
+}
+
+impl Store for Etcd {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn commit(&self, batch: Batch) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.commit_all(&batch).await })
+    }
+
+    fn get(&self, key: Key) -> BoxFuture<'_, Result<Option<Vec<u8>>, StoreError>> {
+        Box::pin(async move {
+            let key = self.key(&key.0);
+            let mut found = self
+                .members
+                .ask(&mut self.members.attempts(), |mut member| {
+                    let key = key.clone();
+                    async move { member.kv.get(key, None).await }
+                })
+                .await?;
+            Ok(found.take_kvs().pop().map(|pair| pair.into_key_value().1))
+        })
+    }
+
+    fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
+        Box::pin(async move { Ok(self.list_all(&prefix).await?) })
+    }
+}
+
+/// When a request has to be done.
+fn deadline(timeout: Duration) -> Instant {
+    Instant::now() + timeout
+}
