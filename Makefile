@@ -12,7 +12,7 @@ export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
 export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
 endif
 
-.PHONY: demo test lint unit sim mutants e2e soak torture bench captures tshark fuzz deny setup build
+.PHONY: demo test lint unit sim chart image mutants e2e soak torture bench captures tshark fuzz deny setup build
 
 # A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
 demo: setup build
@@ -20,7 +20,7 @@ demo: setup build
 
 # What CI runs: each case once, on small data.
 test: export UNDERSTUDY_REQUIRE_ETCD := 1
-test: setup lint unit sim e2e
+test: setup lint unit sim chart e2e
 
 lint:
 	cargo fmt --all --check
@@ -41,6 +41,15 @@ sim:
 # MUTANT= picks by a part of the name. Never in CI.
 mutants:
 	RUNS=$(or $(RUNS),50000) tests/sim/mutants/run.sh $(MUTANT)
+
+# The Helm chart: lint, renders, the schemas of Kubernetes, unit tests, wrong values, and its configuration against the binary.
+chart: build
+	tests/chart.sh
+
+# The image of the proxy, by its Containerfile, from bases of Debian's packages instead of the public ones. Needs buildah and
+# mmdebstrap. Never in CI.
+image:
+	$(SUDO) tests/image.sh
 
 e2e: build
 	$(E2E) run

@@ -1,0 +1,82 @@
+{{/* understudy.toml. JSON strings are TOML strings. */}}
+{{- define "understudy.config" -}}
+{{- $c := .Values.config -}}
+listen = {{ printf "%s:%v" .Values.listenAddress .Values.ports.smb | toJson }}
+takeover_deadline = {{ $c.takeoverDeadline | toJson }}
+grace_park = {{ $c.gracePark | toJson }}
+shutdown_grace = {{ $c.shutdownGrace | toJson }}
+leg_losses_per_minute = {{ int $c.legLossesPerMinute }}
+{{- with int $c.workers }}
+workers = {{ . }}
+{{- end }}
+{{- range splitList "\n" (include "understudy.nodes" . | trim) }}
+{{- $node := splitList " " . }}
+
+[[nodes]]
+name = {{ first $node | toJson }}
+address = {{ last $node | toJson }}
+{{- end }}
+{{ include "understudy.config.credentials" . }}
+[store]
+url = "file:/var/lib/understudy"
+
+[fence]
+{{- with .Values.fence.exec }}
+exec = {{ toJson . }}
+{{- end }}
+timeout = {{ .Values.fence.timeout | toJson }}
+unfenced_silence = {{ .Values.fence.unfencedSilence }}
+
+[health]
+probe_interval = {{ $c.health.probeInterval | toJson }}
+silence_after = {{ $c.health.silenceAfter | toJson }}
+
+[clients]
+first_frame = {{ $c.clients.firstFrame | toJson }}
+half_frame = {{ $c.clients.halfFrame | toJson }}
+
+[side_channel]
+open = {{ $c.sideChannel.open | toJson }}
+stuck_after = {{ $c.sideChannel.stuckAfter | toJson }}
+
+[admin]
+listen = {{ printf "%s:%v" .Values.listenAddress .Values.ports.admin | toJson }}
+
+[log]
+format = {{ $c.log.format | toJson }}
+level = {{ $c.log.level | toJson }}
+{{- end -}}
+
+{{/* Who may be acted for, and by whom volumes are compared. */}}
+{{- define "understudy.config.credentials" -}}
+{{- $smbpasswd := .Values.credentials.smbpasswd -}}
+{{- $keytab := .Values.credentials.keytab -}}
+{{- if or $smbpasswd.existingSecret $keytab.existingSecret }}
+[credentials]
+{{- if $smbpasswd.existingSecret }}
+ntlm = {{ printf "/etc/understudy/smbpasswd/%s" $smbpasswd.key | toJson }}
+{{- end }}
+{{- if $keytab.existingSecret }}
+keytab = {{ printf "/etc/understudy/keytab/%s" $keytab.key | toJson }}
+{{- end }}
+{{ end }}
+{{- with .Values.config.compare }}
+{{- if .user }}
+[compare]
+user = {{ .user | toJson }}
+shares = {{ toJson .shares }}
+{{ end }}
+{{- end }}
+{{- end -}}
+
+{{/* What the test's pod checks: the Service as if it were a node. */}}
+{{- define "understudy.test.config" -}}
+listen = "127.0.0.1:{{ .Values.ports.smb }}"
+
+[[nodes]]
+name = "service"
+address = "{{ include "understudy.fullname" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.service.port }}"
+{{ include "understudy.config.credentials" . }}
+[store]
+url = "memory:"
+{{- end -}}
