@@ -48,7 +48,19 @@ class Breaks:
 class Wire:
     """What a library must be able to do: a connection with one session and the share `share`."""
 
-    def __init__(self, server, user, password, dialect):
+    def __init__(self, server, user, password, dialect, guid=None, previous=0):
+        """`guid` is the ClientGuid, `previous` the PreviousSessionId."""
+        raise NotImplementedError
+
+    def session_id(self):
+        raise NotImplementedError
+
+    def drop(self):
+        """Ends the TCP connection, and nothing else."""
+        raise NotImplementedError
+
+    def is_gone(self):
+        """Whether the TCP connection has ended."""
         raise NotImplementedError
 
     def open(self, order):
@@ -101,16 +113,18 @@ def lease_context(lease):
 
 
 def granted(body):
-    """FileId, oplock level and lease of a CREATE's answer (MS-SMB2 2.2.14)."""
+    """FileId, oplock level, lease and contexts of a CREATE's answer (MS-SMB2 2.2.14)."""
     offset, length = struct.unpack_from("<LL", body, 80)
-    said = {"file": body[64:80].hex(), "oplock": body[2]}
+    action, size = struct.unpack_from("<L", body, 4)[0], struct.unpack_from("<Q", body, 48)[0]
+    said = {"file": body[64:80].hex(), "oplock": body[2], "action": action, "size": size, "contexts": {}}
     contexts = body[offset - 64 : offset - 64 + length]
     while contexts:
         following, name, name_length, _, data, data_length = struct.unpack_from("<LHHHHL", contexts)
-        if contexts[name : name + name_length] == LEASE_TAG:
-            lease = contexts[data : data + data_length]
-            said["lease"] = struct.unpack_from("<L", lease, 16)[0]
-            said["epoch"] = struct.unpack_from("<H", lease, 48)[0] if data_length == 52 else None
+        tag, value = contexts[name : name + name_length], contexts[data : data + data_length]
+        said["contexts"][tag.decode("latin-1")] = value.hex()
+        if tag == LEASE_TAG:
+            said["lease"] = struct.unpack_from("<L", value, 16)[0]
+            said["epoch"] = struct.unpack_from("<H", value, 48)[0] if data_length == 52 else None
         contexts = contexts[following:] if following else b""
     return said
 
@@ -125,15 +139,26 @@ class Puppet:
     def obey(self, order):
         verb = order.pop("do")
         if verb == "connect":
-            self.connections[order["as"]] = self.wire(order["server"], self.user, self.password, order["dialect"])
-            return {}
+            return self.connect(**order)
         if verb in ("ready", "wait"):
             return getattr(self, verb)(order["tag"])
         connection = self.connections[order["as"]]
         if verb == "breaks":
             return self.breaks(connection, order["count"], order["seconds"])
+        if verb == "drop":
+            connection.drop()
+            return {}
+        if verb == "gone":
+            return {"gone": connection.is_gone()}
         self.requests[order["tag"]] = (verb, connection, self.send(connection, verb, order))
         return {}
+
+    def connect(self, server, dialect, user=None, **rest):
+        """`guid` and `previous` may be among the rest."""
+        name = rest.pop("as")
+        connection = self.wire(server, user or self.user, self.password, dialect, **rest)
+        self.connections[name] = connection
+        return {"session": connection.session_id()}
 
     def send(self, connection, verb, order):
         if verb == "open":

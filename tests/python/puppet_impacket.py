@@ -17,7 +17,8 @@ DIALECTS = {"2.1": smb2.SMB2_DIALECT_21, "3.0": smb2.SMB2_DIALECT_30, "3.1.1": s
 
 
 class Impacket(puppet.Wire):
-    def __init__(self, server, user, password, dialect):
+    def __init__(self, server, user, password, dialect, guid=None, previous=0):
+        assert guid is None and previous == 0, "impacket chooses them itself"
         self.breaks = puppet.Breaks()
         self.answers = {}
         self.outer = SMBConnection(
@@ -28,6 +29,9 @@ class Impacket(puppet.Wire):
         assert self.smb._Session["SigningActivated"], "the session is not signed"
         self.tree = self.smb.connectTree("share")
         self.session = self.smb._NetBIOSSession
+
+    def session_id(self):
+        return self.smb._Session["SessionID"]
 
     def post(self, command, body):
         packet = self.smb.SMB_PACKET()

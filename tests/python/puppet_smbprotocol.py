@@ -8,7 +8,7 @@ from smbprotocol.connection import Connection, Dialects, SMB2Echo
 from smbprotocol.create_contexts import SMB2CreateContextRequest
 from smbprotocol.exceptions import SMBResponseException
 from smbprotocol.open import Open, SMB2CloseRequest, SMB2LockElement
-from smbprotocol.session import Session
+from smbprotocol.session import Session, SMB2SessionSetupRequest
 from smbprotocol.structure import BytesField, Structure
 from smbprotocol.tree import TreeConnect
 
@@ -33,6 +33,17 @@ class Sieve:
         return getattr(self.transport, name)
 
 
+class Returning(Connection):
+    """Names a session of an earlier connection when it logs in; smbprotocol never does."""
+
+    previous = 0
+
+    def send(self, message, *rest, **named):
+        if isinstance(message, SMB2SessionSetupRequest):
+            message["previous_session_id"] = self.previous
+        return super().send(message, *rest, **named)
+
+
 class Acknowledgement(Structure):
     """A body that is ready; smbprotocol has none for this command."""
 
@@ -44,9 +55,11 @@ class Acknowledgement(Structure):
 
 
 class Smbprotocol(puppet.Wire):
-    def __init__(self, server, user, password, dialect):
+    def __init__(self, server, user, password, dialect, guid=None, previous=0):
         self.breaks = puppet.Breaks()
-        self.connection = Connection(uuid.uuid4(), server, 445, require_signing=True)
+        guid = uuid.UUID(bytes_le=bytes.fromhex(guid)) if guid else uuid.uuid4()
+        self.connection = Returning(guid, server, 445, require_signing=True)
+        self.connection.previous = previous
         # LEASING, DIRECTORY_LEASING (MS-SMB2 2.2.3).
         self.connection.client_capabilities |= 0x02 | 0x20
         self.connection.connect(dialect=DIALECTS[dialect], timeout=puppet.PATIENCE)
@@ -55,6 +68,15 @@ class Smbprotocol(puppet.Wire):
         self.session.connect()
         self.tree = TreeConnect(self.session, rf"\\{server}\share")
         self.tree.connect()
+
+    def session_id(self):
+        return self.session.session_id
+
+    def drop(self):
+        self.connection.disconnect(close=False)
+
+    def is_gone(self):
+        return not self.connection.transport.connected
 
     def post(self, message):
         return self.connection.send(
@@ -71,6 +93,10 @@ class Smbprotocol(puppet.Wire):
         if lease := order.get("lease"):
             context = SMB2CreateContextRequest()
             context["buffer_name"], context["buffer_data"] = puppet.LEASE_TAG, puppet.lease_context(lease)
+            contexts.append(context)
+        for tag, data in order.get("contexts", []):
+            context = SMB2CreateContextRequest()
+            context["buffer_name"], context["buffer_data"] = tag.encode("latin-1"), bytes.fromhex(data)
             contexts.append(context)
         message, _ = Open(self.tree, order["name"]).create(
             2,

@@ -24,6 +24,7 @@ mod pipelines;
 mod python;
 mod refused;
 mod renamed;
+mod returns;
 mod sealed;
 mod sealed_messages;
 mod sealed_share;
@@ -107,6 +108,7 @@ pub(crate) fn all() -> Vec<Case> {
         side_channel::CASES,
         outages::CASES,
         lost_legs::CASES,
+        returns::CASES,
         differences::CASES,
         garbage::CASES,
         pending::CASES,

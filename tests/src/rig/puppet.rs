@@ -31,6 +31,21 @@ pub(crate) struct Puppet {
     next_tag: u64,
 }
 
+/// Where a client goes, and as whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Visit<'a> {
+    pub(crate) server: &'a str,
+    pub(crate) dialect: &'a str,
+    pub(crate) user: &'a str,
+    pub(crate) guid: [u8; 16],
+    pub(crate) previous: u64,
+}
+
+/// As puppets write bytes.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A request that was sent, and not waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(u64);
@@ -58,6 +73,21 @@ impl Puppet {
     /// A connection with a session and the share, named `name`.
     pub(crate) fn connect(&mut self, name: &str, server: &str, dialect: &str) -> Result<()> {
         self.ask(&json!({"do": "connect", "as": name, "server": server, "dialect": dialect})).map(|_| ())
+    }
+
+    /// The same for a client that says who it is: `guid` is its ClientGuid, `previous` the session of an earlier connection that
+    /// it wants ended, or 0. The id of its new session.
+    pub(crate) fn enter(&mut self, name: &str, visit: &Visit<'_>) -> Result<u64> {
+        let said = self.ask(&json!({
+            "do": "connect", "as": name, "server": visit.server, "dialect": visit.dialect, "user": visit.user,
+            "guid": hex(&visit.guid), "previous": visit.previous,
+        }))?;
+        said["session"].as_u64().context("no session")
+    }
+
+    /// Ends a connection, and nothing else.
+    pub(crate) fn leave(&mut self, name: &str) -> Result<()> {
+        self.ask(&json!({"do": "drop", "as": name})).map(|_| ())
     }
 
     /// Has a request sent. It may not be sent yet when this returns.

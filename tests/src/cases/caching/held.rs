@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::client::guid;
+pub(super) use crate::rig::puppet::hex;
 
 /// READ, WRITE and DELETE may others.
 pub(super) const SHARE_ALL: u32 = 7;
@@ -229,9 +230,4 @@ pub(super) fn open(name: &str, share: u32, oplock: u64, lease: Option<&Value>) -
         "do": "open", "name": name, "access": READ_WRITE, "share": share, "disposition": 1, "options": 0,
         "oplock": oplock, "lease": lease,
     })
-}
-
-/// As puppets write bytes.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
