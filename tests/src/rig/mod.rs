@@ -197,6 +197,20 @@ impl Rig {
             .context("no node serves")
     }
 
+    /// Waits until a node serves that is not this one.
+    pub(crate) fn await_serving_other_than(&self, index: usize) -> Result<()> {
+        wait_until("another node serves", Duration::from_secs(30), || {
+            self.serving().is_ok_and(|serving| serving != index)
+        })
+    }
+
+    /// Waits until the proxy has no client.
+    pub(crate) fn await_no_client(&self) -> Result<()> {
+        wait_until("the proxy has no client", Duration::from_secs(30), || {
+            self.metric("connections").is_ok_and(|now| now == 0.0)
+        })
+    }
+
     /// Its name.
     pub(crate) fn serving_name(&self) -> Result<&str> {
         Ok(&self.nodes.get(self.serving()?).context("no such node")?.name)

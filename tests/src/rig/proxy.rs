@@ -48,7 +48,9 @@ const FAKETIME: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 #[derive(Debug)]
 pub(crate) struct Proxy {
     child: Child,
+    config: PathBuf,
     log: PathBuf,
+    clock: Option<String>,
     admin: &'static str,
 }
 
@@ -69,31 +71,35 @@ impl Proxy {
         let config = dir.join("understudy.toml");
         fs::write(&config, configuration(dir, nodes, orders, door)?)?;
         let log = dir.join("proxy.log");
-        let file = fs::File::create(&log)?;
-        let mut command = net.command("hub", &binary()?.display().to_string());
-        if let Some(clock) = orders.clock {
-            command
-                .env("LD_PRELOAD", FAKETIME)
-                .env("FAKETIME", clock)
-                .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        }
-        let child = command
-            .args(["run", "--config"])
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file)
-            .spawn()
-            .context("starting the proxy")?;
-        let mut proxy = Self { child, log, admin: door.admin };
+        fs::File::create(&log)?;
+        let clock = orders.clock.map(str::to_owned);
+        let child = spawn(net, &config, &log, clock.as_deref())?;
+        let mut proxy = Self { child, config, log, clock, admin: door.admin };
+        proxy.await_ready(net)?;
+        Ok(proxy)
+    }
+
+    /// Starts it again after its end, as it was started: what it wrote is still there, and its log goes on.
+    pub(crate) fn start_again(&mut self, net: &Net) -> Result<()> {
+        self.child = spawn(net, &self.config, &self.log, self.clock.as_deref())?;
+        self.await_ready(net)
+    }
+
+    fn await_ready(&mut self, net: &Net) -> Result<()> {
         let listens = wait_until("the proxy is ready", Duration::from_secs(20), || {
-            proxy.get(net, "/ready").is_ok_and(|r| r.0 == 200)
+            self.get(net, "/ready").is_ok_and(|r| r.0 == 200)
         });
         if listens.is_err() {
-            bail!("the proxy does not start: {}", proxy.log_text());
+            bail!("the proxy does not start: {}", self.log_text());
         }
-        proxy.child.try_wait()?;
-        Ok(proxy)
+        self.child.try_wait()?;
+        Ok(())
+    }
+
+    /// `kill -9`; it is gone when this returns, and the kernel has ended its connections.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill().context("killing the proxy")?;
+        self.child.wait().context("killing the proxy").map(|_| ())
     }
 
     /// Asks the admin page.
@@ -193,6 +199,23 @@ impl Drop for Proxy {
             let _ = fs::remove_file(format!("/dev/shm/{left}{}", self.child.id()));
         }
     }
+}
+
+/// Starts a proxy in the hub.
+fn spawn(net: &Net, config: &Path, log: &Path, clock: Option<&str>) -> Result<Child> {
+    let file = fs::File::options().append(true).open(log)?;
+    let mut command = net.command("hub", &binary()?.display().to_string());
+    if let Some(clock) = clock {
+        command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    }
+    command
+        .args(["run", "--config"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .context("starting the proxy")
 }
 
 /// Writes the file of passwords, and the configuration that names it.

@@ -6,6 +6,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,6 +16,7 @@ use super::{
     Rig,
     copy::python,
     node::{PASSWORD, USER},
+    wait_until,
 };
 
 /// A running puppet: one process, any number of connections.
@@ -88,6 +90,21 @@ impl Puppet {
     /// Ends a connection, and nothing else.
     pub(crate) fn leave(&mut self, name: &str) -> Result<()> {
         self.ask(&json!({"do": "drop", "as": name})).map(|_| ())
+    }
+
+    /// Waits until somebody else has ended a connection.
+    pub(crate) fn await_end(&mut self, name: &str) -> Result<()> {
+        let mut failed = None;
+        wait_until(&format!("the connection {name} has ended"), Duration::from_secs(30), || {
+            match self.ask(&json!({"do": "gone", "as": name})) {
+                Ok(said) => said["gone"] == true,
+                Err(error) => {
+                    failed = Some(error);
+                    true
+                }
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
     }
 
     /// Has a request sent. It may not be sent yet when this returns.

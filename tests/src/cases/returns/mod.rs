@@ -6,23 +6,131 @@
 mod kept;
 mod owner;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use self::owner::{Owner, Purpose, Rival};
 use super::{Case, Report};
 use crate::rig::{Rig, Site, net::FLOATING, puppet::Puppet};
 
-pub(super) const CASES: &[Case] = &[Case {
-    name: "return-own-connection",
-    shows: "clients of 2.1 and 3.1.1 whose own connection is lost while their node lives have their durable Opens again (DHnC by oplock and lease, DH2C), with locks and leases; whom a server lets in meanwhile, the proxy does",
-    soak: 50,
-    run: |_| own_connection(),
-}];
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "return-own-connection",
+        shows: "clients of 2.1 and 3.1.1 whose own connection is lost while their node lives have their durable Opens again (DHnC by oplock and lease, DH2C), with locks and leases; whom a server lets in meanwhile, the proxy does",
+        soak: 50,
+        run: |_| lose(Fault::OwnConnection, &Site::default()),
+    },
+    Case {
+        name: "return-own-connection-bridge",
+        shows: "the same after a takeover",
+        soak: 50,
+        run: |_| lose(Fault::OwnConnectionInBridge, &Site::default()),
+    },
+    Case {
+        name: "return-proxy-killed",
+        shows: "the proxy is killed and started again: the same clients have their Opens again, and nobody steals a file before",
+        soak: 50,
+        run: |_| lose(Fault::Proxy, &Site::default()),
+    },
+    Case {
+        name: "return-proxy-killed-bridge",
+        shows: "the same after a takeover",
+        soak: 50,
+        run: |_| lose(Fault::ProxyInBridge, &Site::default()),
+    },
+    Case {
+        name: "return-both-killed",
+        shows: "the same when the node dies with the proxy, and another serves afterwards",
+        soak: 50,
+        run: |_| lose(Fault::ProxyAndNode, &Site::default()),
+    },
+    Case {
+        name: "return-both-restarted",
+        shows: "the same when the node that died with the proxy serves again afterwards",
+        soak: 50,
+        run: |_| lose(Fault::ProxyAndNodeAtOnce, &Site::default()),
+    },
+    Case {
+        name: "return-node-killed",
+        shows: "the same when the node dies while the clients are away",
+        soak: 50,
+        run: |_| lose(Fault::NodeMeanwhile, &Site::default()),
+    },
+];
 
 /// In milliseconds; asked for where one can be.
 const TIMEOUT: u32 = 60_000;
 const DIALECTS: [&str; 2] = ["3.1.1", "2.1"];
 const PURPOSES: [Purpose; 2] = [Purpose::Alone, Purpose::Wanted];
+
+/// Why the clients are away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// Their own connections are lost, and nothing else.
+    OwnConnection,
+    /// The same after a takeover.
+    OwnConnectionInBridge,
+    /// The proxy is killed, and started again.
+    Proxy,
+    /// The same after a takeover.
+    ProxyInBridge,
+    /// The proxy is killed together with the node; the other node serves when it is started again.
+    ProxyAndNode,
+    /// The same, but the node is up again before the proxy is.
+    ProxyAndNodeAtOnce,
+    /// Their own connections are lost, and then the node dies.
+    NodeMeanwhile,
+}
+
+impl Fault {
+    /// Nobody gets what belongs to whom a node or a proxy has let down. Who has only lost its connection has no such claim.
+    fn keeps_others_out(self) -> bool {
+        !matches!(self, Self::OwnConnection | Self::OwnConnectionInBridge)
+    }
+
+    fn happen(self, rig: &mut Rig, puppet: &mut Puppet, owners: &[Owner]) -> Result<()> {
+        if matches!(self, Self::OwnConnectionInBridge | Self::ProxyInBridge) {
+            take_over(rig, puppet, owners)?;
+        }
+        match self {
+            Self::OwnConnection | Self::OwnConnectionInBridge => {
+                owners.iter().try_for_each(|owner| owner.leave(puppet))?;
+            }
+            Self::NodeMeanwhile => {
+                owners.iter().try_for_each(|owner| owner.leave(puppet))?;
+                rig.await_no_client()?;
+                let dead = rig.kill_serving()?;
+                rig.await_serving_other_than(dead)?;
+            }
+            Self::Proxy | Self::ProxyInBridge => {
+                rig.proxy.kill()?;
+                rig.proxy.start_again(&rig.net)?;
+            }
+            Self::ProxyAndNode | Self::ProxyAndNodeAtOnce => {
+                let serving = rig.serving()?;
+                rig.proxy.kill()?;
+                rig.nodes.get_mut(serving).context("no such node")?.kill();
+                if self == Self::ProxyAndNodeAtOnce {
+                    rig.restart(serving)?;
+                }
+                rig.proxy.start_again(&rig.net)?;
+                if self == Self::ProxyAndNode {
+                    rig.await_serving_other_than(serving)?;
+                }
+            }
+        }
+        owners.iter().try_for_each(|owner| owner.await_end(puppet))
+    }
+}
+
+/// The node dies, and everybody is served by the other one.
+fn take_over(rig: &mut Rig, puppet: &mut Puppet, owners: &[Owner]) -> Result<()> {
+    let dead = rig.kill_serving()?;
+    rig.await_takeovers("crash", owners.len())?;
+    owners.iter().try_for_each(|owner| owner.echo(puppet))?;
+    rig.restart(dead)?;
+    let name = rig.nodes.get(dead).context("no such node")?.name.clone();
+    rig.await_metric(&format!("node_up{{node=\"{name}\"}}"), 1.0)
+}
 
 /// What they do at `server`. `away`: how they come to be away, and what the rival does meanwhile.
 fn play(
@@ -41,7 +149,7 @@ fn play(
     Ok(owners)
 }
 
-/// What they do at `server` when their own connections are lost.
+/// What they do at `server` when nothing but their own connections is lost.
 fn play_alone(puppet: &mut Puppet, server: &str, name: &str) -> Result<Vec<Owner>> {
     play(puppet, server, name, |puppet, owners| {
         owners.iter().try_for_each(|owner| owner.leave(puppet))?;
@@ -58,15 +166,39 @@ fn play_directly(rig: &Rig, puppet: &mut Puppet) -> Result<Vec<Owner>> {
     play_alone(puppet, &other.address, "unharmed").context("at a node")
 }
 
-fn own_connection() -> Result<Report> {
-    let rig = Rig::new(&Site::default())?;
+/// Clients lose their connections so, and come back.
+fn lose(fault: Fault, site: &Site) -> Result<Report> {
+    let mut rig = Rig::new(site)?;
     let mut puppet = Puppet::start(&rig, "smbprotocol")?;
     let unharmed = play_directly(&rig, &mut puppet)?;
-    let owners = play_alone(&mut puppet, FLOATING, "returns")?;
-    for (owner, unharmed) in owners.iter().zip(&unharmed) {
-        for purpose in PURPOSES {
-            owner.compare(purpose, unharmed, purpose)?;
+    let owners = play(&mut puppet, FLOATING, "returns", |puppet, owners| {
+        fault.happen(&mut rig, puppet, owners)?;
+        let rival = Rival::arrive(puppet, FLOATING, "returns")?;
+        for owner in owners {
+            if fault.keeps_others_out() {
+                rival.try_in_vain(puppet, owner)?;
+            } else {
+                rival.open(puppet, owner)?;
+            }
         }
+        Ok(rival)
+    })?;
+    let as_if = if fault.keeps_others_out() { Purpose::Alone } else { Purpose::Wanted };
+    let mut differences = Vec::new();
+    for (owner, unharmed) in owners.iter().zip(&unharmed) {
+        differences.extend(owner.differences(Purpose::Alone, unharmed, Purpose::Alone));
+        differences.extend(owner.differences(Purpose::Wanted, unharmed, as_if));
     }
+    tell(&differences)
+}
+
+/// Nobody has fared otherwise than at a server.
+fn tell(differences: &[String]) -> Result<Report> {
+    ensure!(
+        differences.is_empty(),
+        "{} files fared otherwise than at a server:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
     Ok(Report::default())
 }

@@ -16,6 +16,10 @@ use crate::{
 };
 /// How long a notification may be on its way.
 const PATIENCE: f64 = 10.0;
+/// For so long nobody is answered whom a file is kept from.
+const KEPT_FROM: Duration = Duration::from_millis(300);
+/// STATUS_SHARING_VIOLATION.
+const SHARING_VIOLATION: u64 = 0xc000_0043;
 /// What the owner has written before it goes, and afterwards.
 const BEFORE: &[u8] = b"before";
 const AFTER: &[u8] = b"after";
@@ -34,6 +38,8 @@ pub(super) enum Purpose {
 pub(super) struct Held {
     pub(super) kept: Kept,
     pub(super) purpose: Purpose,
+    /// The rival's CREATE, if it is not answered yet.
+    waits: Option<Tag>,
     /// The rival's FileId.
     theirs: Option<String>,
 }
@@ -68,7 +74,7 @@ impl Owner {
         for purpose in purposes {
             for kind in KINDS.iter().filter(|kind| kind.old || dialect != "2.1") {
                 let kept = Kept::new(kind, format!("{}-{}-{purpose:?}", owner.name, kind.name), dialect);
-                owner.held.push(Held { kept, purpose: *purpose, theirs: None });
+                owner.held.push(Held { kept, purpose: *purpose, waits: None, theirs: None });
             }
         }
         let connection = owner.connection();
@@ -96,9 +102,21 @@ impl Owner {
         Ok(())
     }
 
+    /// The server has answered it something.
+    pub(super) fn echo(&self, puppet: &mut Puppet) -> Result<()> {
+        let said = puppet.call(&self.connection(), json!({"do": "echo"}))?;
+        ensure!(said["status"] == 0, "echo: {said}");
+        Ok(())
+    }
+
     /// Its connection is lost at its own end.
     pub(super) fn leave(&self, puppet: &mut Puppet) -> Result<()> {
         puppet.leave(&self.connection())
+    }
+
+    /// It sees that its connection is lost.
+    pub(super) fn await_end(&self, puppet: &mut Puppet) -> Result<()> {
+        puppet.await_end(&self.connection())
     }
 
     /// It comes back and asks for all its files.
@@ -122,22 +140,30 @@ impl Owner {
     fn prove_one(&mut self, puppet: &mut Puppet, rival: &Rival, index: usize) -> Result<()> {
         let connection = self.connection();
         let id = self.at(index)?.kept.id.clone();
-        let reads = puppet.call(&connection, read(&id, 0, BEFORE.len()))?;
-        let writes = puppet.call(&connection, write(&id, 50, AFTER))?;
-        let locks = puppet.call(&connection, lock(&id, 200))?;
         let held = self.at(index)?;
         let (name, is_locked) = (held.kept.name.clone(), held.kept.kind.caches_writes());
-        held.kept.note("reads", &reads);
-        held.kept.note("writes", &writes);
-        held.kept.note("locks", &locks);
         if held.theirs.is_none() {
-            let tag = puppet.begin(&rival.connection, wanted(&name))?;
-            let said = self.answered(puppet, tag)?;
+            let waited = held.waits.take();
+            let ask = |puppet: &mut Puppet| puppet.begin(&rival.connection, wanted(&name));
+            let tag = waited.map_or_else(|| ask(puppet), Ok)?;
+            let mut said = self.answered(puppet, tag)?;
+            if waited.is_some() && said["status"] == SHARING_VIOLATION {
+                // It has waited for too long before the owner came.
+                let tag = ask(puppet)?;
+                said = self.answered(puppet, tag)?;
+            }
             let held = self.at(index)?;
             held.kept.note("rival opens", &said);
             held.theirs = said["file"].as_str().map(str::to_owned);
         }
-        let theirs = self.at(index)?.theirs.clone().unwrap_or_default();
+        let reads = puppet.call(&connection, read(&id, 0, BEFORE.len()))?;
+        let writes = puppet.call(&connection, write(&id, 50, AFTER))?;
+        let locks = puppet.call(&connection, lock(&id, 200))?;
+        let held = self.at(index)?;
+        held.kept.note("reads", &reads);
+        held.kept.note("writes", &writes);
+        held.kept.note("locks", &locks);
+        let theirs = held.theirs.clone().unwrap_or_default();
         let mut tell = |owner: &mut Self, what, order| {
             let tag = puppet.begin(&rival.connection, order)?;
             let said = owner.answered(puppet, tag)?;
@@ -222,28 +248,18 @@ impl Owner {
     }
 
     /// The stories of its files of this purpose, by kind.
-    pub(super) fn stories(&self, purpose: Purpose) -> Vec<(&str, &[String])> {
+    fn stories(&self, purpose: Purpose) -> Vec<(&str, &[String])> {
         let of = self.held.iter().filter(|held| held.purpose == purpose);
         of.map(|held| (held.kept.kind.name, held.kept.told.as_slice())).collect()
     }
 
-    /// Each of its files of this purpose fared as that one's of another purpose.
-    pub(super) fn compare(&self, purpose: Purpose, with: &Self, as_if: Purpose) -> Result<()> {
-        let (here, there) = (self.stories(purpose), with.stories(as_if));
-        ensure!(here.len() == there.len(), "other files");
-        let pairs = here.iter().zip(&there).filter(|(here, there)| here != there);
-        let told: Vec<_> = pairs
-            .map(|((kind, here), (_, there))| {
-                format!("{} {kind} {purpose:?}:\n{}", self.dialect, difference(here, there))
-            })
-            .collect();
-        ensure!(
-            told.is_empty(),
-            "{} files fared otherwise than at a server:\n{}",
-            told.len(),
-            told.join("\n")
-        );
-        Ok(())
+    /// Which of its files of this purpose fared otherwise than that one's of another purpose, of the same kinds.
+    pub(super) fn differences(&self, purpose: Purpose, with: &Self, as_if: Purpose) -> Vec<String> {
+        let pairs = self.stories(purpose).into_iter().zip(with.stories(as_if));
+        let told = pairs.filter(|(here, there)| here != there).map(|((kind, here), (_, there))| {
+            format!("{} {kind} {purpose:?}:\n{}", self.dialect, difference(here, there))
+        });
+        told.collect()
     }
 }
 
@@ -275,6 +291,29 @@ impl Rival {
             let said = puppet.call(&self.connection, wanted(&held.kept.name))?;
             held.kept.note("rival opens", &said);
             held.theirs = said["file"].as_str().map(str::to_owned);
+        }
+        Ok(())
+    }
+
+    /// While the owner is away, nobody lets it in: it waits, or is told that the file is in use.
+    pub(super) fn try_in_vain(&self, puppet: &mut Puppet, owner: &mut Owner) -> Result<()> {
+        let mut asked = Vec::new();
+        let is_wanted = |held: &&mut Held| held.purpose == Purpose::Wanted && held.kept.kind.caches_writes();
+        for held in owner.held.iter_mut().filter(is_wanted) {
+            asked.push((puppet.begin(&self.connection, wanted(&held.kept.name))?, held));
+        }
+        puppet.sent()?;
+        std::thread::sleep(KEPT_FROM);
+        for (tag, held) in asked {
+            if puppet.is_ready(tag)? {
+                let said = puppet.wait(tag)?;
+                if said["status"] != SHARING_VIOLATION {
+                    held.kept.note("stolen", &said);
+                    held.theirs = said["file"].as_str().map(str::to_owned);
+                }
+            } else {
+                held.waits = Some(tag);
+            }
         }
         Ok(())
     }
