@@ -4,7 +4,9 @@
 //! same.
 
 mod kept;
+mod late;
 mod owner;
+mod refused;
 
 use anyhow::{Context, Result, ensure};
 
@@ -54,6 +56,54 @@ pub(super) const CASES: &[Case] = &[
         shows: "the same when the node dies while the clients are away",
         soak: 50,
         run: |_| lose(Fault::NodeMeanwhile, &Site::default()),
+    },
+    Case {
+        name: "return-refused",
+        shows: "who asks for a durable Open as the wrong user or client, or with a wrong CreateGuid, lease key or id, is told what a server tells it, and so is its owner afterwards",
+        soak: 5,
+        run: |_| refused::refused(Fault::OwnConnection),
+    },
+    Case {
+        name: "return-refused-bridge",
+        shows: "the same after a takeover",
+        soak: 5,
+        run: |_| refused::refused(Fault::OwnConnectionInBridge),
+    },
+    Case {
+        name: "return-refused-proxy-killed",
+        shows: "the same after the death of the proxy",
+        soak: 5,
+        run: |_| refused::refused(Fault::Proxy),
+    },
+    Case {
+        name: "return-refused-both-killed",
+        shows: "the same after the death of the proxy and of the node",
+        soak: 5,
+        run: |_| refused::refused(Fault::ProxyAndNode),
+    },
+    Case {
+        name: "return-late",
+        shows: "clients that come back after the timeout of their Opens have lost them, as at a server",
+        soak: 5,
+        run: |_| late::too_late(Fault::OwnConnection, &Site::default()),
+    },
+    Case {
+        name: "return-late-bridge",
+        shows: "the same after a takeover",
+        soak: 5,
+        run: |_| late::too_late(Fault::OwnConnectionInBridge, &Site::default()),
+    },
+    Case {
+        name: "return-late-proxy-killed",
+        shows: "the same after the death of the proxy; whoever waits for the files gets them then, and not before",
+        soak: 5,
+        run: |_| late::too_late(Fault::Proxy, &Site::default()),
+    },
+    Case {
+        name: "return-late-both-killed",
+        shows: "the same after the death of the proxy and of the node",
+        soak: 5,
+        run: |_| late::too_late(Fault::ProxyAndNode, &Site::default()),
     },
 ];
 
@@ -159,18 +209,18 @@ fn play_alone(puppet: &mut Puppet, server: &str, name: &str) -> Result<Vec<Owner
     })
 }
 
-/// The same at a node without a proxy before it.
-fn play_directly(rig: &Rig, puppet: &mut Puppet) -> Result<Vec<Owner>> {
+/// The address of a node that does not serve, without a proxy before it.
+fn directly(rig: &Rig) -> Result<String> {
     let serving = rig.serving()?;
     let other = rig.nodes.iter().enumerate().find(|(index, _)| *index != serving).context("one node")?.1;
-    play_alone(puppet, &other.address, "unharmed").context("at a node")
+    Ok(other.address.clone())
 }
 
 /// Clients lose their connections so, and come back.
 fn lose(fault: Fault, site: &Site) -> Result<Report> {
     let mut rig = Rig::new(site)?;
     let mut puppet = Puppet::start(&rig, "smbprotocol")?;
-    let unharmed = play_directly(&rig, &mut puppet)?;
+    let unharmed = play_alone(&mut puppet, &directly(&rig)?, "unharmed").context("at a node")?;
     let owners = play(&mut puppet, FLOATING, "returns", |puppet, owners| {
         fault.happen(&mut rig, puppet, owners)?;
         let rival = Rival::arrive(puppet, FLOATING, "returns")?;

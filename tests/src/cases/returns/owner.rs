@@ -1,6 +1,6 @@
 //! A client that has files open durably, loses its connection, and comes back; and a rival who wants the same files.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ pub(super) struct Held {
 pub(super) struct Owner {
     name: String,
     dialect: &'static str,
-    guid: [u8; 16],
+    pub(super) guid: [u8; 16],
     session: u64,
     pub(super) held: Vec<Held>,
     /// How often it has come, and how many notifications it has seen since.
@@ -93,7 +93,8 @@ impl Owner {
         format!("{}-{}", self.name, self.visits)
     }
 
-    fn enter(&mut self, puppet: &mut Puppet, server: &str) -> Result<()> {
+    /// It connects, and has its session before ended.
+    pub(super) fn enter(&mut self, puppet: &mut Puppet, server: &str) -> Result<()> {
         self.visits += 1;
         self.seen = 0;
         let (dialect, previous) = (self.dialect, self.session);
@@ -264,7 +265,7 @@ impl Owner {
 }
 
 /// The first lines in which two stories differ.
-fn difference(here: &[String], there: &[String]) -> String {
+pub(super) fn difference(here: &[String], there: &[String]) -> String {
     let same = here.iter().zip(there).take_while(|(here, there)| here == there).count();
     let rest =
         |story: &[String]| story.get(same..).unwrap_or_default().iter().take(3).cloned().collect::<Vec<_>>();
@@ -293,6 +294,20 @@ impl Rival {
             held.theirs = said["file"].as_str().map(str::to_owned);
         }
         Ok(())
+    }
+
+    /// It tries to open a file until it is let in.
+    pub(super) fn open_at_last(&self, puppet: &mut Puppet, name: &str, limit: Duration) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let said = puppet.call(&self.connection, wanted(name))?;
+            if said["status"] == 0 {
+                let order = close(said["file"].as_str().context("no FileId")?);
+                return puppet.call(&self.connection, order).map(|_| ());
+            }
+            ensure!(said["status"] == SHARING_VIOLATION, "{name}: {said}");
+            ensure!(begun.elapsed() < limit, "{name} is kept for nobody");
+        }
     }
 
     /// While the owner is away, nobody lets it in: it waits, or is told that the file is in use.
