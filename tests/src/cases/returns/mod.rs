@@ -5,6 +5,7 @@
 
 mod kept;
 mod late;
+mod mount;
 mod owner;
 mod refused;
 
@@ -105,6 +106,18 @@ pub(super) const CASES: &[Case] = &[
         soak: 5,
         run: |_| late::too_late(Fault::ProxyAndNode, &Site::default()),
     },
+    Case {
+        name: "return-kernel-proxy-killed",
+        shows: "a kernel mount comes back by itself after the death of the proxy, with its locks, and nobody steals them",
+        soak: 50,
+        run: |_| mount::comes_back(Fault::Proxy, &Site::default()),
+    },
+    Case {
+        name: "return-kernel-both-killed",
+        shows: "the same when the node dies with the proxy",
+        soak: 50,
+        run: |_| mount::comes_back(Fault::ProxyAndNode, &Site::default()),
+    },
 ];
 
 /// In milliseconds; asked for where one can be.
@@ -141,19 +154,25 @@ impl Fault {
         if matches!(self, Self::OwnConnectionInBridge | Self::ProxyInBridge) {
             take_over(rig, puppet, owners)?;
         }
+        if matches!(self, Self::OwnConnection | Self::OwnConnectionInBridge | Self::NodeMeanwhile) {
+            owners.iter().try_for_each(|owner| owner.leave(puppet))?;
+        }
+        self.strike(rig)?;
+        owners.iter().try_for_each(|owner| owner.await_end(puppet))
+    }
+
+    /// What happens elsewhere than at the clients.
+    fn strike(self, rig: &mut Rig) -> Result<()> {
         match self {
-            Self::OwnConnection | Self::OwnConnectionInBridge => {
-                owners.iter().try_for_each(|owner| owner.leave(puppet))?;
-            }
+            Self::OwnConnection | Self::OwnConnectionInBridge => Ok(()),
             Self::NodeMeanwhile => {
-                owners.iter().try_for_each(|owner| owner.leave(puppet))?;
                 rig.await_no_client()?;
                 let dead = rig.kill_serving()?;
-                rig.await_serving_other_than(dead)?;
+                rig.await_serving_other_than(dead)
             }
             Self::Proxy | Self::ProxyInBridge => {
                 rig.proxy.kill()?;
-                rig.proxy.start_again(&rig.net)?;
+                rig.proxy.start_again(&rig.net)
             }
             Self::ProxyAndNode | Self::ProxyAndNodeAtOnce => {
                 let serving = rig.serving()?;
@@ -166,9 +185,9 @@ impl Fault {
                 if self == Self::ProxyAndNode {
                     rig.await_serving_other_than(serving)?;
                 }
+                Ok(())
             }
         }
-        owners.iter().try_for_each(|owner| owner.await_end(puppet))
     }
 }
 

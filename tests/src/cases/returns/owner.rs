@@ -296,18 +296,52 @@ impl Rival {
         Ok(())
     }
 
-    /// It tries to open a file until it is let in.
+    /// It asks for something, and waits for the answer.
+    pub(super) fn call(&self, puppet: &mut Puppet, order: Value) -> Result<Value> {
+        puppet.call(&self.connection, order)
+    }
+
+    /// It tries to open a file until it is let in, and closes it.
     pub(super) fn open_at_last(&self, puppet: &mut Puppet, name: &str, limit: Duration) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let said = puppet.call(&self.connection, wanted(name))?;
+            let said = self.call(puppet, wanted(name))?;
             if said["status"] == 0 {
                 let order = close(said["file"].as_str().context("no FileId")?);
-                return puppet.call(&self.connection, order).map(|_| ());
+                return self.call(puppet, order).map(|_| ());
             }
             ensure!(said["status"] == SHARING_VIOLATION, "{name}: {said}");
             ensure!(begun.elapsed() < limit, "{name} is kept for nobody");
         }
+    }
+
+    /// It opens a file whose owner is there; its FileId.
+    pub(super) fn let_in(&self, puppet: &mut Puppet, name: &str) -> Result<String> {
+        let said = self.call(puppet, wanted(name))?;
+        Ok(said["file"].as_str().with_context(|| format!("{name}: {said}"))?.to_owned())
+    }
+
+    /// It asks for a file whose owner is away, and is refused, or waits: then for this.
+    pub(super) fn begin_to_steal(&self, puppet: &mut Puppet, name: &str) -> Result<Option<Tag>> {
+        let tag = puppet.begin(&self.connection, wanted(name))?;
+        puppet.sent()?;
+        std::thread::sleep(KEPT_FROM);
+        if !puppet.is_ready(tag)? {
+            return Ok(Some(tag));
+        }
+        let said = puppet.wait(tag)?;
+        ensure!(said["status"] == SHARING_VIOLATION, "{name} is stolen: {said}");
+        Ok(None)
+    }
+
+    /// The owner is back. Whoever waited for it so long is let in, or told that the file is in use.
+    pub(super) fn has_stolen_nothing(&self, puppet: &mut Puppet, name: &str, tag: Tag) -> Result<()> {
+        let said = puppet.wait(tag)?;
+        if let Some(file) = said["file"].as_str() {
+            return self.call(puppet, close(file)).map(|_| ());
+        }
+        ensure!(said["status"] == SHARING_VIOLATION, "{name}: {said}");
+        Ok(())
     }
 
     /// While the owner is away, nobody lets it in: it waits, or is told that the file is in use.
