@@ -59,7 +59,8 @@ soak: setup build
 	$(E2E) soak $(if $(CASE),$(CASE)) $(if $(RUNS),--runs $(RUNS)) --out $(OUT)/soak
 
 # smbtorture's tests of SMB2, through the proxy too; WAY=same or other: while nodes are lost after every k-th answer
-# (EVERY=). TEST= picks tests by parts of their names. Resumable; results in out/torture. Part of soak.
+# (EVERY=); WAY=bridge or gone: in Bridge from the start, and with nodes that die when clients leave. TEST= picks tests by
+# parts of their names. Resumable; results in out/torture. Part of soak.
 torture: setup build
 	$(E2E) torture $(TEST) --way $(or $(WAY),proxy) --every $(or $(EVERY),7) --out $(OUT)/torture
 

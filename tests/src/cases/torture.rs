@@ -51,22 +51,54 @@ const CRASHED: &[&str] = &[
     "smb2.read.eof",
 ];
 
+/// Those that lose connections.
+const LEFT: &[&str] = &[
+    "smb2.durable-open.reopen2",
+    "smb2.durable-open.reopen2-lease",
+    "smb2.durable-open.reopen4",
+    "smb2.durable-open.file-position",
+    "smb2.durable-v2-open.reopen2",
+    "smb2.durable-v2-open.reopen2-lease-v2",
+    "smb2.durable-v2-open.reopen2c",
+];
+
 pub(super) const CASES: &[Case] = &[
     Case {
         name: "smbtorture",
         shows: "smbtorture's smb2 tests that pass against a node pass through the proxy (30 of them; in soak all)",
         soak: 1,
-        run: |scale| if scale.soak { all(&[Way::Proxy]) } else { pass(CHOSEN, &[Way::Direct, Way::Proxy]) },
+        run: |scale| {
+            if scale.soak { all("", &[Way::Proxy]) } else { pass(CHOSEN, &[Way::Direct, Way::Proxy]) }
+        },
     },
     Case {
         name: "smbtorture-crashes",
         shows: "and so they do while the node is lost after every 7th answer, cut off or killed (a few; in soak all but those listed)",
         soak: 1,
         run: |scale| {
-            if scale.soak { all(&[Way::Same, Way::Other]) } else { pass(CRASHED, &[Way::Same, Way::Other]) }
+            if scale.soak {
+                all("", &[Way::Same, Way::Other])
+            } else {
+                pass(CRASHED, &[Way::Same, Way::Other])
+            }
+        },
+    },
+    Case {
+        name: "smbtorture-bridge",
+        shows: "smb2.durable-*: clients lose their connections and come back, in Bridge from their first session on; in soak all of them, smb2.replay too, and with a node that dies whenever a client leaves",
+        soak: 1,
+        run: |scale| {
+            if scale.soak {
+                all(DURABLE, &[Way::Bridge, Way::Gone])
+            } else {
+                pass(LEFT, &[Way::Proxy, Way::Bridge, Way::Gone])
+            }
         },
     },
 ];
+
+/// The tests of clients that lose their connections and come back.
+const DURABLE: &str = "smb2.durable-,smb2.replay.";
 
 fn pass(tests: &[&str], ways: &[Way]) -> Result<Report> {
     let takeovers = torture::all_pass(tests, ways, torture::EVERY)?;
@@ -74,10 +106,10 @@ fn pass(tests: &[&str], ways: &[Way]) -> Result<Report> {
     Ok(Report { notes: vec![format!("{} tests, {takeovers} takeovers", tests.len())], ..Report::default() })
 }
 
-fn all(ways: &[Way]) -> Result<Report> {
+fn all(filter: &str, ways: &[Way]) -> Result<Report> {
     for way in ways {
         torture::run(&Options {
-            filter: String::new(),
+            filter: filter.to_owned(),
             way: *way,
             every: torture::EVERY,
             jobs: 4,

@@ -71,6 +71,8 @@ pub(crate) struct Site {
     pub(crate) clock: Option<&'static str>,
     /// Whether the proxy reaches the nodes by taps, so that its legs can be cut.
     pub(crate) taps: bool,
+    /// Whether every client is in Bridge from its first session on.
+    pub(crate) bridge: bool,
 }
 
 impl Default for Site {
@@ -83,6 +85,7 @@ impl Default for Site {
             keytab: None,
             clock: None,
             taps: false,
+            bridge: false,
         }
     }
 }
@@ -118,7 +121,7 @@ impl Rig {
         let fence = node::write_fence(dir.path())?;
         let config = site.config.replace("{fence}", &fence.display().to_string());
         let keytab = realm.as_ref().zip(site.keytab).map(|(realm, name)| realm.file(name));
-        let orders = Orders { config: &config, keytab, clock: site.clock };
+        let orders = Orders { config: &config, keytab, clock: site.clock, bridge: site.bridge };
         let proxy = Proxy::start(&net, dir.path(), &nodes, &orders)?;
         Ok(Self { proxy, nodes, realm, taps, net, dir, expected: Vec::new() })
     }

@@ -14,7 +14,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{net::Net, realm, samba::Samba, tap::Tap, wait_until};
+use super::{
+    net::Net,
+    realm,
+    samba::Samba,
+    tap::{Ears, Tap},
+    wait_until,
+};
 
 /// The test user and its password.
 pub(crate) const USER: &str = "alice";
@@ -94,7 +100,7 @@ impl Node {
         self.front = format!("{net_of}.{}", host.parse::<u8>()? + 10);
         net.add_hub_address(&self.front)?;
         let to = format!("{}:445", self.address);
-        Tap::start(net, "hub", &format!("{}:445", self.front), &to, None)
+        Tap::start(net, "hub", &format!("{}:445", self.front), &to, Ears::default())
     }
 
     fn write_config(&self, data: &Path, settings: &Settings) -> Result<()> {

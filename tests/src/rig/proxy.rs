@@ -39,6 +39,8 @@ pub(crate) struct Orders<'a> {
     pub(crate) keytab: Option<PathBuf>,
     /// How far its clock is off, as libfaketime is told.
     pub(crate) clock: Option<&'a str>,
+    /// Whether every Link is in Bridge from its first session on.
+    pub(crate) bridge: bool,
 }
 
 /// libfaketime, as Debian installs it.
@@ -50,7 +52,7 @@ pub(crate) struct Proxy {
     child: Child,
     config: PathBuf,
     log: PathBuf,
-    clock: Option<String>,
+    environment: Vec<(&'static str, String)>,
     admin: &'static str,
 }
 
@@ -72,16 +74,16 @@ impl Proxy {
         fs::write(&config, configuration(dir, nodes, orders, door)?)?;
         let log = dir.join("proxy.log");
         fs::File::create(&log)?;
-        let clock = orders.clock.map(str::to_owned);
-        let child = spawn(net, &config, &log, clock.as_deref())?;
-        let mut proxy = Self { child, config, log, clock, admin: door.admin };
+        let environment = environment(orders);
+        let child = spawn(net, &config, &log, &environment)?;
+        let mut proxy = Self { child, config, log, environment, admin: door.admin };
         proxy.await_ready(net)?;
         Ok(proxy)
     }
 
     /// Starts it again after its end, as it was started: what it wrote is still there, and its log goes on.
     pub(crate) fn start_again(&mut self, net: &Net) -> Result<()> {
-        self.child = spawn(net, &self.config, &self.log, self.clock.as_deref())?;
+        self.child = spawn(net, &self.config, &self.log, &self.environment)?;
         self.await_ready(net)
     }
 
@@ -201,13 +203,25 @@ impl Drop for Proxy {
     }
 }
 
+/// What these orders add to a proxy's environment.
+fn environment(orders: &Orders<'_>) -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    if let Some(clock) = orders.clock {
+        all.push(("LD_PRELOAD", FAKETIME.to_owned()));
+        all.push(("FAKETIME", clock.to_owned()));
+        all.push(("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()));
+    }
+    if orders.bridge {
+        all.push(("UNDERSTUDY_TEST_BRIDGE", "1".to_owned()));
+    }
+    all
+}
+
 /// Starts a proxy in the hub.
-fn spawn(net: &Net, config: &Path, log: &Path, clock: Option<&str>) -> Result<Child> {
+fn spawn(net: &Net, config: &Path, log: &Path, environment: &[(&'static str, String)]) -> Result<Child> {
     let file = fs::File::options().append(true).open(log)?;
     let mut command = net.command("hub", &binary()?.display().to_string());
-    if let Some(clock) = clock {
-        command.env("LD_PRELOAD", FAKETIME).env("FAKETIME", clock).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-    }
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
         .args(["run", "--config"])
         .arg(config)

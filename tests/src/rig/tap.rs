@@ -18,8 +18,17 @@ use super::net::Net;
 
 /// Names a client: MS-SMB2 2.2.3, ClientGuid.
 pub(crate) type Guid = [u8; 16];
-/// Told of each answer that the client has been sent, by the client's name.
+/// Told of what happens, by the client's name.
 pub(crate) type Heard = Arc<dyn Fn(Guid) + Send + Sync>;
+
+/// What somebody wants to be told of.
+#[derive(Default, Clone)]
+pub(crate) struct Ears {
+    /// Each answer that the client has been sent.
+    pub(crate) answers: Option<Heard>,
+    /// Each connection that the client has ended, before its other end hears of it.
+    pub(crate) ends: Option<Heard>,
+}
 
 /// The tap. Dropped, it takes no further connections; those that it has end with their ends.
 #[derive(Debug)]
@@ -41,7 +50,7 @@ struct Wire {
 
 impl Tap {
     /// Listens in a namespace, and passes on what comes.
-    pub(crate) fn start(net: &Net, space: &str, at: &str, to: &str, heard: Option<Heard>) -> Result<Self> {
+    pub(crate) fn start(net: &Net, space: &str, at: &str, to: &str, ears: Ears) -> Result<Self> {
         let stopped = Arc::new(AtomicBool::new(false));
         let wires = Wires::default();
         let (stop, all) = (stopped.clone(), wires.clone());
@@ -50,7 +59,7 @@ impl Tap {
         let accepting = net.within(space, move || {
             let listener = TcpListener::bind(&at).with_context(|| format!("listening at {at}"))?;
             listener.set_nonblocking(true)?;
-            Ok(thread::spawn(move || accept(&listener, &to, &stop, &all, heard.as_ref())))
+            Ok(thread::spawn(move || accept(&listener, &to, &stop, &all, &ears)))
         })?;
         Ok(Self { stopped, accepting: Some(accepting), wires })
     }
@@ -79,11 +88,11 @@ fn lock(wires: &Wires) -> MutexGuard<'_, Vec<Wire>> {
     wires.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn accept(listener: &TcpListener, to: &str, stopped: &AtomicBool, wires: &Wires, heard: Option<&Heard>) {
+fn accept(listener: &TcpListener, to: &str, stopped: &AtomicBool, wires: &Wires, ears: &Ears) {
     while !stopped.load(Ordering::Relaxed) {
         match listener.accept() {
             // A node that refuses is refused here by the end of the connection.
-            Ok((client, _)) => drop(connect(client, to, wires, heard.cloned())),
+            Ok((client, _)) => drop(connect(client, to, wires, ears.clone())),
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
     }
@@ -91,7 +100,7 @@ fn accept(listener: &TcpListener, to: &str, stopped: &AtomicBool, wires: &Wires,
     let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Both);
 }
 
-fn connect(client: TcpStream, to: &str, wires: &Wires, heard: Option<Heard>) -> Result<()> {
+fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()> {
     client.set_nonblocking(false)?;
     let node = TcpStream::connect(to)?;
     for end in [&client, &node] {
@@ -102,31 +111,44 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, heard: Option<Heard>) -> 
     lock(wires).push(wire);
     let (up, down) = ((client.try_clone()?, node.try_clone()?), (node, client));
     let name = guid.clone();
+    // Whether the other end was the first to go.
+    let over = Arc::new(AtomicBool::new(false));
+    let (ended, has_ended) = (over.clone(), over);
+    let of_client = ears.clone();
     thread::spawn(move || {
-        pass(up.0, up.1, |frame| {
+        let frames = |frame: &[u8]| {
             if let Some(found) = client_guid(frame) {
                 let _ = name.set(found);
+            }
+        };
+        pass(up.0, up.1, frames, || {
+            if let (Some(heard), Some(guid), false) =
+                (&of_client.ends, name.get(), has_ended.load(Ordering::Relaxed))
+            {
+                heard(*guid);
             }
         });
     });
     thread::spawn(move || {
-        pass(down.0, down.1, |frame| {
-            if let (Some(heard), Some(guid), true) = (&heard, guid.get(), is_answer(frame)) {
+        let frames = |frame: &[u8]| {
+            if let (Some(heard), Some(guid), true) = (&ears.answers, guid.get(), is_answer(frame)) {
                 heard(*guid);
             }
-        });
+        };
+        pass(down.0, down.1, frames, || ended.store(true, Ordering::Relaxed));
     });
     Ok(())
 }
 
 /// Passes frames until an end is gone, then ends the other.
-fn pass(mut from: TcpStream, mut to: TcpStream, mut passed: impl FnMut(&[u8])) {
+fn pass(mut from: TcpStream, mut to: TcpStream, passed: impl Fn(&[u8]), over: impl FnOnce()) {
     while let Ok(frame) = read(&mut from) {
         if to.write_all(&frame).is_err() {
             break;
         }
         passed(&frame);
     }
+    over();
     let _ = from.shutdown(Shutdown::Both);
     let _ = to.shutdown(Shutdown::Both);
 }

@@ -22,7 +22,7 @@ use crate::rig::{
     net::FLOATING,
     node::{Node, Settings},
     proxy::message,
-    tap::{Guid, Heard, Tap},
+    tap::{Ears, Guid, Heard, Tap},
     wait_until,
 };
 
@@ -55,11 +55,13 @@ pub(super) struct Lane<'a> {
     plain: Option<Rig>,
     /// One whose legs can be cut.
     tapped: Option<Rig>,
+    /// One whose clients are in Bridge.
+    bridged: Option<Rig>,
 }
 
 impl<'a> Lane<'a> {
     pub(super) fn new(every: u32, out: &'a Path) -> Self {
-        Self { every, out, plain: None, tapped: None }
+        Self { every, out, plain: None, tapped: None, bridged: None }
     }
 
     /// Runs a test. One that does not pass is tried again: some measure times, and fail on a busy machine now and then.
@@ -82,6 +84,8 @@ impl<'a> Lane<'a> {
             Way::Proxy => self.proxied(test),
             Way::Same => self.cutting(test),
             Way::Other => self.killing(test),
+            Way::Bridge => trial::run(self.bridged()?, FLOATING, test, LIMIT, &mut || Ok(())),
+            Way::Gone => self.leaving(test),
         }?;
         finding.takeovers = self.takeovers(way).saturating_sub(before);
         if let Some(rig) = self.rig(way) {
@@ -96,12 +100,17 @@ impl<'a> Lane<'a> {
         if finding.outcome == Outcome::Timeout || (way != Way::Direct && finding.outcome != Outcome::Pass) {
             self.plain = None;
             self.tapped = None;
+            self.bridged = None;
         }
         Ok(finding)
     }
 
     fn rig(&self, way: Way) -> Option<&Rig> {
-        if way == Way::Same { self.tapped.as_ref() } else { self.plain.as_ref() }
+        match way {
+            Way::Same => self.tapped.as_ref(),
+            Way::Bridge | Way::Gone => self.bridged.as_ref(),
+            Way::Direct | Way::Proxy | Way::Other => self.plain.as_ref(),
+        }
     }
 
     /// How often the proxy of this way has taken a Link over.
@@ -128,6 +137,13 @@ impl<'a> Lane<'a> {
         self.plain.as_mut().context("no site")
     }
 
+    fn bridged(&mut self) -> Result<&mut Rig> {
+        if self.bridged.is_none() {
+            self.bridged = Some(open(&Site { bridge: true, ..site() })?);
+        }
+        self.bridged.as_mut().context("no site")
+    }
+
     fn direct(&mut self, test: &str) -> Result<Finding> {
         let rig = self.plain()?;
         let node = rig.nodes.get(rig.serving()?).context("no such node")?;
@@ -148,7 +164,7 @@ impl<'a> Lane<'a> {
         let rig = self.tapped.as_ref().context("no site")?;
         let taps = rig.taps.clone();
         let heard = every(self.every, move |guid| taps.iter().for_each(|tap| tap.cut(&guid)));
-        let _tap = Tap::start(&rig.net, "client", &at(COUNTED), &at(FLOATING), Some(heard))?;
+        let _tap = Tap::start(&rig.net, "client", &at(COUNTED), &at(FLOATING), answers(heard))?;
         trial::run(rig, COUNTED, test, LIMIT, &mut || Ok(()))
     }
 
@@ -159,15 +175,33 @@ impl<'a> Lane<'a> {
         let heard = every(self.every, move |_| {
             count.fetch_add(1, Ordering::Relaxed);
         });
-        let rig = self.plain()?;
-        let _tap = Tap::start(&rig.net, "client", &at(COUNTED), &at(FLOATING), Some(heard))?;
-        let serving = rig.serving()?;
-        let mut killer = Killer { nodes: std::mem::take(&mut rig.nodes), serving, done: 0 };
-        let mut meanwhile = || killer.obey(rig, wanted.load(Ordering::Relaxed));
-        let result = trial::run(rig, COUNTED, test, LIMIT, &mut meanwhile);
-        rig.nodes = killer.nodes;
-        result
+        kill_meanwhile(self.plain()?, test, answers(heard), &wanted)
     }
+
+    /// Kills the node that serves whenever the client ends a connection, and starts it again once the other does.
+    fn leaving(&mut self, test: &str) -> Result<Finding> {
+        let wanted = Arc::new(AtomicU32::new(0));
+        let count = wanted.clone();
+        let heard: Heard = Arc::new(move |_| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        kill_meanwhile(self.bridged()?, test, Ears { ends: Some(heard), ..Ears::default() }, &wanted)
+    }
+}
+
+fn answers(heard: Heard) -> Ears {
+    Ears { answers: Some(heard), ..Ears::default() }
+}
+
+/// Runs a test whose client's connections are listened to, and kills the node that serves as often as is wanted.
+fn kill_meanwhile(rig: &mut Rig, test: &str, ears: Ears, wanted: &AtomicU32) -> Result<Finding> {
+    let _tap = Tap::start(&rig.net, "client", &at(COUNTED), &at(FLOATING), ears)?;
+    let serving = rig.serving()?;
+    let mut killer = Killer { nodes: std::mem::take(&mut rig.nodes), serving, done: 0 };
+    let mut meanwhile = || killer.obey(rig, wanted.load(Ordering::Relaxed));
+    let result = trial::run(rig, COUNTED, test, LIMIT, &mut meanwhile);
+    rig.nodes = killer.nodes;
+    result
 }
 
 /// Kills the node that serves, again and again.

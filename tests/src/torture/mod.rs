@@ -36,7 +36,7 @@ const TOOLS: &[&str] =
     &["smb2.hold-sharemode", "smb2.hold-oplock", "smb2.check-sharemode", "smb2.bench.", "smb2.create.bench-"];
 
 /// How a test reaches a node. Each needs that the test passes the one before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Way {
     /// Without the proxy.
     Direct,
@@ -46,6 +46,10 @@ pub(crate) enum Way {
     Same,
     /// Through the proxy, whose node is killed after every k-th answer; the other takes over.
     Other,
+    /// Through the proxy, in Bridge from the first session on, with nothing in its way.
+    Bridge,
+    /// The same; the node is killed whenever the client ends a connection.
+    Gone,
 }
 
 impl Way {
@@ -54,8 +58,14 @@ impl Way {
         match self {
             Self::Direct => None,
             Self::Proxy => Some(Self::Direct),
-            Self::Same | Self::Other => Some(Self::Proxy),
+            Self::Same | Self::Other | Self::Bridge => Some(Self::Proxy),
+            Self::Gone => Some(Self::Bridge),
         }
+    }
+
+    /// Whether nodes are lost on it.
+    fn is_lossy(self) -> bool {
+        matches!(self, Self::Same | Self::Other | Self::Gone)
     }
 
     fn word(self) -> &'static str {
@@ -64,6 +74,8 @@ impl Way {
             Self::Proxy => "proxy",
             Self::Same => "same",
             Self::Other => "other",
+            Self::Bridge => "bridge",
+            Self::Gone => "gone",
         }
     }
 }
@@ -102,7 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let mut tests: Vec<String> = names.filter(wanted).collect();
     drop(rig);
-    if options.way > Way::Proxy && !options.write {
+    if matches!(options.way, Way::Same | Way::Other) && !options.write {
         // What nobody has tried so is no loss.
         let list = List::read(&lists(&short(&version)?).join(format!("{}.txt", options.way.word())))?;
         tests.retain(|test| list.get(test).is_some());
@@ -176,7 +188,7 @@ impl<'a> Torture<'a> {
         let ledger = |way: Way| {
             let (mark, build) = match way {
                 Way::Direct => (String::new(), version),
-                Way::Proxy => (String::new(), build),
+                Way::Proxy | Way::Bridge | Way::Gone => (String::new(), build),
                 Way::Same | Way::Other => (format!("-{}", options.every), build),
             };
             let name = format!("{short}-{}{mark}.jsonl", way.word());
@@ -236,8 +248,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn tell(way: Way, test: &str, finding: &Finding) {
     let seconds = finding.took.as_secs_f64();
-    let takeovers =
-        if way > Way::Proxy { format!(", {} takeovers", finding.takeovers) } else { String::new() };
+    let takeovers = if way.is_lossy() { format!(", {} takeovers", finding.takeovers) } else { String::new() };
     println!("{:<7} {:<7} {test} ({seconds:.1} s{takeovers})", way.word(), finding.outcome.word());
     if finding.outcome != Outcome::Pass && way != Way::Direct {
         println!("        {}", finding.said);
