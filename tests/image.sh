@@ -59,7 +59,7 @@ if [ $# -gt 0 ]; then
     arguments+=(--build-arg BUILD_BASE=localhost/understudy-run-base
         --build-context build=container-image://localhost/understudy-binary)
 else
-    base understudy-build-base gcc,libc6-dev,make,ca-certificates apt
+    base understudy-build-base gcc,libc6-dev,make,ca-certificates,protobuf-compiler,libprotobuf-dev apt
     sysroot=$(rustc --print sysroot)
     cargo_home="${CARGO_HOME:-$HOME/.cargo}"
     mkdir -p "$containers/build"

@@ -1,6 +1,6 @@
 //! `understudy check`: everything that can be found out without serving, all of it at once.
 
-use std::{collections::BTreeMap, io, path::Path, time::Duration};
+use std::{collections::BTreeMap, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use rustix::fs::{Access, access};
 use tokio::time::timeout;
@@ -12,13 +12,16 @@ use understudy_core::{
     },
     fleet::{Difference, Profile, profile::Volume},
 };
+use understudy_state::{Batch, Change, EtcdOptions, Guard, StoreError};
 
 use crate::{
     config::{Config, StoreUrl},
     credentials::{Files, Format, KeyFile},
     fence,
     fleet::effect,
-    net, probe,
+    net,
+    persist::OnFailure,
+    probe, store,
 };
 
 /// How long a node has for its answer.
@@ -40,10 +43,16 @@ pub(crate) async fn check(config: &Config) -> bool {
     match &config.store {
         StoreUrl::Memory => say(true, "the store is memory: nothing survives a restart".into()),
         StoreUrl::File(dir) => {
-            let (ok, what) = store(dir);
+            let (ok, what) = directory(dir);
             say(ok, what);
         }
+        StoreUrl::Etcd(options) => {
+            for (ok, what) in etcd(options).await {
+                say(ok, what);
+            }
+        }
     }
+    say(true, on_store_failure(config.on_store_failure).into());
     if let Some(words) = &config.fence_exec {
         let mistake = fence::mistake(words);
         say(mistake.is_none(), mistake.unwrap_or_else(|| format!("the fence: {}", words.join(" "))));
@@ -227,8 +236,69 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
+fn on_store_failure(then: OnFailure) -> &'static str {
+    match then {
+        OnFailure::Serve => {
+            "on_store_failure: while the store fails, clients are served unprotected against the proxy's own death"
+        }
+        OnFailure::Refuse => "on_store_failure: while the store fails, clients are refused",
+    }
+}
+
+/// Each member of etcd, by itself.
+async fn etcd(options: &EtcdOptions) -> Vec<(bool, String)> {
+    let mut found = Vec::new();
+    for member in &options.members {
+        let alone = EtcdOptions { members: vec![member.clone()], ..options.clone() };
+        found.push(match may_write(alone).await {
+            Ok(records) => {
+                (true, format!("etcd at {member} answers: {records} record(s) below {}", options.prefix))
+            }
+            Err(error) => (false, error.to_string()),
+        });
+    }
+    if let Some(tls) = &options.tls
+        && let Some((_, key)) = &tls.identity
+    {
+        found.extend(too_open("key", key));
+    }
+    if let Some((_, file)) = &options.user {
+        found.extend(too_open("password_file", file));
+    }
+    if options.members.len() == 2 {
+        found.push((true, "etcd with two members stands still when one is down; three bear it".into()));
+    }
+    found
+}
+
+/// How many records there are. A change under a condition that does not hold changes nothing, but shows whether it may.
+async fn may_write(options: EtcdOptions) -> Result<usize, StoreError> {
+    let store = store::open(&StoreUrl::Etcd(options)).await?;
+    let nothing = Change::Delete("check".into());
+    let never = Guard { key: "check".into(), value: b"never".to_vec() };
+    match store.commit(Batch::new(vec![nothing]).guarded(never)).await {
+        Ok(()) | Err(StoreError::Fenced(_)) => Ok(store.list(String::new()).await?.len()),
+        Err(error) => Err(error),
+    }
+}
+
+/// A file with a secret that others can read.
+fn too_open(option: &str, path: &Path) -> Option<(bool, String)> {
+    let mode = std::fs::metadata(path).ok()?.mode();
+    (mode & 0o007 != 0).then(|| {
+        let path = path.display();
+        (
+            false,
+            format!(
+                "[store] {option} {path} has mode {:04o}: others can read it; chmod 600 {path}",
+                mode & 0o7777
+            ),
+        )
+    })
+}
+
 /// The store's directory, looked at without opening what a running proxy may have open.
-fn store(dir: &Path) -> (bool, String) {
+fn directory(dir: &Path) -> (bool, String) {
     let place = dir.display();
     // What does not exist yet will be made beneath the first directory that does.
     let Some(there) = dir.ancestors().find(|path| path.exists()) else {
@@ -320,11 +390,11 @@ mod tests {
     #[test]
     fn a_store_is_a_directory_that_can_be_written_or_made() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(store(dir.path()).0);
-        assert!(store(&dir.path().join("a/b")).1.contains("will be made"));
+        assert!(directory(dir.path()).0);
+        assert!(directory(&dir.path().join("a/b")).1.contains("will be made"));
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(store(&file).1.contains("is no directory"));
-        assert!(store(&file.join("a")).1.contains("is no directory"));
+        assert!(directory(&file).1.contains("is no directory"));
+        assert!(directory(&file.join("a")).1.contains("is no directory"));
     }
 }

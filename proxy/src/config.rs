@@ -1,10 +1,12 @@
 //! The configuration file. Every mistake in it is found at once and named with its line and a remedy.
 
 mod read;
+mod store;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use understudy_core::link::SideChannelMode;
+use understudy_state::EtcdOptions;
 
 use crate::persist::OnFailure;
 
@@ -69,6 +71,7 @@ pub(crate) struct CompareConfig {
 pub(crate) enum StoreUrl {
     Memory,
     File(PathBuf),
+    Etcd(EtcdOptions),
 }
 
 /// How log lines look.

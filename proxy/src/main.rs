@@ -14,6 +14,7 @@ mod probe;
 mod random;
 mod server;
 mod shared;
+mod store;
 mod telemetry;
 
 use std::{

@@ -20,7 +20,7 @@ use understudy_core::{
     ids::NodeId,
     link::LinkConfig,
 };
-use understudy_state::{Embedded, Memory, PlacementRecord, Store};
+use understudy_state::{PlacementRecord, Store};
 
 use crate::{
     admin,
@@ -33,6 +33,7 @@ use crate::{
     persist::{self, OnFailure, Persist},
     probe,
     shared::{Setup, Shared},
+    store,
 };
 
 /// Runs until SIGTERM or SIGINT.
@@ -41,11 +42,8 @@ pub(crate) fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Opens the store and reads the placement it holds.
-pub(crate) async fn store(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<PlacementRecord>)> {
-    let store: Arc<dyn Store> = match &config.store {
-        StoreUrl::Memory => Arc::new(Memory::default()),
-        StoreUrl::File(dir) => Arc::new(Embedded::open(dir)?),
-    };
+async fn open(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<PlacementRecord>)> {
+    let store = store::open(&config.store).await?;
     let bytes = store.get(PlacementRecord::KEY.into()).await?;
     let placement =
         bytes.map(|bytes| PlacementRecord::from_bytes(&bytes)).transpose().context("the stored placement")?;
@@ -57,7 +55,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(mistake) = config.fence_exec.as_deref().and_then(fence::mistake) {
         bail!("{mistake}");
     }
-    let (store, placement) = store(&config).await?;
+    let (store, placement) = open(&config).await?;
     let mut files = understudy_core::files::Files::with_grace(config.grace);
     let (absent, stale) = persist::load(&*store, &mut files).await.context("the stored Opens")?;
     let listener = listen("listen", config.listen)?;

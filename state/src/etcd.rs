@@ -7,11 +7,12 @@
 mod late;
 mod member;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use etcd_client::{Compare, CompareOp, GetOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
 
+use crate::etcd_options::EtcdOptions;
 use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};
 use late::Late;
 use member::{Attempts, Failure, Member, Members};
@@ -24,30 +25,6 @@ const REQUEST: usize = 3 << 19;
 const FRAMING: (usize, usize) = (32, 4096);
 /// Records that are asked for at a time.
 const PAGE: usize = 512;
-
-/// Where etcd is, and how to get in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EtcdOptions {
-    /// The members, `host:port` each. One is used at a time, and the next when it does not answer.
-    pub members: Vec<String>,
-    /// What all keys begin with in etcd.
-    pub prefix: String,
-    /// Without it the connection is plain.
-    pub tls: Option<EtcdTls>,
-    /// Name, and a file with the password; read again whenever a connection is made.
-    pub user: Option<(String, PathBuf)>,
-    /// How long one request may take, whatever happens.
-    pub timeout: Duration,
-}
-
-/// PEM files, read again whenever a connection is made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EtcdTls {
-    /// Who signs the members' certificates.
-    pub ca: PathBuf,
-    /// The client's certificate and key, if the members ask for one.
-    pub identity: Option<(PathBuf, PathBuf)>,
-}
 
 /// Keeps everything in etcd.
 #[derive(Debug)]
@@ -64,7 +41,7 @@ impl Etcd {
     /// # Errors
     /// No member answers in time, or none lets us in.
     pub async fn open(options: EtcdOptions) -> Result<Self, StoreError> {
-        let place = format!("etcd://{}{}", options.members.join(","), options.prefix);
+        let place = options.to_string();
         let (per_operation, once) = FRAMING;
         let overhead = once + (OPERATIONS + 2) * (options.prefix.len() + per_operation);
         let store = Self {

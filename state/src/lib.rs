@@ -7,6 +7,7 @@
 mod embedded;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod etcd_options;
 mod memory;
 pub mod record;
 mod store;
@@ -14,7 +15,8 @@ mod store;
 #[cfg(feature = "embedded")]
 pub use embedded::Embedded;
 #[cfg(feature = "etcd")]
-pub use etcd::{Etcd, EtcdOptions, EtcdTls};
+pub use etcd::Etcd;
+pub use etcd_options::{EtcdOptions, EtcdTls};
 pub use memory::Memory;
 pub use record::{Phase, PlacementRecord, RecordError};
 pub use store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};

@@ -5,8 +5,7 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 use toml::de::{DeTable, DeValue};
 use understudy_core::link::SideChannelMode;
 
-use super::{CompareConfig, Config, LogFormat, Mistake, NodeConfig, StoreUrl};
-use crate::persist::OnFailure;
+use super::{CompareConfig, Config, LogFormat, Mistake, NodeConfig};
 
 const TOP: &[&str] = &[
     "listen",
@@ -30,16 +29,16 @@ const TOP: &[&str] = &[
 
 const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     mistakes: Vec<Mistake>,
 }
 
 /// One table and where it stands.
 #[derive(Clone, Copy)]
-struct Section<'a> {
-    name: &'a str,
-    table: &'a DeTable<'a>,
+pub(super) struct Section<'a> {
+    pub(super) name: &'a str,
+    pub(super) table: &'a DeTable<'a>,
 }
 
 pub(super) fn parse(text: &str, demo: bool) -> Result<Config, Vec<Mistake>> {
@@ -71,7 +70,7 @@ impl<'a> Reader<'a> {
         let (ntlm, keytab) = (path("ntlm"), path("keytab"));
         let compare = self.section(root, "compare", &["user", "shares"]);
         let compare = compare.and_then(|s| self.compare(s, ntlm.is_some()));
-        let store = self.store(root, demo, nodes.len());
+        let (store, on_store_failure) = self.store(root, demo, nodes.len());
         let fence = self.section(root, "fence", &["exec", "timeout", "unfenced_silence"]);
         let fence_exec = fence.and_then(|s| self.exec(s));
         let admin = self.section(root, "admin", &["listen"]);
@@ -119,7 +118,7 @@ impl<'a> Reader<'a> {
             takeover_deadline,
             grace_park,
             grace,
-            on_store_failure: OnFailure::Serve,
+            on_store_failure,
             shutdown_grace,
             leg_losses_per_minute,
             first_frame,
@@ -137,12 +136,12 @@ impl<'a> Reader<'a> {
         before.bytes().filter(|&byte| byte == b'\n').count() + 1
     }
 
-    fn wrong(&mut self, span: &Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn wrong(&mut self, span: &Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
         let line = Some(self.line(span));
         self.mistakes.push(Mistake { line, what: what.into(), remedy: remedy.into() });
     }
 
-    fn missing(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn missing(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.mistakes.push(Mistake { line: None, what: what.into(), remedy: remedy.into() });
     }
 
@@ -163,7 +162,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn section(&mut self, root: Section<'a>, name: &'a str, known: &[&str]) -> Option<Section<'a>> {
+    pub(super) fn section(
+        &mut self,
+        root: Section<'a>,
+        name: &'a str,
+        known: &[&str],
+    ) -> Option<Section<'a>> {
         let value = root.table.get(name)?;
         let DeValue::Table(table) = value.get_ref() else {
             self.wrong(
@@ -178,7 +182,7 @@ impl<'a> Reader<'a> {
         Some(section)
     }
 
-    fn string(&mut self, section: Section<'a>, key: &str) -> Option<(&'a str, Range<usize>)> {
+    pub(super) fn string(&mut self, section: Section<'a>, key: &str) -> Option<(&'a str, Range<usize>)> {
         let value = section.table.get(key)?;
         if let DeValue::String(text) = value.get_ref() {
             Some((text.as_ref(), value.span()))
@@ -215,7 +219,7 @@ impl<'a> Reader<'a> {
         number
     }
 
-    fn duration(
+    pub(super) fn duration(
         &mut self,
         section: Option<Section<'a>>,
         key: &str,
@@ -316,32 +320,6 @@ impl<'a> Reader<'a> {
             self.wrong(&value.span(), "no node is usable", "add [[nodes]] with name and address");
         }
         nodes
-    }
-
-    fn store(&mut self, root: Section<'a>, demo: bool, nodes: usize) -> Option<StoreUrl> {
-        let section = self.section(root, "store", &["url"]);
-        let Some((url, span)) = section.and_then(|s| self.string(s, "url")) else {
-            if section.is_none_or(|s| !s.table.contains_key("url")) {
-                self.missing("[store] url is missing", "add [store] and url = \"file:/var/lib/understudy\"");
-            }
-            return None;
-        };
-        if let Some(path) = url.strip_prefix("file:").filter(|path| path.starts_with('/')) {
-            return Some(StoreUrl::File(path.into()));
-        }
-        if url == "memory:" {
-            if nodes > 1 && !demo {
-                self.wrong(
-                    &span,
-                    "a memory store forgets which node serves when the proxy restarts",
-                    "with two or more nodes use \"file:/var/lib/understudy\" (or start with --demo)",
-                );
-            }
-            return Some(StoreUrl::Memory);
-        }
-        let remedy = "write \"file:/absolute/directory\", or \"memory:\" for a single node";
-        self.wrong(&span, format!("`{url}` is not a store"), remedy);
-        None
     }
 
     fn compare(&mut self, section: Section<'a>, has_hashes: bool) -> Option<CompareConfig> {
@@ -471,6 +449,9 @@ fn distance(a: &str, b: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use understudy_state::EtcdTls;
+
+    use crate::{config::StoreUrl, persist::OnFailure};
 
     const GOOD: &str = r#"
 listen = "10.0.0.100:445"
@@ -571,6 +552,60 @@ listen = "127.0.0.1:9645"
         assert_eq!(parse(&text, true).unwrap().store, StoreUrl::Memory);
     }
 
+    fn with_store(lines: &str) -> Result<Config, Vec<Mistake>> {
+        parse(&GOOD.replace("url = \"file:/var/lib/understudy\"", lines), false)
+    }
+
+    #[test]
+    fn a_store_in_etcd_is_configured() {
+        let etcd = |lines: &str| match with_store(lines).unwrap().store {
+            StoreUrl::Etcd(options) => options,
+            other => panic!("{other:?}"),
+        };
+        let plain = etcd("url = \"etcd://10.0.0.1:2379,[::1]:2379\"");
+        assert_eq!(plain.members, ["10.0.0.1:2379", "[::1]:2379"]);
+        assert_eq!((plain.prefix.as_str(), plain.timeout), ("/understudy/", Duration::from_secs(2)));
+        assert_eq!((plain.tls, plain.user), (None, None));
+        let full = etcd(
+            "url = \"etcd://a:1,b:2,c:3\"\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\nuser = \"u\"\n\
+             password_file = \"/pw\"\nprefix = \"site/one\"\ntimeout = \"5s\"",
+        );
+        let tls = EtcdTls { ca: "/ca".into(), identity: Some(("/cert".into(), "/key".into())) };
+        assert_eq!((full.tls, full.user), (Some(tls), Some(("u".into(), "/pw".into()))));
+        assert_eq!((full.prefix.as_str(), full.timeout), ("/site/one/", Duration::from_secs(5)));
+        assert_eq!(etcd("url = \"etcd://a:1/x\"").prefix, "/x/");
+        assert_eq!(etcd("url = \"etcds://a:1/x/\"\nca = \"/ca\"").to_string(), "etcds://a:1/x/");
+        assert_eq!(
+            with_store("url = \"etcd://a:1\"\non_store_failure = \"refuse\"").unwrap().on_store_failure,
+            OnFailure::Refuse
+        );
+        assert_eq!(parse(GOOD, false).unwrap().on_store_failure, OnFailure::Serve);
+    }
+
+    #[test]
+    fn mistakes_about_the_store_are_named() {
+        for (lines, wrong) in [
+            ("url = \"etcd://\"", "no etcd member"),
+            ("url = \"etcd://a\"", "`a` is no etcd member"),
+            ("url = \"etcd://a:1,\"", "no etcd member"),
+            ("url = \"etcd://u:p@a:1\"", "no etcd member"),
+            ("url = \"etcd://a:1,b:2,a:1\"", "`a:1` is named twice"),
+            ("url = \"etcd://a:1/x\"\nprefix = \"y\"", "prefix is given twice"),
+            ("url = \"etcds://a:1\"", "needs [store] ca"),
+            ("url = \"etcd://a:1\"\ncert = \"/c\"\nkey = \"/k\"", "needs [store] ca"),
+            ("url = \"etcd://a:1\"\nca = \"/ca\"\ncert = \"/c\"", "only one of cert and key"),
+            ("url = \"etcd://a:1\"\npassword_file = \"/p\"", "only one of user and password_file"),
+            ("url = \"etcd://a:1\"\ntimeout = \"0s\"", "no duration that fits"),
+            ("url = \"file:/var/lib/understudy\"\nca = \"/ca\"", "`ca` is for a store in etcd"),
+            ("url = \"file:/var/lib/understudy\"\ntimeout = \"2s\"", "`timeout` is for a store in etcd"),
+            ("url = \"file:relative\"", "is not a store"),
+            ("url = \"etcd://a:1\"\non_store_failure = \"wait\"", "is not known"),
+        ] {
+            let mistakes = with_store(lines).unwrap_err();
+            assert!(matches!(&mistakes[..], [only] if only.what.contains(wrong)), "{lines}: {mistakes:#?}");
+        }
+    }
+
     #[test]
     fn what_is_missing_is_named() {
         let mistakes = parse("", false).unwrap_err();
@@ -605,7 +640,10 @@ listen = "127.0.0.1:9645"
 
     #[test]
     fn the_readme_shows_every_key_and_none_that_is_not() {
-        let uncommented = sample().replace("\n# ", "\n");
+        // Of the two stores the one with more options.
+        let without_file: Vec<_> =
+            sample().lines().filter(|line| !line.starts_with("url = \"file:")).collect();
+        let uncommented = without_file.join("\n").replace("\n# ", "\n");
         parse(&uncommented, false).unwrap();
         let known = |text: &str| -> Vec<String> {
             let mistakes = parse(text, false).unwrap_err();

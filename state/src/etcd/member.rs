@@ -20,8 +20,8 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use super::{EtcdOptions, deadline};
-use crate::store::StoreError;
+use super::deadline;
+use crate::{etcd_options::EtcdOptions, store::StoreError};
 
 /// gRPC's status codes, as far as they matter.
 mod code {
@@ -124,7 +124,7 @@ impl Attempts {
     }
 
     /// Waits before the next attempt, or gives up.
-    pub(super) async fn again(&mut self, failure: Failure) -> Result<(), Failure> {
+    pub(super) async fn again(&mut self, mut failure: Failure) -> Result<(), Failure> {
         self.failures += 1;
         let pause = if self.failures.is_multiple_of(self.members) {
             let round = (self.failures / self.members - 1).min(8);
@@ -134,6 +134,9 @@ impl Attempts {
         };
         let next = Instant::now() + pause;
         if next >= self.deadline {
+            if self.members > 1 && self.failures >= self.members {
+                failure.what = format!("none of {} members of etcd answers; {}", self.members, failure.what);
+            }
             return Err(failure);
         }
         sleep_until(next).await;
