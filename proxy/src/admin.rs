@@ -1,4 +1,4 @@
-//! The operator's page: metrics, health, and clearing a dirty node.
+//! The operator's page: metrics, health, the records in the store, and clearing a dirty node.
 
 use std::sync::Arc;
 
@@ -11,16 +11,21 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use understudy_core::ids::NodeId;
+use understudy_state::Store;
 
-use crate::shared::{FleetInput, Shared};
+use crate::{
+    shared::{FleetInput, Shared},
+    store,
+};
 
 /// Serves until the process ends.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, store: Arc<dyn Store>) {
     let routes = Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
         .route("/live", get(async || "alive\n"))
+        .route("/store", get(move || records(store)))
         .route("/nodes/{name}/clear", post(clear))
         .with_state(shared);
     if let Err(error) = axum::serve(listener, routes).await {
@@ -33,6 +38,7 @@ async fn index() -> &'static str {
      GET  /metrics             Prometheus metrics\n\
      GET  /ready               200 while a node serves, else 503\n\
      GET  /live                200 while the process runs\n\
+     GET  /store               the records, a line of JSON each\n\
      POST /nodes/NAME/clear    vouch that a node left without a fence executes nothing of its past\n"
 }
 
@@ -55,6 +61,13 @@ async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
             (StatusCode::OK, format!("ready, {} serves\n", shared.node_name(assignment.node)))
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, "no node answers yet\n".into()),
+    }
+}
+
+async fn records(store: Arc<dyn Store>) -> impl IntoResponse {
+    match store::lines(&*store).await {
+        Ok(lines) => ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 

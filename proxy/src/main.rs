@@ -52,7 +52,8 @@ struct Cli {
 const AFTER: &str = "\
 Exit status:
   0  told to stop (SIGTERM, SIGINT); check: nothing is wrong
-  1  cannot serve: an address, the store or the smbpasswd file; check: something is wrong
+  1  cannot serve: an address, the store or the smbpasswd file; check: something is wrong;
+     store dump: the store cannot be read
   2  a mistake in the configuration or on the command line";
 
 #[derive(Subcommand)]
@@ -72,6 +73,19 @@ enum Action {
     /// are in use, of course.
     #[command(verbatim_doc_comment)]
     Check(Options),
+    /// Look into the store
+    #[command(subcommand)]
+    Store(StoreAction),
+}
+
+#[derive(Subcommand)]
+enum StoreAction {
+    /// Print every record, one line of JSON each: {"key":...,"value":...}
+    ///
+    /// What a running understudy has open for itself (a file: or memory: store) is asked
+    /// of its admin page. Nothing is changed.
+    #[command(verbatim_doc_comment)]
+    Dump(Options),
 }
 
 #[derive(Args)]
@@ -89,6 +103,7 @@ fn main() -> ExitCode {
     match cli.action {
         Action::Run(options) => run(&options),
         Action::Check(options) => check(&options),
+        Action::Store(StoreAction::Dump(options)) => dump(&options),
     }
 }
 
@@ -113,6 +128,19 @@ fn check(options: &Options) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("understudy: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dump(options: &Options) -> ExitCode {
+    let Some(config) = load(&options.config, options.demo) else { return ExitCode::from(2) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(store::print(&config)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("understudy: {error:#}");
             ExitCode::FAILURE
         }
     }

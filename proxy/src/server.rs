@@ -88,6 +88,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let store = Arc::clone(&store);
         tokio::spawn(async move { persist::remove(&*store, stale).await });
     }
+    let admin_store = Arc::clone(&store);
     let (on_failure, keeper) = (config.on_store_failure, Arc::clone(&shared));
     let persist = Persist { shared: Arc::clone(&shared), store: Arc::clone(&store), on_failure, items };
     tokio::spawn(persist.run());
@@ -98,7 +99,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tokio::spawn(probe::watch(shared, NodeId(at), config.probe_interval, compare));
     }
     if let Some(admin) = admin {
-        tokio::spawn(admin::serve(admin, Arc::clone(&shared)));
+        tokio::spawn(admin::serve(admin, Arc::clone(&shared), admin_store));
     }
     let workers = (0..config.workers).map(worker).collect::<anyhow::Result<Vec<_>>>()?;
     let nodes: Vec<_> = config.nodes.iter().map(|n| n.name.as_str()).collect();

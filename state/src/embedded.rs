@@ -40,14 +40,31 @@ impl Embedded {
     /// # Errors
     /// The directory cannot be made, the file is no store, is damaged, or another process has it open.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
-        let fail = |what: String| StoreError::Open { place: dir.display().to_string(), what };
-        fs::create_dir_all(dir).map_err(|e| fail(format!("the directory cannot be made: {e}")))?;
-        let db = Arc::new(Database::create(dir.join(FILE)).map_err(|e| fail(why(&e)))?);
+        fs::create_dir_all(dir).map_err(|e| fail(dir, format!("the directory cannot be made: {e}")))?;
+        Self::start(dir, Database::create(dir.join(FILE)))
+    }
+
+    /// Opens the store in `dir` if there is one.
+    ///
+    /// # Errors
+    /// There is no such file, it is no store, is damaged, or another process has it open.
+    pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
+        Self::start(dir, Database::open(dir.join(FILE)))
+    }
+
+    fn start(dir: &Path, db: Result<Database, DatabaseError>) -> Result<Self, StoreError> {
+        let db = match db {
+            Ok(db) => Arc::new(db),
+            Err(DatabaseError::DatabaseAlreadyOpen) => {
+                return Err(StoreError::InUse { place: dir.display().to_string() });
+            }
+            Err(error) => return Err(fail(dir, why(&error))),
+        };
         let (jobs, queue) = mpsc::channel();
         let writer = {
             let db = Arc::clone(&db);
             let thread = thread::Builder::new().name("store".into());
-            thread.spawn(move || write(&db, &queue)).map_err(|e| fail(e.to_string()))?
+            thread.spawn(move || write(&db, &queue)).map_err(|e| fail(dir, e.to_string()))?
         };
         Ok(Self { db, jobs: Some(jobs), writer: Some(writer) })
     }
@@ -149,14 +166,18 @@ fn failed(error: &redb::Error) -> StoreError {
     StoreError::Failed(format!("{error}{remedy}"))
 }
 
+fn fail(dir: &Path, what: String) -> StoreError {
+    StoreError::Open { place: dir.display().to_string(), what }
+}
+
 /// What keeps a store from being opened, and what may help.
 fn why(error: &DatabaseError) -> String {
     match error {
-        DatabaseError::DatabaseAlreadyOpen => {
-            "another process has it open; only one understudy can use a store at a time".into()
-        }
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => {
             format!("{error}; the user that runs understudy must be able to write there")
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::NotFound => {
+            format!("there is none; understudy has not run with it yet ({error})")
         }
         DatabaseError::Storage(StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
             format!("{FILE} is no store of this kind, or damaged ({error})")

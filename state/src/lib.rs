@@ -3,6 +3,7 @@
 //! A [`Store`] keeps opaque values under [`Key`]s and applies a [`Batch`] of changes whole or not at all, on
 //! condition that its [`Guard`] holds. Records are JSON with a version, so that an operator can read them.
 
+pub mod dump;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "etcd")]

@@ -128,6 +128,12 @@ pub enum StoreError {
         /// The reason.
         what: String,
     },
+    /// Another process has it open.
+    #[error("the store {place} is open in another process; only one understudy can use it at a time")]
+    InUse {
+        /// The path.
+        place: String,
+    },
     /// It was open and failed: a full disk, a lost connection. The batch was applied or not; if it was not, it will not be
     /// once a later one of the same [`Store`] is acknowledged.
     #[error("the store failed: {0}")]

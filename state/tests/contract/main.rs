@@ -224,9 +224,18 @@ async fn embedded_survives_a_restart_and_has_one_owner() {
     {
         let store = Embedded::open(dir.path()).unwrap();
         store.commit(Batch::new(vec![put("k", b"v")])).await.unwrap();
-        let second = Embedded::open(dir.path()).unwrap_err();
-        assert!(second.to_string().contains("cannot open the store"), "{second}");
+        for second in [Embedded::open(dir.path()), Embedded::open_existing(dir.path())] {
+            let second = second.unwrap_err();
+            assert!(
+                matches!(&second, StoreError::InUse { place } if dir.path().ends_with(place)),
+                "{second}"
+            );
+        }
     }
+    let nothing = dir.path().join("nothing");
+    let absent = Embedded::open_existing(&nothing).unwrap_err();
+    assert!(absent.to_string().contains("there is none"), "{absent}");
+    assert!(!nothing.exists(), "to look has made it");
     let store = Embedded::open(dir.path()).unwrap();
     assert_eq!(get(&store, "k").await.as_deref(), Some(&b"v"[..]));
 }
