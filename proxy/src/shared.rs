@@ -16,7 +16,7 @@ use understudy_core::{
     event::{Cause, FileEvent, LegLoss, Succession},
     files::Files,
     fleet::{Assignment, ProbeReport, Profile, Token},
-    ids::{LinkId, NodeId, StoreToken},
+    ids::{LinkId, NodeId, OpenToken, StoreToken},
     link::LinkConfig,
 };
 
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     SuccessionDone,
     /// What it wanted stored is, up to this.
     Stored(StoreToken),
+    /// Somebody has given another name to the file of an Open.
+    Moved(OpenToken, Box<[u8]>),
     /// It is not, and the client is not to be served without.
     StoreFailed,
     /// The proxy stops.
@@ -299,10 +301,12 @@ impl Shared {
     }
 
     fn change_files(&self, change: impl FnOnce(&mut Files)) {
+        let mut moved = Vec::new();
         let (reclaimed, changed) = {
             let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             let before = files.unreclaimed();
             change(&mut files);
+            moved.extend(std::iter::from_fn(|| files.poll_moved()));
             while let Some(mutation) = files.poll_mutation() {
                 if self.link_config.persist {
                     // In the order in which Files has changed; what the Link itself wanted stored of it came before.
@@ -312,6 +316,11 @@ impl Shared {
             let changed = self.files_version.swap(files.version(), Ordering::AcqRel) != files.version();
             (before > 0 && files.unreclaimed() == 0, changed)
         };
+        if self.link_config.persist {
+            for (link, open, path) in moved {
+                self.tell(link, Command::Moved(open, path));
+            }
+        }
         if reclaimed {
             let _ = self.fleet.send(FleetInput::Reclaimed);
         }

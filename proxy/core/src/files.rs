@@ -167,6 +167,8 @@ pub struct Files {
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
+    /// Opens that have other names since the owner has told their Links.
+    moved_opens: VecDeque<(LinkId, OpenToken, Box<[u8]>)>,
     /// Opens whose clients are away.
     absent: Absent,
     /// Whose Link is whose: ClientGuids.
@@ -203,6 +205,11 @@ impl Files {
     /// Grows whenever a barrier was raised or lifted, and when a file was renamed.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// An Open that has another name now: its Link is to be told by `handle_moved`, so that it is recorded.
+    pub fn poll_moved(&mut self) -> Option<(LinkId, OpenToken, Box<[u8]>)> {
+        self.moved_opens.pop_front()
     }
 
     /// Recorded Opens of clients that are there.
@@ -869,8 +876,13 @@ impl Files {
         let was = last.as_ref().or_else(|| self.files.get(&key));
         let (doomed, wrote, tail) =
             was.map(|file| (file.doomed, file.wrote.clone(), file.tail.clone())).unwrap_or_default();
-        let to = entry.name.key.clone();
+        let (to, path) = (entry.name.key.clone(), entry.name.path.clone());
         self.insert(link, open, entry);
+        if link == ABSENT {
+            self.absent_moved(open, &path);
+        } else {
+            self.moved_opens.push_back((link, open, path));
+        }
         if let Some(file) = self.files.get_mut(&to) {
             file.doomed |= doomed;
             file.wrote.extend(wrote);

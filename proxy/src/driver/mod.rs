@@ -197,6 +197,7 @@ impl Driver {
                 Command::SuccessionDone => self.link.handle_succession_done(now),
                 Command::FilesChanged => self.show_files(now),
                 Command::Stored(token) => self.link.handle_stored(now, token),
+                Command::Moved(open, path) => self.link.handle_moved(now, open, path),
                 Command::StoreFailed => self.link.handle_store_failed(now),
                 Command::Shutdown => self.link.handle_shutdown(now),
             }

@@ -117,6 +117,9 @@ pub struct OpenRecord {
     /// How the proxy may get it back from the node.
     #[serde(default, skip_serializing_if = "DurableRecord::is_no")]
     pub node_durable: DurableRecord,
+    /// For how long the client may come back to it whatever its oplock or lease (IsResilient; milliseconds).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resilient: Option<u32>,
     /// OplockLevel last granted; 255 if `lease` says.
     pub oplock: u8,
     /// The lease last granted.
@@ -268,6 +271,7 @@ mod tests {
             impersonation_level: 2,
             durable: DurableRecord::V2 { timeout: 60_000, create_guid: Hex([1; 16]) },
             node_durable: DurableRecord::V1,
+            resilient: Some(30_000),
             oplock: 255,
             lease: Some(LeaseRecord {
                 key: Hex([2; 16]),

@@ -102,7 +102,7 @@ impl Files {
     /// A record of an earlier run of the proxy. `left`: how long its client, which was away then, may still come back.
     pub fn load(&mut self, now: Instant, record: OpenRecord, left: Option<Duration>) {
         let left = left.unwrap_or_else(|| patience(&record).max(self.absent.grace));
-        let grace = now + self.absent.grace.min(left);
+        let grace = now + self.absent.grace.max(resilience(&record)).min(left);
         let name = Name::new(&record.share, &record.path);
         let name = record.timewarp.into_iter().fold(name, Name::in_the_past);
         let number = record.on_disk_id.map(|id| id.0).filter(|_| record.timewarp.is_none());
@@ -162,7 +162,7 @@ impl Files {
     /// know by the ids that it will name.
     pub(crate) fn wants_bridge(&self, client: [u8; 16], user: &str) -> bool {
         let is_strange = |open: &&Absentee| {
-            open.record.durable != DurableRecord::No
+            is_lasting(&open.record)
                 && (open.fresh || open.record.file_id != open.record.node_file_id)
                 && is_user(&open.record, user)
                 // Without a lease nobody asks for the ClientGuid.
@@ -207,7 +207,7 @@ impl Files {
         // Nobody is about to reclaim it.
         (entry.reclaimed, entry.unflagged) = (true, false);
         let until = now + patience(&record);
-        let grace = lost.then(|| until.min(now + self.absent.grace));
+        let grace = lost.then(|| until.min(now + self.absent.grace.max(resilience(&record))));
         let away = self
             .absent_is(Absentee { record, until, grace, fresh: lost, claimed: None, written: false }, entry);
         if let Some(open) = self.absent.opens.get(&away) {
@@ -246,13 +246,22 @@ impl Files {
         self.version += 1;
     }
 
+    /// One has another name.
+    pub(super) fn absent_moved(&mut self, token: OpenToken, path: &[u8]) {
+        if let Some(open) = self.absent.opens.get_mut(&token) {
+            open.record.path = path.to_vec();
+            self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), patience(&open.record)));
+        }
+    }
+
     /// The state of all nodes before this is lost.
     pub(super) fn absent_lost(&mut self, now: Instant) {
         for (token, open) in &mut self.absent.opens {
             let is_new = !open.fresh;
             open.fresh = true;
             if is_new {
-                open.grace = Some(open.until.min(now + self.absent.grace));
+                let grace = self.absent.grace.max(resilience(&open.record));
+                open.grace = Some(open.until.min(now + grace));
                 self.held.insert((ABSENT, *token));
                 self.version += 1;
             }
@@ -320,7 +329,7 @@ impl Files {
             let Some(open) = self.absent.opens.get_mut(&token) else { continue };
             if Some(open.record.client.0) != client {
                 open.fresh &= open.grace.is_some() || open.claimed.is_some();
-            } else if open.record.durable == DurableRecord::No {
+            } else if !is_lasting(&open.record) {
                 self.absent_gone(now, token, None);
             }
         }
@@ -359,11 +368,22 @@ fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<OpenToken>>, 
 
 /// How long a client may be away.
 fn patience(record: &OpenRecord) -> Duration {
-    match record.durable {
+    let durable = match record.durable {
         DurableRecord::No => Duration::ZERO,
         DurableRecord::V1 => V1,
         DurableRecord::V2 { timeout, .. } => Duration::from_millis(timeout.into()),
-    }
+    };
+    durable.max(resilience(record))
+}
+
+/// For how long it was promised whatever becomes of it.
+fn resilience(record: &OpenRecord) -> Duration {
+    Duration::from_millis(record.resilient.unwrap_or(0).into())
+}
+
+/// Whether a client may come back to it at all.
+fn is_lasting(record: &OpenRecord) -> bool {
+    record.durable != DurableRecord::No || record.resilient.is_some()
 }
 
 fn is_user(record: &OpenRecord, user: &str) -> bool {
@@ -377,6 +397,7 @@ fn permits(record: &OpenRecord, name: &Name, claim: &Claim) -> Result<(), Status
     let is_its_kind = match (record.durable, claim.create_guid) {
         (DurableRecord::V1 | DurableRecord::V2 { .. }, None) => true,
         (DurableRecord::V2 { create_guid, .. }, Some(guid)) => create_guid.0 == guid,
+        (DurableRecord::No, None) => record.resilient.is_some(),
         _ => false,
     };
     let same_lease = record.lease.map(|lease| lease.key.0) == claim.lease_key;

@@ -8,7 +8,7 @@ use smb_parse::{
     encode,
     frame::PREFIX,
     fsctl,
-    header::{Command, Flags, Status},
+    header::{Command, Flags, Header, Status},
     patch,
 };
 
@@ -21,6 +21,7 @@ use super::{
     node_leg::{NodeLeg, Pending},
     open::{OpenState, file_key},
     request::{Request, keep},
+    resilience::asks_for_resilience,
     returning::is_reconnect,
 };
 use crate::{
@@ -363,6 +364,14 @@ impl Link {
 
     fn settle_ioctl(&mut self, id: MessageId) -> Settled {
         let Some(request) = self.requests.get(id) else { return Settled::Here };
+        if asks_for_resilience(&request.msg) && self.offers_resilience(request.header.session_id) {
+            let Some(request) = self.requests.remove(id) else { return Settled::Here };
+            let granted = self.response_header(&request, Status::SUCCESS);
+            let header = |status: Status| Header { status: status.0, ..granted };
+            let msg = self.answer_resilience(&request, header);
+            self.answer(&request, &msg);
+            return Settled::Here;
+        }
         if let Some(status) = refused_fsctl(&request.msg) {
             return self.settle(id, status);
         }

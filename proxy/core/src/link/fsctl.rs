@@ -6,7 +6,7 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
-use super::{Link, request::Request};
+use super::{Link, request::Request, resilience::asks_for_resilience};
 use crate::{crypto::Dialect, event::Protection};
 
 /// `SMB2_SESSION_FLAG_BINDING` (MS-SMB2 2.2.5).
@@ -16,7 +16,7 @@ const VALIDATE_NEGOTIATE_LEN: usize = 24;
 
 impl Link {
     /// Whether a request in Relay is to be answered by us, and how. Nobody goes around the proxy by a second
-    /// channel, and nobody is promised a resilient handle that Samba does not have.
+    /// channel, and resilient handles, which Samba does not have, are ours.
     pub(super) fn filler_for(&self, header: &Header, msg: &[u8]) -> Option<Status> {
         match header.command {
             Command::SESSION_SETUP => {
@@ -24,7 +24,11 @@ impl Link {
                 (request.flags & BINDING != 0).then_some(Status::REQUEST_NOT_ACCEPTED)
             }
             Command::IOCTL => {
-                let status = refused_fsctl(msg)?;
+                let status = if asks_for_resilience(msg) && self.offers_resilience(header.session_id) {
+                    Status::SUCCESS
+                } else {
+                    refused_fsctl(msg)?
+                };
                 let session = self.sessions.get(header.session_id)?;
                 // Without the key our answer could not be signed as the client expects.
                 let known = session.client_keys.is_some()

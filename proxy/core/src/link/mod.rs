@@ -39,6 +39,7 @@ pub(crate) mod outbox;
 pub(crate) mod persist;
 mod relay;
 pub(crate) mod request;
+mod resilience;
 mod resume_key;
 pub(crate) mod returning;
 pub(crate) mod session;

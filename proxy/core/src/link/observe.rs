@@ -274,6 +274,7 @@ impl Link {
     ) {
         let Some(open) = self.opens.get_mut(token) else { return };
         open.name = open.full_name(name);
+        open.called = None;
         let to = open.file_name();
         self.out.file(FileEvent::Renamed { open: token, to, asked, found });
     }

@@ -82,6 +82,8 @@ pub(crate) struct Open {
     pub(crate) state: OpenState,
     /// The path in the share, UTF-16LE, renames by this handle followed; those by others when it is reclaimed.
     pub(crate) name: Vec<u8>,
+    /// What others have made of that name since.
+    pub(crate) called: Option<Box<[u8]>>,
     /// When others have given it that name, if they have.
     pub(crate) moved_at: Option<Instant>,
     pub(crate) share: String,
@@ -98,6 +100,9 @@ pub(crate) struct Open {
     pub(crate) promised: Durable,
     /// How the proxy may get it back from the node.
     pub(crate) durable: Durable,
+    /// For how long a client that is away may come back to it, whatever else was promised (MS-SMB2 3.3.1.10, IsResilient;
+    /// milliseconds).
+    pub(crate) resilient: Option<u32>,
     pub(crate) written: Written,
     /// The CreateGuid of the reclaim under way.
     pub(crate) reclaimed_as: [u8; 16],
@@ -157,6 +162,11 @@ impl Open {
     /// what serves the pipe has died, and clients open a new one.
     pub(crate) fn lost_status(&self) -> Status {
         if self.is_pipe { Status::PIPE_DISCONNECTED } else { Status::FILE_CLOSED }
+    }
+
+    /// Whether a client that is away may come back to it.
+    pub(crate) fn is_lasting(&self) -> bool {
+        self.promised != Durable::No || self.resilient.is_some()
     }
 
     /// The file as [`Files`](crate::files::Files) knows it.
@@ -379,6 +389,7 @@ impl Open {
             had_by: None,
             state: OpenState::Live,
             name: Vec::new(),
+            called: None,
             moved_at: None,
             share: place.share,
             desired_access: 0,
@@ -390,6 +401,7 @@ impl Open {
             lease: None,
             promised: Durable::No,
             durable: Durable::No,
+            resilient: None,
             written: Written::default(),
             reclaimed_as: [0; 16],
             timewarp: None,

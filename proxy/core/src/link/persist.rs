@@ -86,6 +86,14 @@ impl Link {
         }
     }
 
+    /// Somebody has given another name to the file of an Open.
+    pub fn handle_moved(&mut self, now: Instant, open: OpenToken, path: Box<[u8]>) {
+        if let Some(open) = self.opens.get_mut(open) {
+            open.called = Some(path).filter(|path| **path != *open.name);
+        }
+        self.write_touched(now);
+    }
+
     /// When [`Self::write_later`] is due.
     pub(super) fn persist_timer(&self) -> Option<Instant> {
         self.persist.later
@@ -97,7 +105,7 @@ impl Link {
             return;
         }
         self.persist.later = None;
-        let lasting = self.opens.iter().filter(|o| o.promised == Durable::No && !o.is_pipe);
+        let lasting = self.opens.iter().filter(|o| !o.is_lasting() && !o.is_pipe);
         for token in lasting.map(|o| o.token).collect::<Vec<_>>() {
             self.write_open(token);
         }
@@ -128,7 +136,7 @@ impl Link {
         }
         for token in self.opens.take_touched() {
             let Some(open) = self.opens.get(token) else { continue };
-            if open.promised != Durable::No {
+            if open.is_lasting() {
                 self.write_open(token);
             } else if !open.is_pipe {
                 self.persist.later.get_or_insert(now + LATER);
@@ -141,7 +149,7 @@ impl Link {
 
     /// The answer that is about to be given waits until the Open is stored as it is now, if somebody can come back to it.
     pub(super) fn wait_for_open(&mut self, token: OpenToken) {
-        if !self.is_written() || self.opens.get(token).is_none_or(|open| open.promised == Durable::No) {
+        if !self.is_written() || self.opens.get(token).is_none_or(|open| !open.is_lasting()) {
             return;
         }
         self.write_open(token);
@@ -213,7 +221,7 @@ impl Link {
             session: Hex(open.session.0.to_be_bytes()),
             file_id: file_id_record(open.client_id.0),
             share: open.share.clone(),
-            path: open.name.clone(),
+            path: open.called.as_deref().unwrap_or(&open.name).to_vec(),
             node: self.node_name(node)?.to_owned(),
             epoch: self.assignment?.epoch,
             node_file_id: file_id_record(open.node_id.0),
@@ -224,6 +232,7 @@ impl Link {
             impersonation_level: open.impersonation_level,
             durable: durable_record(open.promised),
             node_durable: durable_record(open.durable),
+            resilient: open.resilient,
             oplock: open.oplock_level,
             lease: open.lease.map(|lease| LeaseRecord {
                 key: Hex(lease.key),
@@ -271,6 +280,7 @@ pub(crate) fn restore(open: &mut Open, record: &OpenRecord) {
     open.impersonation_level = record.impersonation_level;
     open.promised = durable(record.durable);
     open.durable = durable(record.node_durable);
+    open.resilient = record.resilient;
     open.oplock_level = record.oplock;
     open.lease = record.lease.map(|lease| Lease {
         key: lease.key.0,

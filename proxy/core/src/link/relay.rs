@@ -329,7 +329,12 @@ impl Link {
             request.header.flags = request.header.flags.without(Flags::SIGNED);
             status = Status::ACCESS_DENIED;
         }
-        let msg = encode::error_response(&response_header(&request, status, header.credits));
+        let msg = if status == Status::SUCCESS {
+            let credits = header.credits;
+            self.answer_resilience(&request, |status| response_header(&request, status, credits))
+        } else {
+            encode::error_response(&response_header(&request, status, header.credits))
+        };
         self.answer(&request, &msg);
     }
 

@@ -119,6 +119,13 @@ fn reconnect(msg: &[u8]) -> Option<Result<Named, Status>> {
     }
 }
 
+impl Open {
+    /// Whether its node keeps it for a client that is away.
+    fn is_kept_by_node(&self) -> bool {
+        self.durable != Durable::No && self.keeps_handle()
+    }
+}
+
 /// Whether a request names an Open that its client had.
 pub(super) fn is_reconnect(request: &Request) -> bool {
     request.header.command == Command::CREATE && reconnect(&request.msg).is_some()
@@ -152,7 +159,9 @@ impl Link {
             .collect();
         for open in left {
             let Some(known) = self.opens.get(open) else { continue };
-            let lost = known.state != OpenState::Live;
+            // The node closes what is only resilient.
+            let lost =
+                known.state != OpenState::Live || known.resilient.is_some() && !known.is_kept_by_node();
             let Some(record) = self.record_of(known) else { continue };
             self.opens.take(open);
             self.out.file(FileEvent::Left { open, record: Box::new(record), lost });
@@ -161,11 +170,10 @@ impl Link {
 
     /// Whether a server keeps an Open whose client has gone (MS-SMB2 3.3.7.1), and there is something to keep.
     fn may_come_back(&self, open: &Open) -> bool {
-        let kept = open.state != OpenState::Live || open.durable != Durable::No;
-        open.promised != Durable::No
-            && open.state != OpenState::Lost
-            && kept
-            && open.keeps_handle()
+        let durable = open.promised != Durable::No && open.keeps_handle();
+        let is_kept = open.state != OpenState::Live || open.is_kept_by_node();
+        open.state != OpenState::Lost
+            && (open.resilient.is_some() || durable && is_kept)
             && !open.closing
             && !open.delete_pending
             && open.create_options & DELETE_ON_CLOSE == 0

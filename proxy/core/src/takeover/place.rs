@@ -127,6 +127,7 @@ impl Link {
         let Some(open) = self.opens.get_mut(token) else { return };
         if *open.name != *place.path {
             open.name = place.path.to_vec();
+            open.called = None;
             open.moved_at = Some(place.since);
         }
         open.birth = place.birth;

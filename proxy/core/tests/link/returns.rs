@@ -6,7 +6,8 @@ use smb_parse::{
     FileId,
     cmd::{create, lock::Lock},
     create_context::{Lease, RequestContext, ResponseContext, tag},
-    encode::{self, LeaseBreak},
+    encode::{self, IoctlParams, LeaseBreak},
+    fsctl,
     header::{Command, Status},
 };
 use understudy_core::{
@@ -22,6 +23,8 @@ use crate::{node::Disk, rig::Rig};
 const GUID: [u8; 16] = [6; 16];
 const KEY: [u8; 16] = [7; 16];
 const RWH: u32 = 7;
+/// FileRenameInformation (MS-FSCC 2.4.42).
+const RENAME: u8 = 10;
 const EXCLUSIVE_NOW: u32 = 0x12;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -297,4 +300,97 @@ fn a_file_that_others_had_since_its_grace_is_not_opened_afresh() {
     let mut rig = client(2, &disk, &files);
     rig.log_in("alice");
     assert_eq!(come_back(&mut rig, file, GUID).0, Status::OBJECT_NAME_NOT_FOUND);
+}
+
+/// Asks for a resilient handle, for so many milliseconds.
+fn make_resilient(rig: &mut Rig, file: FileId, timeout: u32, input: usize) -> Status {
+    let mut asked = timeout.to_le_bytes().to_vec();
+    asked.resize(input, 0);
+    let params =
+        IoctlParams { ctl_code: fsctl::LMR_REQUEST_RESILIENCY, file_id: file, input: &asked, max_output: 0 };
+    let request = encode::ioctl(&rig.header(Command::IOCTL, 0), &params);
+    rig.ask(request).0
+}
+
+/// DHnC without a lease.
+fn come_back_to_resilient(rig: &mut Rig, file: FileId) -> (Status, Vec<u8>) {
+    let contexts: [(&[u8], Vec<u8>); 1] = [(tag::DHNC, encode::durable_reconnect(file))];
+    let request = rig.open_request("file", 0, &contexts);
+    rig.ask(request)
+}
+
+/// Samba has no such handles: the proxy promises them, and keeps the file from others while its client is away.
+#[test]
+fn a_resilient_handle_is_kept_with_its_locks_although_no_node_knows_of_it() {
+    for bridge in [false, true] {
+        let (disk, files) = (Disk::default(), Rc::default());
+        let mut first = client(1, &disk, &files);
+        first.put("file", 77, b"text");
+        first.log_in("alice");
+        let file = first.open(0, "file");
+        if bridge {
+            first.fail_over();
+        }
+        assert_eq!(make_resilient(&mut first, file, 300_001, 8), Status::INVALID_PARAMETER, "too long");
+        assert_eq!(make_resilient(&mut first, file, 1000, 4), Status::INVALID_PARAMETER, "too short");
+        assert_eq!(make_resilient(&mut first, file, 90_000, 8), Status::SUCCESS);
+        for node in &first.nodes {
+            assert!(node.seen(Command::IOCTL).is_empty(), "a node is asked for what it does not have");
+        }
+        assert_eq!(lock(&mut first, file), Status::SUCCESS);
+        goes_away(&mut first);
+        let mut other = Rig::with(LinkId(3), Rig::new().users(), &disk, &files);
+        other.client_guid = [9; 16];
+        other.negotiate();
+        other.log_in("bob");
+        let request = other.open_request("file", 0, &[]);
+        let waits = other.send(&[request])[0];
+        assert!(other.final_answer(waits).is_none(), "the file is somebody else's");
+        files.borrow_mut().handle_timeout(first.now + Duration::from_secs(89));
+        let mut rig = client(2, &disk, &files);
+        rig.log_in("alice");
+        let (status, msg) = come_back_to_resilient(&mut rig, file);
+        assert_eq!(status, Status::SUCCESS);
+        assert_eq!(create::Response::parse(&msg).unwrap().file_id, file);
+        assert_eq!(rig.nodes[0].seen(Command::LOCK).len(), 1, "without its lock");
+        other.show_files();
+        other.pump();
+        assert_eq!(Status(other.answer(waits).0.status), Status::SUCCESS, "as the node says now");
+        // And once more, for longer than was promised.
+        rig.link.handle_client_closed(rig.now);
+        rig.pump();
+        files.borrow_mut().link_gone(LinkId(2));
+        files.borrow_mut().handle_timeout(first.now + Duration::from_secs(91));
+        assert_eq!(files.borrow().absent(), 0);
+    }
+}
+
+/// A file that others rename while its client is away is found, and recorded, by its new name.
+#[test]
+fn what_is_renamed_meanwhile_is_recorded_by_its_new_name() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    let mut other = Rig::with(LinkId(3), Rig::new().users(), &disk, &files);
+    other.client_guid = [9; 16];
+    other.negotiate();
+    other.log_in("bob");
+    let theirs = other.open(0, "file");
+    assert_eq!(other.ask(other.set_name(0, theirs, RENAME, "moved", false)).0, Status::SUCCESS);
+    let close = encode::close(&other.header(Command::CLOSE, 0), 0, theirs);
+    assert_eq!(other.ask(close).0, Status::SUCCESS);
+    let stored = std::iter::from_fn(|| files.borrow_mut().poll_mutation());
+    let last = stored.filter_map(|mutation| match mutation {
+        Mutation::PutAway(record, _) => Some(record.path),
+        _ => None,
+    });
+    let moved: Vec<u8> = "moved".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert_eq!(last.last(), Some(moved));
+    files.borrow_mut().all_lost(first.now, 1);
+    let mut rig = client(2, &disk, &files);
+    rig.log_in("alice");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::INVALID_PARAMETER, "by its old name");
+    let contexts: [(&[u8], Vec<u8>); 2] =
+        [(tag::DH2C, encode::durable_v2_reconnect(file, GUID, 0)), (tag::RQLS, lease(RWH))];
+    let request = rig.open_request("moved", 0xff, &contexts);
+    assert_eq!(rig.ask(request).0, Status::SUCCESS);
 }

@@ -400,7 +400,16 @@ impl Rig {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::File(event) => self.files.borrow_mut().handle(self.now, self.id, event),
+            Event::File(event) => {
+                let moved = {
+                    let mut files = self.files.borrow_mut();
+                    files.handle(self.now, self.id, event);
+                    std::iter::from_fn(|| files.poll_moved()).collect::<Vec<_>>()
+                };
+                for (_, open, path) in moved.into_iter().filter(|(link, ..)| *link == self.id) {
+                    self.link.handle_moved(self.now, open, path);
+                }
+            }
             Event::Takeover(report) => self.takeovers.push(*report),
             Event::SignatureRefused => self.refused += 1,
             Event::SessionLost { loss, .. } => self.losses.push(loss),

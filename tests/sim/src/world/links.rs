@@ -153,6 +153,12 @@ impl World {
         }
         let before = self.files.unreclaimed();
         self.files.handle(self.now, LinkId(at as u64 + 1), event);
+        while let Some((link, open, path)) = self.files.poll_moved() {
+            let other = usize::try_from(link.0 - 1).unwrap_or(usize::MAX);
+            if let Some(pair) = self.pairs.get_mut(other) {
+                pair.link.handle_moved(self.now, open, path);
+            }
+        }
         if before > 0 && self.files.unreclaimed() == 0 {
             self.all_reclaimed();
         }
