@@ -311,6 +311,10 @@ impl Link {
                 Settled::Here
             }
             Command::OPLOCK_BREAK if self.answer_own_break(now, id) => Settled::Here,
+            Command::LOCK if self.requests.get(id).is_some_and(|r| self.is_lock_repeated(r)) => {
+                self.answer_done(id);
+                Settled::Here
+            }
             Command::IOCTL => self.settle_ioctl(id),
             Command::CHANGE_NOTIFY if self.has_missed_changes(id) => self.settle(id, Status::NOTIFY_ENUM_DIR),
             Command::QUERY_DIRECTORY if self.has_ended_enumeration(id) => {

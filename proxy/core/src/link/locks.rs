@@ -25,7 +25,7 @@
 //!   the lost node may have let go of it, and have given it to another client, whose lock was acknowledged. The same if the
 //!   answer to one of these cannot be believed.
 //! - What is locked again is asked for in the order in which it was had, at once or not at all, with LockSequence 0, so that no
-//!   node takes it for a replay; and on an Open that has no LockSequences, so that no LOCK that is sent again is one.
+//!   node takes it for a replay. See [`super::lock_sequence`].
 
 use std::collections::HashSet;
 
@@ -136,10 +136,15 @@ fn elements_of(request: &Request) -> Option<Vec<Lock>> {
 impl Link {
     /// A LOCK was answered.
     pub(super) fn observe_lock(&mut self, request: &Request, status: Status) {
-        let Some(elements) = elements_of(request) else { return };
+        let Ok(asked) = lock::Request::parse(&request.msg) else { return };
+        let elements: Vec<_> = asked.locks().filter_map(Result::ok).collect();
+        if status.is_success() && self.is_lock_repeated(request) {
+            return;
+        }
         let Some(token) = self.request_open(request) else { return };
         if let Some(open) = self.opens.get_mut(token) {
             open.locks.follow(&elements, status);
+            open.lock_sequences.answered(asked.lock_sequence, status.is_success());
         }
         self.wait_for_open(token);
     }
@@ -186,7 +191,11 @@ impl Link {
         };
         let named = self.requests.iter().filter(is_its).filter_map(elements_of).flatten();
         let unheld: Vec<_> = named.filter(|range| !open.locks.has(range)).collect();
+        let ids: Vec<_> = self.requests.iter().filter(is_its).map(Request::message_id).collect();
         self.unlock(token, unheld);
+        for id in ids {
+            self.forget_lock_sequence(id);
+        }
     }
 
     /// The node has kept an Open, and was lost before it had said whether its locks are on it: they are not, now.
@@ -214,9 +223,15 @@ impl Link {
         let Ok(parsed) = lock::Request::parse(&request.msg) else { return };
         let (file, sequence) = (parsed.file_id, parsed.lock_sequence);
         let Some(token) = self.request_open(request) else { return };
+        let repeated = self.is_lock_repeated(request);
         let Some(open) = self.opens.get_mut(token) else { return };
-        match open.locks.settle(&elements, behind_locks) {
+        let settled = match repeated {
+            true => Settled::Answer(Status::SUCCESS),
+            false => open.locks.settle(&elements, behind_locks),
+        };
+        match settled {
             Settled::Answer(status) => {
+                open.lock_sequences.answered(sequence, status.is_success());
                 if let Some(request) = self.requests.get_mut(id) {
                     request.known = Some(status);
                 }

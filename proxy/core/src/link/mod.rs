@@ -31,6 +31,7 @@ pub(crate) mod dispatch;
 mod fsctl;
 mod judge;
 mod leg_loss;
+pub(crate) mod lock_sequence;
 pub(crate) mod locks;
 pub(crate) mod node_leg;
 mod observe;

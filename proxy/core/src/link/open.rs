@@ -18,6 +18,7 @@ use crate::{
     link::{
         birth::Birth,
         breaks::{Breaking, Level},
+        lock_sequence::LockSequences,
         locks::LockTable,
         persist::Written,
         request::Request,
@@ -114,6 +115,7 @@ pub(crate) struct Open {
     pub(crate) is_pipe: bool,
     /// Byte-range locks acknowledged.
     pub(crate) locks: LockTable,
+    pub(crate) lock_sequences: LockSequences,
     /// The node that has given out `node_id` is not known to have those: it was lost before it said so.
     pub(crate) owes_locks: bool,
     /// A request that closes it was in flight when its node was lost.
@@ -409,6 +411,7 @@ impl Open {
             birth: Birth::set(0),
             is_pipe: place.is_pipe,
             locks: LockTable::default(),
+            lock_sequences: LockSequences::default(),
             owes_locks: false,
             closing: false,
             unused: false,

@@ -7,6 +7,7 @@ mod caching;
 mod debug;
 mod directories;
 mod judged;
+mod lock_sequences;
 mod logins;
 mod names;
 mod node;
