@@ -349,13 +349,13 @@ impl Client {
                     // If this one is done first, that one fails no more where it was to.
                     held.locks.retain(|(block, _)| !unlocking.contains(block));
                 }
-                let msg = encode::lock(header, id, 0, &ranges(&blocks, flags));
+                let msg = encode::lock(header, id, self.lock_sequence(), &ranges(&blocks, flags));
                 (msg, Kind::Lock { slot, id, blocks, exclusive, unlocked: order })
             }
             Act::Unlock { blocks, .. } => {
                 let outcome = self.unlock(slot, id, blocks)?;
                 (
-                    encode::lock(header, id, 0, &ranges(blocks, lock::UNLOCK)),
+                    encode::lock(header, id, self.lock_sequence(), &ranges(blocks, lock::UNLOCK)),
                     Kind::Unlock { slot, id, blocks: blocks.clone(), outcome },
                 )
             }
@@ -389,6 +389,16 @@ impl Client {
             }
             _ => return None,
         })
+    }
+
+    /// An index and a number that no LOCK has had (MS-SMB2 3.2.4.19).
+    fn lock_sequence(&mut self) -> u32 {
+        if self.dialect == Dialect::SMB202 {
+            return 0;
+        }
+        self.locks += 1;
+        let (index, number) = (self.locks % 64 + 1, self.locks / 64 % 16);
+        index << 4 | number
     }
 
     /// What is unlocked is not believed from now on. What comes of it, where that is sure: not behind a LOCK in flight.

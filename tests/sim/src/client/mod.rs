@@ -190,6 +190,8 @@ pub struct Client {
     /// Files of which several Opens had one lease.
     shared: BTreeSet<u64>,
     names: u32,
+    /// How many LOCKs and UNLOCKs it has sent.
+    locks: u32,
     /// The numbers of what compounds have opened.
     chains: BTreeMap<u64, u64>,
     /// How many break notifications it has heard.
@@ -230,6 +232,7 @@ impl Client {
             suspects_all: false,
             shared: BTreeSet::new(),
             names: 0,
+            locks: 0,
             chains: BTreeMap::new(),
             breaks: 0,
             spoilt: BTreeSet::new(),

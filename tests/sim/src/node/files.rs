@@ -8,7 +8,13 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
-use super::{Caching, Chain, Deed, Mark, Open, Out, Server, chain::Step, durable::reconnect_of, login::u16s};
+use std::collections::BTreeMap;
+
+use understudy_core::crypto::Dialect;
+
+use super::{
+    Caching, Chain, ConnId, Deed, Mark, Open, Out, Server, chain::Step, durable::reconnect_of, login::u16s,
+};
 use crate::disk::{BLOCKS, Disk, File, POISON};
 
 /// CreateDisposition (MS-SMB2 2.2.13).
@@ -124,6 +130,7 @@ impl Server {
             caching,
             breaking: None,
             locks: Vec::new(),
+            sequences: BTreeMap::new(),
             relocked: false,
             delete_on_close: asked.create_options & DELETE_ON_CLOSE != 0,
             cursor: None,
@@ -331,12 +338,28 @@ impl Server {
         })
     }
 
+    /// Whether the LockSequences of an Open are looked at: what it has been asked to do it remembers.
+    fn counts_locks(&self, conn: ConnId, id: u64) -> bool {
+        let dialect = self.conns.get(&conn).map_or(Dialect::SMB202, |c| c.dialect);
+        let durable = self.opens.get(&id).is_some_and(|o| o.durable.is_some());
+        dialect >= Dialect::SMB300 || dialect > Dialect::SMB202 && durable
+    }
+
     fn lock(&mut self, chain: &Chain, msg: &[u8], id: FileId, disk: &mut Disk) -> Step {
         let Ok(asked) = lock::Request::parse(msg) else { return fail(Status::INVALID_PARAMETER) };
         let Some(number) = self.opens.get(&id.volatile).map(|o| o.number) else {
             return fail(Status::FILE_CLOSED);
         };
         let locks: Vec<_> = asked.locks().filter_map(Result::ok).collect();
+        // MS-SMB2 3.3.5.14: what repeats a number was done, and is not done again.
+        let (index, sequence) = (asked.lock_sequence >> 4, asked.lock_sequence & 0xf);
+        let counts = (1..=64).contains(&index) && self.counts_locks(chain.conn, id.volatile);
+        if let Some(open) = self.opens.get_mut(&id.volatile).filter(|_| counts) {
+            if open.sequences.get(&index) == Some(&sequence) {
+                return Step::Done(Status::SUCCESS, u16s(&[4, 0]));
+            }
+            open.sequences.remove(&index);
+        }
         for (at, wanted) in locks.iter().enumerate() {
             let block = (wanted.offset / 8) as usize;
             let exclusive = wanted.flags & lock::EXCLUSIVE != 0;
@@ -370,6 +393,9 @@ impl Server {
             if let Some(open) = self.opens.get_mut(&id.volatile) {
                 open.locks.push(*wanted);
             }
+        }
+        if let Some(open) = self.opens.get_mut(&id.volatile).filter(|_| counts) {
+            open.sequences.insert(index, sequence);
         }
         if chain.mark.reclaims {
             if let Some(open) = self.opens.get_mut(&id.volatile) {

@@ -26,8 +26,8 @@ use crate::{
 
 /// `SMB2_GLOBAL_CAP_ENCRYPTION`.
 const ENCRYPTION: u32 = 0x40;
-/// Leasing and large MTU.
-const CAPABILITIES: u32 = 0x6;
+/// Leasing, large MTU and multichannel.
+const CAPABILITIES: u32 = 0xe;
 const SIGNING_REQUIRED: u16 = 2;
 /// `SMB2_SESSION_FLAG_ENCRYPT_DATA`.
 const ENCRYPT_DATA: u16 = 4;

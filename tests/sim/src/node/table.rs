@@ -1,5 +1,7 @@
 //! What is open at a server.
 
+use std::collections::BTreeMap;
+
 use smb_parse::cmd::lock;
 
 use super::{
@@ -44,6 +46,8 @@ pub struct Open {
     pub breaking: Option<u8>,
     /// Blocks that it has locked.
     pub locks: Vec<lock::Lock>,
+    /// LockSequences: the last number of each index that was done.
+    pub(crate) sequences: BTreeMap<u32, u32>,
     /// They were taken again after a takeover.
     pub(crate) relocked: bool,
     pub(crate) delete_on_close: bool,
