@@ -24,6 +24,8 @@ pub struct Mark {
     pub blocked: Rc<[u64]>,
     /// What its client had, of each of its Opens, if it had heard and given back nothing more by then.
     pub had: Option<Rc<[Had]>>,
+    /// How many steps had been taken.
+    pub at: u64,
 }
 
 /// What a client had of an Open.

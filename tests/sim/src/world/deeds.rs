@@ -110,8 +110,10 @@ impl World {
             return Err(Violation::new("barrier", text));
         }
         for (at, other) in self.pairs.iter().enumerate().filter(|(at, _)| *at != actor) {
+            // What a node has had since before the other one's connection was lost nobody can hold back any more.
+            let is_late = mark.at >= other.lost;
             // An Open that shares the lease or came first is never the other client's.
-            if self.is_served(at) && other.client.believes_write(number) {
+            if is_late && self.is_served(at) && other.client.believes_write(number) {
                 let text = format!(
                     "client {} works on file {number}, which client {} may have changed in its cache",
                     actor + 1,
@@ -119,7 +121,8 @@ impl World {
                 );
                 return Err(Violation::new("lease", text));
             }
-            if self.is_held(at, number)
+            if is_late
+                && self.is_held(at, number)
                 && self.has_heard_all(at)
                 && let Some((_, text)) = self.beyond(at).find(|(file, _)| *file == number)
             {

@@ -119,6 +119,7 @@ impl World {
                     pair.tokens.insert(*open, number);
                 }
             }
+            FileEvent::Lost => pair.lost = self.steps,
             FileEvent::Held { open } => {
                 pair.held.insert(*open);
             }
@@ -193,6 +194,7 @@ impl World {
             bridge: mode != "relay" && mode != "handshake",
             reclaims: mode == "takeover",
             blocked: Rc::from(blocked),
+            at: self.steps,
             had: if mode == "takeover" { self.had(at) } else { None },
         }
     }

@@ -64,6 +64,8 @@ pub struct Pair {
     /// It is told of every change of Files.
     waits: bool,
     tokens: BTreeMap<OpenToken, u64>,
+    /// When it was heard of last that what it has is lost: how many steps had been taken.
+    lost: u64,
     /// The Opens whose files the Link holds for its client.
     held: BTreeSet<OpenToken>,
     /// The files that the answers which have just arrived say were opened.
@@ -138,6 +140,7 @@ impl World {
                 owes: Duration::ZERO,
                 waits: false,
                 tokens: BTreeMap::new(),
+                lost: 0,
                 held: BTreeSet::new(),
                 opened: VecDeque::new(),
                 relay: None,
