@@ -287,6 +287,11 @@ pub enum FileEvent {
         /// When the file was created. `None`: it was gone when that could be looked at; it is the one that had the name last.
         birth: Option<Birth>,
     },
+    /// What had a name before the file that has it now was deleted by a request in flight: that is known now.
+    LeftGone {
+        /// The name.
+        key: FileKey,
+    },
     /// A request that was in flight when its node was lost may have removed a name.
     Removing {
         /// The name.

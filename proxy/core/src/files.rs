@@ -511,9 +511,9 @@ impl Files {
             FileEvent::Closed { open } => self.closed(now, link, open),
             FileEvent::GivenUp { open, deleted } => {
                 self.release(link, open);
-                if let Some((entry, _)) = self.remove(link, open) {
+                if let Some((entry, last)) = self.remove(link, open) {
                     self.lately.closed(&entry.name.key, Some(now));
-                    if deleted {
+                    if deleted || last.is_some_and(|file| file.doomed) {
                         self.gone(now, entry.name.key, entry.file.birth);
                     }
                 }
@@ -536,6 +536,11 @@ impl Files {
                 let birth = birth.or_else(last).unwrap_or(Birth::set(0));
                 self.taken.insert(key.clone(), birth, now);
                 self.gone(now, key, birth);
+            }
+            FileEvent::LeftGone { key } => {
+                if let Some(left) = self.lately.left(&key) {
+                    self.gone(now, key, left);
+                }
             }
             FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),
             FileEvent::Making { key } => self.making.insert(key, Birth::set(0), now),

@@ -99,6 +99,11 @@ impl Lately {
         left.is_some_and(|left| !left.can_be(birth))
     }
 
+    /// The file that had the name before, of which nobody was told that it was removed.
+    pub(super) fn left(&self, key: &FileKey) -> Option<Birth> {
+        self.by_name.get(key)?.left
+    }
+
     /// Whether an Open of it may have been closed since then.
     pub(super) fn may_be_closed_since(&self, key: &FileKey, since: Instant) -> bool {
         match self.by_name.get(key).map(|happened| happened.closed) {

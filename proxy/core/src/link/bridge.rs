@@ -232,7 +232,7 @@ impl Link {
 
     /// A sealed answer does not open: to which request it is can not be told, and whoever waits for it would wait for ever. A
     /// client would end such a connection, and so is this one.
-    fn leave_tampered_leg(&mut self, now: Instant) {
+    pub(crate) fn leave_tampered_leg(&mut self, now: Instant) {
         let State::Bridge(leg) = &self.state else { return };
         let leg = leg.id;
         self.out.close_leg(leg, Close::Reset);
@@ -290,7 +290,7 @@ impl Link {
             Some(Pending::Client(id)) if interim => self.bridge_interim(id, opened, msg),
             Some(Pending::Client(id)) => self.bridge_final(now, id, opened, header, msg),
             Some(Pending::Ours(Op::Probe(request, session, tree))) if !interim => {
-                self.probe_answer(request, (session, tree), opened, header, msg);
+                self.probe_answer(now, request, (session, tree), opened, header, msg);
                 Passage::Withheld
             }
             Some(Pending::Ours(Op::Tail(request, session))) if !interim => {
@@ -414,6 +414,9 @@ impl Link {
                 self.adopt_open(&request, msg);
             } else {
                 self.ids_for_client(msg);
+            }
+            if header.command == Command::CREATE && Status(header.status).is_error() {
+                self.requests.failed(&request, Status(header.status));
             }
             if request.appends {
                 self.note_appended(&request, Status(header.status), Some(msg));

@@ -266,6 +266,9 @@ impl Link {
             return Settled::Here;
         }
         let Some(request) = self.requests.get(id) else { return Settled::Here };
+        if let Some(status) = request.fails.filter(|_| request.deaths > 0) {
+            return self.settle(id, status);
+        }
         if request.deaths > 0 {
             let facts = Facts::of(request, &self.opens);
             let verdict = verdict(&facts);

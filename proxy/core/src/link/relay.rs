@@ -309,6 +309,9 @@ impl Link {
         if is_believed {
             self.observe(&request, header, msg);
         }
+        if is_believed && header.command == Command::CREATE && Status(header.status).is_error() {
+            self.requests.failed(&request, Status(header.status));
+        }
         self.tell_rename_is_over(&request, is_believed);
         if Status(header.status) == Status::USER_SESSION_DELETED {
             // Unsigned, for nobody has the key any more: the session is over, whatever has ended it.

@@ -62,6 +62,8 @@ pub(crate) struct Request {
     pub(crate) action: Option<u32>,
     /// What it opens is deleted by its own compound, or it is the member that says so.
     pub(crate) deletes: bool,
+    /// The CREATE of its own compound has failed so, and it will fail alike.
+    pub(crate) fails: Option<Status>,
     /// What is known of its outcome without asking a node, since one was lost.
     pub(crate) known: Option<Status>,
     /// It changes names, and until it is answered others wait.
@@ -119,6 +121,7 @@ impl Request {
             finding: Finding::Unknown,
             action: None,
             deletes: false,
+            fails: None,
             known: None,
             doubtful: false,
             pends: false,
@@ -298,6 +301,15 @@ impl Requests {
         for request in self.leaning_on(create) {
             if request.file_id() == Some(RELATED_FILE_ID) {
                 request.related_file = Some(id);
+            }
+        }
+    }
+
+    /// A CREATE has failed: so will the related members behind it that work on what it was to open (MS-SMB2 3.3.5.2.7.2).
+    pub(crate) fn failed(&mut self, create: &Request, status: Status) {
+        for request in self.leaning_on(create) {
+            if request.file_id() == Some(RELATED_FILE_ID) && request.related_file.is_none() {
+                request.fails = Some(status);
             }
         }
     }

@@ -205,7 +205,8 @@ impl Link {
     /// was answered.
     pub(crate) fn settle_compound(&mut self, ids: &[MessageId]) -> bool {
         let own = |link: &Self, id: &MessageId| {
-            let facts = Facts::of(link.requests.get(*id)?, &link.opens);
+            let member = link.requests.get(*id).filter(|member| member.fails.is_none())?;
+            let facts = Facts::of(member, &link.opens);
             (facts.deaths > 0 && facts.subject == Subject::OwnCreate).then(|| verdict(&facts))
         };
         let verdicts: Vec<_> = ids.iter().filter_map(|id| own(self, id)).collect();
@@ -270,7 +271,7 @@ impl Link {
         let there = target;
         match (story.kind, new, there) {
             // What stands there now is another's.
-            (Kind::Delete, ..) if source.is_some() => return None,
+            (Kind::Delete, ..) if source.is_some() => self.out.file(FileEvent::LeftGone { key: old }),
             (Kind::Delete, ..) => self.out.file(FileEvent::Gone { key: old, birth: None }),
             (Kind::Rename, Some(new), Some(there)) => {
                 self.out.file(FileEvent::Made { key: new, birth: there.birth, at });

@@ -66,7 +66,10 @@
 //!   is told it has made is no other's. Others know of it before the node is asked for it, which may let the request wait. Fresh requests that open files or change names wait meanwhile, of every Link.
 //! - An exclusive create that cannot be told from another's is answered STATUS_INTERNAL_ERROR, never FILE_CREATED.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use smb_parse::{
     cmd::{create, set_info, write},
@@ -376,7 +379,7 @@ impl Link {
             request.probe = Probe::Unasked;
             request.look = Look::Unasked;
             request.pends = false;
-            let is_open = changes_names(request) || is_append(request);
+            let is_open = request.fails.is_none() && (changes_names(request) || is_append(request));
             request.doubtful = request.deaths == 1 && request.sent.is_none() && is_open;
             doubt |= request.doubtful;
         }
@@ -595,6 +598,7 @@ impl Link {
     /// The node's answer to a probe. `opened`: whose keys opened it, if it came sealed.
     pub(crate) fn probe_answer(
         &mut self,
+        now: Instant,
         id: MessageId,
         (session, tree): (SessionId, TreeId),
         opened: Option<SessionId>,
@@ -624,6 +628,10 @@ impl Link {
         };
         if let Some(request) = self.requests.get_mut(id) {
             request.probe = seen;
+        }
+        if !is_genuine {
+            // What was opened cannot be closed, and would keep the file from being deleted.
+            self.leave_tampered_leg(now);
         }
     }
 
