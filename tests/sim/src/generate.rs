@@ -52,22 +52,24 @@ impl Mood {
                 None,
                 Some(Focus::Append),
                 Some(Focus::Append),
+                Some(Focus::Append),
                 Some(Focus::Rename),
                 Some(Focus::Notify),
                 Some(Focus::Teardown),
                 Some(Focus::Create),
                 Some(Focus::Link),
                 Some(Focus::Delete),
+                Some(Focus::Delete),
                 Some(Focus::Overwrite),
             ]),
-            storm: chance.one_in(3),
+            storm: chance.one_in(2),
         }
     }
 
     /// The next step.
     pub fn next(&self, world: &World, chance: &mut Chance) -> Step {
         let draw = chance.below(1000);
-        if self.storm && draw < 150 && world.is_sent_again() {
+        if self.storm && draw < 300 && world.is_sent_again() {
             let node = world.serving_node().unwrap_or(0);
             return Step::Crash { node, kept: chance.below(2) };
         }
@@ -114,7 +116,7 @@ impl Mood {
         if chance.below(100) < self.evil {
             return if chance.one_in(2) { Act::EvilWrite { slot } } else { Act::EvilCreate };
         }
-        if let Some(act) = self.focus.filter(|_| chance.one_in(4)).and_then(|focus| focus.act(slot, chance)) {
+        if let Some(act) = self.focus.filter(|_| chance.one_in(3)).and_then(|focus| focus.act(slot, chance)) {
             return act;
         }
         let shared = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
@@ -144,7 +146,8 @@ impl Mood {
             54 => Act::Fsctl { slot },
             55 => Act::Notify { slot },
             56 => Act::Cancel,
-            57 | 58 => Act::Echo,
+            57 => Act::Echo,
+            58 => Act::Fsctl { slot },
             59..62 => Act::Compound { name: shared, block, writes: chance.one_in(2) },
             62 if chance.one_in(3) => Act::Create {
                 name: ".".to_owned(),
@@ -178,6 +181,7 @@ impl Focus {
     fn act(self, slot: u8, chance: &mut Chance) -> Option<Act> {
         Some(match self {
             Self::Append if chance.one_in(6) => Act::Delete { slot },
+            Self::Append if chance.one_in(8) => Act::Fsctl { slot },
             Self::Append if chance.one_in(3) => create(slot, "*".into(), chance),
             Self::Append => Act::Append { slot },
             Self::Rename => Act::Rename { slot },
@@ -189,6 +193,7 @@ impl Focus {
             Self::Create if chance.one_in(4) => Act::Rename { slot },
             Self::Create => create(slot, "*".into(), chance),
             Self::Link if chance.one_in(6) => Act::Delete { slot },
+            Self::Link if chance.one_in(6) => Act::Fsctl { slot },
             Self::Link if chance.one_in(3) => {
                 let name = SHARED_NAMES[chance.below(SHARED_NAMES.len())].to_owned();
                 Act::Name { name, change: Change::Link }
@@ -214,7 +219,7 @@ fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
     let (name, disposition) = match chance.below(10) {
         _ if shared == "*" => (shared, if chance.one_in(3) { 3 } else { 2 }),
         _ if shared == "." => (shared, 1),
-        0..3 => ("*".to_owned(), if chance.one_in(4) { 3 } else { 2 }),
+        0..3 => ("*".to_owned(), if chance.one_in(3) { 3 } else { 2 }),
         3 => (".".to_owned(), 1),
         4 => (shared, 1),
         5 => (shared, chance.pick(&[0, 4, 5])),
@@ -227,7 +232,7 @@ fn create(slot: u8, shared: String, chance: &mut Chance) -> Act {
         share: if chance.one_in(5) { chance.below(8) as u32 } else { 7 },
         slot,
         delete: chance.one_in(16),
-        more: disposition == 3 && chance.one_in(4),
+        more: disposition == 3 && chance.one_in(3),
     }
 }
 
@@ -235,7 +240,7 @@ fn fault(world: &World, chance: &mut Chance) -> Step {
     let node = chance.below(world.nodes.len());
     let client = chance.below(world.pairs.len());
     let kept = chance.below(4);
-    match chance.below(24) {
+    match chance.below(26) {
         0..7 => Step::Crash { node: world.serving_node().unwrap_or(node), kept },
         7 => Step::Crash { node, kept },
         8..12 => Step::Start(node),
@@ -246,6 +251,14 @@ fn fault(world: &World, chance: &mut Chance) -> Step {
         19 => Step::Cut { client, beside: true, kept },
         20 | 21 => Step::Probe(world.serving_node().unwrap_or(node)),
         22 => Step::Probe(node),
+        23 => Step::Refuse(node, PASSING_NAMES[chance.below(PASSING_NAMES.len())].to_owned()),
+        24 => {
+            let names: Vec<&str> = world.pairs[client].client.open_names().collect();
+            match names.len() {
+                0 => Step::Probe(node),
+                count => Step::Refuse(node, names[chance.below(count)].to_owned()),
+            }
+        }
         _ => Step::FenceFails(world.serving_node().unwrap_or(node)),
     }
 }

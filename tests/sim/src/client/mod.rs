@@ -261,6 +261,11 @@ impl Client {
         self.users.contains(&user)
     }
 
+    /// The names by which it has opened what it has open.
+    pub fn open_names(&self) -> impl Iterator<Item = &str> {
+        self.slots.values().map(|held| &*held.name)
+    }
+
     /// Whether it can ask for anything.
     pub fn has_credits(&self) -> bool {
         self.credits > 0

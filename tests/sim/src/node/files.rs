@@ -64,7 +64,7 @@ impl Server {
         }
         let directory = asked.create_options & DIRECTORY != 0;
         let found = if directory { Some(0) } else { disk.find(&name) };
-        if self.refused.contains(&name) {
+        if self.refused.contains(if directory { "." } else { &*name }) {
             return fail(Status::ACCESS_DENIED);
         }
         match (asked.create_disposition, found) {

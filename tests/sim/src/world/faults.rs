@@ -56,13 +56,15 @@ impl World {
     }
 
     pub(super) fn start_node(&mut self, node: usize) -> bool {
-        // The end of a process is heard of before another one can be started in its place.
-        let unheard = |w: &Wire| w.node == node && w.dead && !w.over && !w.given_up;
+        // The end of a process, or that there is none, is heard of before another one can be started in its place.
+        let says = |w: &Wire| w.dead || matches!(w.to_link.back(), Some(ToLink::Lost(_)));
+        let unheard = |w: &Wire| w.node == node && says(w) && !w.over && !w.given_up;
         let early = self.pairs.iter().any(|p| p.wires.values().any(unheard));
         if early || self.up.get(node).copied().unwrap_or(true) {
             return false;
         }
         self.up[node] = true;
+        self.nodes[node].refused.clear();
         self.note_start(node);
         true
     }
