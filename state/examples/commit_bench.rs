@@ -79,7 +79,7 @@ async fn measure(name: &str, store: Arc<dyn Store>, time: Duration) {
                             Batch::new(vec![Change::Put(key, vec![b'v'; 500])]).guarded(guard.clone());
                         let began = Instant::now();
                         store.commit(batch).await.unwrap();
-                        took.push(began.elapsed().as_micros());
+                        took.push(began.elapsed());
                     }
                     took
                 })
@@ -90,8 +90,13 @@ async fn measure(name: &str, store: Arc<dyn Store>, time: Duration) {
             took.extend(task.await.unwrap());
         }
         took.sort_unstable();
-        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e6;
         let rate = took.len() as f64 / time.as_secs_f64();
-        println!("{name:<18} {committers:>10} {:>9} {:>9} {:>9} {rate:>11.0}", at(0.5), at(0.99), at(1.0));
+        println!(
+            "{name:<18} {committers:>10} {:>9.1} {:>9.1} {:>9.1} {rate:>11.0}",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
     }
 }
