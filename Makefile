@@ -29,7 +29,7 @@ lint:
 
 # Without etcd on the machine what needs it is left out, loudly; in `make test` that is a failure.
 unit:
-	cargo test --workspace --locked --quiet
+	cargo test --workspace --all-features --locked --quiet
 
 # Seeds of the simulator (RUNS=, FROM=); stops at the first that breaks a rule, and tells its story. COVERAGE= says how often
 # every row of the replay table and every stage of a takeover has to be hit.
@@ -43,8 +43,9 @@ mutants:
 	RUNS=$(or $(RUNS),50000) tests/sim/mutants/run.sh $(MUTANT)
 
 # The Helm chart: lint, renders, the schemas of Kubernetes, unit tests, wrong values, and its configuration against the binary.
-chart: build
-	tests/chart.sh
+chart:
+	cargo build --locked -p understudy --features k8s
+	UNDERSTUDY_BIN=target/debug/understudy tests/chart.sh
 
 # The image of the proxy, by its Containerfile, from bases of Debian's packages instead of the public ones. Needs buildah and
 # mmdebstrap. Never in CI.

@@ -4,6 +4,7 @@
 listen = {{ printf "%s:%v" .Values.listenAddress .Values.ports.smb | toJson }}
 takeover_deadline = {{ $c.takeoverDeadline | toJson }}
 grace_park = {{ $c.gracePark | toJson }}
+grace = {{ $c.grace | toJson }}
 shutdown_grace = {{ $c.shutdownGrace | toJson }}
 leg_losses_per_minute = {{ int $c.legLossesPerMinute }}
 {{- with int $c.workers }}
@@ -23,6 +24,9 @@ url = "file:/var/lib/understudy"
 [fence]
 {{- with .Values.fence.exec }}
 exec = {{ toJson . }}
+{{- end }}
+{{- if .Values.fence.kubernetes.enabled }}
+kubernetes = {{ include "understudy.sambaNamespace" . | toJson }}
 {{- end }}
 timeout = {{ .Values.fence.timeout | toJson }}
 unfenced_silence = {{ .Values.fence.unfencedSilence }}

@@ -33,11 +33,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
-{{/* The metadata of an object: a dict with "root", and if it has them "name" or "suffix", "labels" and "annotations". */}}
+{{/* The metadata of an object: a dict with "root", and if it has them "name" or "suffix", "namespace" ("-" for none), "labels" and
+"annotations". */}}
 {{- define "understudy.metadata" -}}
 {{- $root := .root -}}
 name: {{ .name | default (printf "%s%s" (include "understudy.fullname" $root) (.suffix | default "")) }}
-namespace: {{ $root.Release.Namespace }}
+{{- if ne (.namespace | default "") "-" }}
+namespace: {{ .namespace | default $root.Release.Namespace }}
+{{- end }}
 labels:
   {{- include "understudy.labels" $root | nindent 2 }}
   {{- with .labels }}
@@ -76,11 +79,15 @@ annotations:
 {{- mul $number (get (dict "ms" 1 "s" 1000 "m" 60000 "min" 60000) $unit | int64) -}}
 {{- end -}}
 
+{{- define "understudy.sambaNamespace" -}}
+{{- .Values.nodes.statefulSet.namespace | default .Release.Namespace -}}
+{{- end -}}
+
 {{/* The nodes, a line each: name, space, address. */}}
 {{- define "understudy.nodes" -}}
 {{- with .Values.nodes.statefulSet -}}
 {{- if .name -}}
-{{- $domain := printf "%s.%s.svc.%s" .service (.namespace | default $.Release.Namespace) $.Values.clusterDomain -}}
+{{- $domain := printf "%s.%s.svc.%s" .service (include "understudy.sambaNamespace" $) $.Values.clusterDomain -}}
 {{- range $at := until (int .replicas) }}
 {{ $.Values.nodes.statefulSet.name }}-{{ $at }} {{ $.Values.nodes.statefulSet.name }}-{{ $at }}.{{ $domain }}:{{ $.Values.nodes.statefulSet.port }}
 {{- end -}}

@@ -32,9 +32,6 @@
 
 {{/* Where, and as whom, pods run. */}}
 {{- define "understudy.podSettings" -}}
-serviceAccountName: {{ include "understudy.serviceAccountName" . }}
-# The proxy asks nothing of the API server.
-automountServiceAccountToken: false
 enableServiceLinks: false
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:

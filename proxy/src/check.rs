@@ -15,7 +15,7 @@ use understudy_core::{
 use understudy_state::{Batch, Change, EtcdOptions, Guard, StoreError};
 
 use crate::{
-    config::{Config, StoreUrl},
+    config::{Config, FenceMeans, StoreUrl},
     credentials::{Files, Format, KeyFile},
     fence,
     fleet::effect,
@@ -53,9 +53,12 @@ pub(crate) async fn check(config: &Config) -> bool {
         }
     }
     say(true, on_store_failure(config.on_store_failure).into());
-    if let Some(words) = &config.fence_exec {
+    if let Some(FenceMeans::Exec(words)) = &config.fence {
         let mistake = fence::mistake(words);
         say(mistake.is_none(), mistake.unwrap_or_else(|| format!("the fence: {}", words.join(" "))));
+    } else if let Some(FenceMeans::Kubernetes(namespace)) = &config.fence {
+        let (ok, what) = fence::pods(namespace, &config.nodes).await;
+        say(ok, what);
     } else if config.unfenced_silence {
         say(
             true,

@@ -22,7 +22,7 @@ pub(crate) struct Config {
     /// The keytab of the nodes' service.
     pub(crate) keytab: Option<PathBuf>,
     pub(crate) store: StoreUrl,
-    pub(crate) fence_exec: Option<Vec<String>>,
+    pub(crate) fence: Option<FenceMeans>,
     pub(crate) fence_timeout: Duration,
     pub(crate) unfenced_silence: bool,
     pub(crate) admin: Option<SocketAddr>,
@@ -56,6 +56,15 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// `host:port`; the host is an address or a name.
     pub(crate) address: String,
+}
+
+/// By what a node is fenced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FenceMeans {
+    /// `[fence] exec`: a program and its arguments.
+    Exec(Vec<String>),
+    /// `[fence] kubernetes`: the API server; the nodes are called as their pods in this namespace are.
+    Kubernetes(String),
 }
 
 /// Who looks at the nodes' volumes.

@@ -1,10 +1,102 @@
-//! Running the operator's fence.
+//! Running the fence that is configured: the operator's program, or the API server of Kubernetes.
 
 use std::{fs, os::unix::fs::MetadataExt, process::Stdio, time::Duration};
 
+use anyhow::bail;
 use tokio::{process::Command, time::timeout};
 
-use crate::config::NodeConfig;
+use crate::config::{Config, FenceMeans, NodeConfig};
+#[cfg(feature = "k8s")]
+use crate::k8s::{self, PodFence};
+
+/// A fence that is ready.
+#[derive(Debug, Clone)]
+pub(crate) struct Fence {
+    means: Means,
+    timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Means {
+    Exec(Vec<String>),
+    #[cfg(feature = "k8s")]
+    Pods(PodFence),
+}
+
+impl Fence {
+    /// Gets the configured fence ready, if there is one.
+    ///
+    /// # Errors
+    /// It could not be used.
+    pub(crate) async fn prepare(config: &Config) -> anyhow::Result<Option<Self>> {
+        let means = match &config.fence {
+            None => return Ok(None),
+            Some(FenceMeans::Exec(words)) => {
+                if let Some(mistake) = mistake(words) {
+                    bail!("{mistake}");
+                }
+                Means::Exec(words.clone())
+            }
+            #[cfg(feature = "k8s")]
+            Some(FenceMeans::Kubernetes(namespace)) => {
+                let names = config.nodes.iter().map(|node| node.name.clone());
+                Means::Pods(PodFence::start(k8s::client().await?, namespace, names))
+            }
+            #[cfg(not(feature = "k8s"))]
+            Some(FenceMeans::Kubernetes(_)) => bail!("this understudy was built without Kubernetes"),
+        };
+        Ok(Some(Self { means, timeout: config.fence_timeout }))
+    }
+
+    /// Fences a node. True only if it succeeded within the time given.
+    pub(crate) async fn run(&self, node: &NodeConfig) -> bool {
+        match &self.means {
+            Means::Exec(words) => run(words, node, self.timeout).await,
+            #[cfg(feature = "k8s")]
+            Means::Pods(pods) => fence_pod(pods, node, self.timeout).await,
+        }
+    }
+}
+
+#[cfg(feature = "k8s")]
+async fn fence_pod(pods: &PodFence, node: &NodeConfig, limit: Duration) -> bool {
+    tracing::warn!(node = node.name, "fencing: its pod is deleted");
+    match timeout(limit, pods.fence(&node.name)).await {
+        Ok(Ok(())) => {
+            tracing::warn!(node = node.name, "fenced: its kubelet says that the pod has ended");
+            true
+        }
+        Ok(Err(error)) => {
+            let error = format!("{error:#}");
+            tracing::error!(node = node.name, error, "the fence failed");
+            false
+        }
+        Err(_) => {
+            tracing::error!(
+                node = node.name,
+                "the fence failed: nobody says that the pod has ended; if its machine is shut down, taint it: kubectl taint \
+                 nodes NAME node.kubernetes.io/out-of-service=:NoExecute"
+            );
+            false
+        }
+    }
+}
+
+/// For `check`: whether the nodes' pods can be asked for.
+pub(crate) async fn pods(namespace: &str, nodes: &[NodeConfig]) -> (bool, String) {
+    #[cfg(feature = "k8s")]
+    let missing = k8s::missing(namespace, nodes.iter().map(|node| node.name.as_str())).await;
+    #[cfg(not(feature = "k8s"))]
+    let missing: anyhow::Result<Vec<String>> = Err(anyhow::anyhow!("built without it"));
+    match missing {
+        Ok(missing) if missing.is_empty() => (
+            true,
+            format!("the fence: the API server deletes pods in {namespace}, {} are known", nodes.len()),
+        ),
+        Ok(missing) => (false, format!("the fence: there is no pod {} in {namespace}", missing.join(", "))),
+        Err(error) => (false, format!("the fence: {error:#}")),
+    }
+}
 
 /// Runs the fence for a node. True only if it ended with status 0 within the time given.
 pub(crate) async fn run(words: &[String], node: &NodeConfig, limit: Duration) -> bool {

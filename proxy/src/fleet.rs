@@ -14,7 +14,8 @@ use understudy_core::{
 use understudy_state::{Batch, PlacementRecord, Store};
 
 use crate::{
-    fence, probe,
+    fence::Fence,
+    probe,
     shared::{Command, FleetInput, Shared},
 };
 
@@ -24,19 +25,12 @@ const STORE: Duration = Duration::from_secs(2);
 /// After so long without a serving node, that is said.
 const UNSERVED: Duration = Duration::from_secs(3);
 
-/// How fencing is done.
-#[derive(Debug, Clone)]
-pub(crate) struct FenceConfig {
-    pub(crate) exec: Vec<String>,
-    pub(crate) timeout: Duration,
-}
-
 /// The task that owns the Fleet.
 pub(crate) struct FleetTask {
     pub(crate) fleet: Fleet,
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) fence: Option<FenceConfig>,
+    pub(crate) fence: Option<Fence>,
     pub(crate) inputs: UnboundedReceiver<FleetInput>,
 }
 
@@ -141,7 +135,7 @@ impl FleetTask {
         let (fence, config) = (self.fence.clone(), self.shared.nodes.get(usize::from(node.0)).cloned());
         tokio::spawn(async move {
             let success = match (fence, config) {
-                (Some(fence), Some(node)) => fence::run(&fence.exec, &node, fence.timeout).await,
+                (Some(fence), Some(node)) => fence.run(&node).await,
                 _ => false,
             };
             let _ = inputs.send(FleetInput::Fenced { node, token, success });

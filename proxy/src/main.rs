@@ -7,6 +7,8 @@ mod credentials;
 mod driver;
 mod fence;
 mod fleet;
+#[cfg(feature = "k8s")]
+mod k8s;
 mod metrics;
 mod net;
 mod persist;

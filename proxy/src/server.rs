@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Handle},
@@ -26,8 +26,9 @@ use crate::{
     admin,
     config::{Config, StoreUrl},
     credentials::Files,
-    driver, fence,
-    fleet::{FenceConfig, FleetTask},
+    driver,
+    fence::Fence,
+    fleet::FleetTask,
     metrics::Metrics,
     net,
     persist::{self, OnFailure, Persist},
@@ -52,9 +53,7 @@ async fn open(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<Placeme
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let credentials = Arc::new(Files::open(&config)?);
-    if let Some(mistake) = config.fence_exec.as_deref().and_then(fence::mistake) {
-        bail!("{mistake}");
-    }
+    let fence = Fence::prepare(&config).await?;
     let (store, placement) = open(&config).await?;
     let mut files = understudy_core::files::Files::with_grace(config.grace);
     let (absent, stale) = persist::load(&*store, &mut files).await.context("the stored Opens")?;
@@ -74,7 +73,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         half_frame: config.half_frame,
     }));
     let fleet = Fleet::new(fleet_config(&config), placement.as_ref(), Instant::now());
-    let fence = config.fence_exec.clone().map(|exec| FenceConfig { exec, timeout: config.fence_timeout });
     shared.set_store_failed(false);
     if absent > 0 {
         let grace = config.grace.as_secs();
@@ -214,7 +212,7 @@ fn link_config(config: &Config) -> LinkConfig {
 
 fn fleet_config(config: &Config) -> FleetConfig {
     let names = config.nodes.iter().map(|node| node.name.clone()).collect();
-    let fence = match (&config.fence_exec, config.unfenced_silence) {
+    let fence = match (&config.fence, config.unfenced_silence) {
         (Some(_), _) => FenceMode::Fence,
         (None, true) => FenceMode::Unfenced,
         (None, false) => FenceMode::None,

@@ -37,7 +37,7 @@ def failed(binary, suite, test):
     except helm.Refused as refused:
         documents, error = [], str(refused)
     for assertion in test["asserts"]:
-        kind = next(key for key in assertion if key not in ("template", "documentIndex"))
+        kind = next(key for key in assertion if key not in ("template", "documentIndex", "documentSelector"))
         wanted = assertion[kind]
         if kind == "failedTemplate":
             if error is None:
@@ -52,6 +52,9 @@ def failed(binary, suite, test):
         found = [document for source, document in documents if source in shown]
         if "documentIndex" in assertion:
             found = found[assertion["documentIndex"] :][:1]
+        if "documentSelector" in assertion:
+            selector = assertion["documentSelector"]
+            found = [document for document in found if get(document, selector["path"]) == selector["value"]]
         yield from judge(kind, wanted, found)
 
 

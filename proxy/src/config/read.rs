@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::Range, path::PathBuf, time::Duration};
 use toml::de::{DeTable, DeValue};
 use understudy_core::link::SideChannelMode;
 
-use super::{CompareConfig, Config, LogFormat, Mistake, NodeConfig};
+use super::{CompareConfig, Config, FenceMeans, LogFormat, Mistake, NodeConfig};
 
 const TOP: &[&str] = &[
     "listen",
@@ -71,8 +71,8 @@ impl<'a> Reader<'a> {
         let compare = self.section(root, "compare", &["user", "shares"]);
         let compare = compare.and_then(|s| self.compare(s, ntlm.is_some()));
         let (store, on_store_failure) = self.store(root, demo, nodes.len());
-        let fence = self.section(root, "fence", &["exec", "timeout", "unfenced_silence"]);
-        let fence_exec = fence.and_then(|s| self.exec(s));
+        let fence = self.section(root, "fence", &["exec", "kubernetes", "timeout", "unfenced_silence"]);
+        let fence_means = fence.and_then(|s| self.fence_means(s));
         let admin = self.section(root, "admin", &["listen"]);
         let health = self.section(root, "health", &["probe_interval", "silence_after"]);
         let clients = self.section(root, "clients", &["first_frame", "half_frame"]);
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
             compare,
             keytab,
             store: store?,
-            fence_exec,
+            fence: fence_means,
             fence_timeout,
             unfenced_silence,
             admin,
@@ -345,6 +345,23 @@ impl<'a> Reader<'a> {
         Some(CompareConfig { user: user.into(), shares: names })
     }
 
+    fn fence_means(&mut self, section: Section<'a>) -> Option<FenceMeans> {
+        let exec = self.exec(section).map(FenceMeans::Exec);
+        let Some((namespace, span)) = self.string(section, "kubernetes") else { return exec };
+        if !cfg!(feature = "k8s") {
+            let remedy = "build it with --features k8s, or take the container image";
+            self.wrong(&span, "this understudy was built without Kubernetes", remedy);
+        }
+        if namespace.is_empty() || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            let remedy = "write the namespace of the Samba pods, whose names are the nodes'";
+            self.wrong(&span, format!("`kubernetes = \"{namespace}\"` is no namespace"), remedy);
+        }
+        if section.table.contains_key("exec") {
+            self.wrong(&span, "`exec` and `kubernetes` are both given", "choose one fence");
+        }
+        Some(FenceMeans::Kubernetes(namespace.into()))
+    }
+
     fn exec(&mut self, section: Section<'a>) -> Option<Vec<String>> {
         let value = section.table.get("exec")?;
         match words(value.get_ref()) {
@@ -479,7 +496,7 @@ listen = "127.0.0.1:9645"
         assert_eq!(config.keytab, Some("/etc/understudy/krb5.keytab".into()));
         assert_eq!(config.nodes[1].address, "node-1.example:445");
         assert_eq!(config.store, StoreUrl::File("/var/lib/understudy".into()));
-        assert_eq!(config.fence_exec.unwrap()[1], "{name}");
+        assert!(matches!(config.fence, Some(FenceMeans::Exec(words)) if words[1] == "{name}"));
         assert!(!config.unfenced_silence);
         assert_eq!(config.silence_after, Duration::from_millis(1500));
         assert_eq!(config.half_frame, Duration::from_secs(60));
@@ -543,6 +560,31 @@ listen = "127.0.0.1:9645"
         let lines: Vec<_> = mistakes.iter().filter_map(|m| m.line).collect();
         assert_eq!(lines, [1, 2, 5, 6, 8, 10, 12, 14, 16], "{mistakes:#?}");
         assert!(mistakes[0].remedy.contains("`listen`"));
+    }
+
+    #[test]
+    fn pods_are_fenced_by_their_namespace() {
+        let of = |fence: &str| {
+            let text = GOOD.replace("exec = [\"/usr/local/sbin/fence-node\", \"{name}\"]\n", fence);
+            parse(&text, false)
+        };
+        let good = of("kubernetes = \"files\"\n");
+        if cfg!(feature = "k8s") {
+            assert_eq!(good.unwrap().fence, Some(FenceMeans::Kubernetes("files".into())));
+            for (fence, wrong) in [
+                ("kubernetes = \"\"\n", "no namespace"),
+                ("kubernetes = \"a/b\"\n", "no namespace"),
+                ("kubernetes = \"files\"\nexec = [\"/bin/true\"]\n", "both given"),
+            ] {
+                let mistakes = of(fence).unwrap_err();
+                assert!(
+                    matches!(&mistakes[..], [only] if only.what.contains(wrong)),
+                    "{wrong}: {mistakes:#?}"
+                );
+            }
+        } else {
+            assert!(good.unwrap_err()[0].what.contains("without Kubernetes"));
+        }
     }
 
     #[test]
@@ -644,7 +686,9 @@ listen = "127.0.0.1:9645"
         let without_file: Vec<_> =
             sample().lines().filter(|line| !line.starts_with("url = \"file:")).collect();
         let uncommented = without_file.join("\n").replace("\n# ", "\n");
-        parse(&uncommented, false).unwrap();
+        // One fence at a time, and this one not in every build.
+        let one_fence = uncommented.replace("\nkubernetes = ", "\n# kubernetes = ");
+        parse(&one_fence, false).unwrap();
         let known = |text: &str| -> Vec<String> {
             let mistakes = parse(text, false).unwrap_err();
             let list = mistakes.iter().find_map(|m| m.remedy.strip_prefix("known here: ")).unwrap();

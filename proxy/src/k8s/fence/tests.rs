@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use k8s_openapi::serde_json::{Value, from_str, json};
+use tokio::time::timeout;
+
+use super::*;
+use crate::k8s::stand_in::{NAMESPACE, StandIn, grants};
+
+const NODE: &str = "samba-0";
+
+async fn site() -> (StandIn, PodFence) {
+    let (server, client) = StandIn::start(Vec::new()).await;
+    server.run(NODE, "first", "machine-1");
+    let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
+    watched(&server).await;
+    (server, fence)
+}
+
+/// The pod is watched: what happens to it from now on is seen.
+async fn watched(server: &StandIn) {
+    server.until(|server| server.count("watch") > 0).await;
+}
+
+fn begin(fence: &PodFence) -> tokio::task::JoinHandle<anyhow::Result<()>> {
+    let fence = fence.clone();
+    tokio::spawn(async move { fence.fence(NODE).await })
+}
+
+/// It has asked again, several times, and is not done.
+async fn is_not_done(server: &StandIn, task: &tokio::task::JoinHandle<anyhow::Result<()>>) {
+    let before = server.count("list");
+    server.until(|server| server.count("list") > before + 2).await;
+    assert!(!task.is_finished());
+}
+
+async fn is_done(task: tokio::task::JoinHandle<anyhow::Result<()>>) {
+    timeout(Duration::from_secs(20), task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_pod_is_deleted_and_its_kubelet_believed() {
+    let (server, fence) = site().await;
+    let task = begin(&fence);
+    server.until(|server| server.count("delete") == 1).await;
+    is_not_done(&server, &task).await;
+    server.terminate(NODE);
+    is_done(task).await;
+    assert_eq!(server.bodies()[0]["gracePeriodSeconds"], 1);
+    assert_eq!(server.bodies()[0]["preconditions"]["uid"], "first");
+    assert_eq!(server.count("delete"), 1);
+}
+
+#[tokio::test]
+async fn a_pod_that_has_ended_before_needs_no_deletion() {
+    let (server, fence) = site().await;
+    server.end(NODE);
+    server.terminate(NODE);
+    server.remove(NODE);
+    is_done(begin(&fence)).await;
+    assert_eq!(server.count("delete"), 0);
+}
+
+#[tokio::test]
+async fn a_pod_deleted_by_force_is_not_fenced_until_somebody_vouches_for_its_machine() {
+    let (server, fence) = site().await;
+    server.remove(NODE);
+    let task = begin(&fence);
+    is_not_done(&server, &task).await;
+    assert_eq!(server.count("delete"), 0);
+    server.taint("machine-1");
+    is_done(task).await;
+}
+
+#[tokio::test]
+async fn a_successor_is_ended_too_for_nobody_knows_whom_it_has_served() {
+    let (server, fence) = site().await;
+    server.end(NODE);
+    server.terminate(NODE);
+    server.remove(NODE);
+    server.run(NODE, "second", "machine-2");
+    let task = begin(&fence);
+    server.until(|server| server.count("delete") == 1).await;
+    assert_eq!(server.bodies()[0]["preconditions"]["uid"], "second");
+    server.terminate(NODE);
+    is_done(task).await;
+}
+
+#[tokio::test]
+async fn a_pod_that_has_taken_the_name_meanwhile_is_not_deleted_for_the_one_before() {
+    let (server, fence) = site().await;
+    server.remove(NODE);
+    server.run(NODE, "second", "machine-2");
+    fence.end(NODE, "first").await.unwrap();
+    assert_eq!(server.pod(NODE)["metadata"].get("deletionTimestamp"), None);
+}
+
+#[tokio::test]
+async fn of_a_pod_that_was_never_seen_nothing_is_known() {
+    let (server, client) = StandIn::start(Vec::new()).await;
+    let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
+    watched(&server).await;
+    assert!(fence.fence(NODE).await.unwrap_err().to_string().contains("none was seen"));
+    assert!(fence.fence("other").await.unwrap_err().to_string().contains("not watched"));
+}
+
+#[tokio::test]
+async fn what_the_api_server_refuses_is_no_fence() {
+    let rules = vec![json!({"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]})];
+    let (server, client) = StandIn::start(rules).await;
+    server.run(NODE, "first", "machine-1");
+    let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
+    watched(&server).await;
+    assert!(fence.fence(NODE).await.is_err());
+    assert_eq!(server.count("delete"), 0, "the machine is asked for first, and that is refused");
+}
+
+/// The rules of the roles that the chart makes.
+fn granted() -> Vec<Value> {
+    let render = include_str!("../../../../tests/chart/golden/fence-kubernetes.json");
+    let documents: Vec<Value> = from_str(render).unwrap();
+    let rules = documents.iter().filter_map(|document| document["rules"].as_array());
+    rules.flatten().cloned().collect()
+}
+
+#[tokio::test]
+async fn the_chart_grants_what_the_fence_does_and_nothing_else() {
+    let rules = granted();
+    let (server, client) = StandIn::start(rules.clone()).await;
+    server.run(NODE, "first", "machine-1");
+    let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
+    watched(&server).await;
+    let task = begin(&fence);
+    server.until(|server| server.count("delete") == 1).await;
+    server.terminate(NODE);
+    is_done(task).await;
+    for (verb, resource, name) in server.deeds() {
+        let is_granted = rules.iter().any(|rule| grants(rule, verb, resource, name.as_deref()));
+        assert!(is_granted, "{verb} {resource} {name:?} is not granted");
+    }
+    let used: Vec<_> = server.deeds().into_iter().map(|(verb, resource, _)| (verb, resource)).collect();
+    for rule in &rules {
+        for (verb, resource) in rule["verbs"].as_array().unwrap().iter().flat_map(|verb| {
+            rule["resources"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(move |resource| (verb.as_str(), resource.as_str()))
+        }) {
+            let is_used = used.contains(&(verb.unwrap(), resource.unwrap()));
+            assert!(is_used, "{verb:?} {resource:?} is granted, and nothing uses it");
+        }
+    }
+}
