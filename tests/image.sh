@@ -35,7 +35,7 @@ base() {
 
 # finish NAME CONTEXT: builds it, and says how large it is.
 finish() {
-    buildah build --quiet --isolation chroot --timestamp 0 "${arguments[@]}" --tag "localhost/$1:dev" "$2" >/dev/null
+    buildah build --quiet --layers --isolation chroot --timestamp 0 "${arguments[@]}" --tag "localhost/$1:dev" "$2" >/dev/null
     buildah images --format '{{.Name}}:{{.Tag}} {{.Size}}' "localhost/$1:dev"
 }
 

@@ -10,6 +10,7 @@ declare -A provider=(
     [krb5kdc]=krb5-kdc [kadmin.local]=krb5-admin-server [kinit]=krb5-user [faketime]=faketime
     [winbindd]=winbind [request-key]=keyutils [git]=git [sqlite3]=sqlite3 [tar]=tar [flock]=util-linux
     [etcd]=etcd-server [openssl]=openssl [protoc]=protobuf-compiler
+    [podman]=podman [buildah]=buildah [runc]=runc [mmdebstrap]=mmdebstrap [strip]=binutils
 )
 missing=()
 for program in "${!provider[@]}"; do

@@ -1,6 +1,7 @@
 //! The cases: each builds its own site, and shows one thing.
 
 mod caching;
+mod containers;
 mod copies;
 mod differences;
 mod enumerations;
@@ -114,6 +115,7 @@ pub(crate) fn all() -> Vec<Case> {
         pending::CASES,
         shutdown::CASES,
         haproxy::CASES,
+        containers::CASES,
         torture::CASES,
     ]
     .concat()

@@ -6,6 +6,7 @@ pub(crate) mod janitor;
 pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod node;
+pub(crate) mod podman;
 pub(crate) mod proxy;
 pub(crate) mod puppet;
 pub(crate) mod realm;

@@ -1,0 +1,138 @@
+//! Containers, run by podman as a kubelet would run them: each in a network namespace of the rig's, from images that are built
+//! without pulling anything (tests/image.sh), in a storage of their own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::net::Net;
+
+/// Podman, and the containers that it was told to run. Dropped, they are gone.
+#[derive(Debug)]
+pub(crate) struct Podman {
+    storage: PathBuf,
+    names: Vec<String>,
+}
+
+impl Podman {
+    /// Builds both images. What keeps this machine from it is the error.
+    pub(crate) fn new(binary: &Path) -> Result<Self> {
+        for program in ["podman", "buildah", "mmdebstrap", "runc"] {
+            let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output()?;
+            ensure!(found.status.success(), "{program} is not installed: tests/setup.sh does it");
+        }
+        let program = std::env::current_exe()?;
+        let target = program.parent().and_then(Path::parent).context("no target directory")?;
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("image.sh");
+        for what in [binary, Path::new("samba")] {
+            let built = Command::new(&script).arg(what).env("CARGO_TARGET_DIR", target).output()?;
+            ensure!(built.status.success(), "image.sh: {}", String::from_utf8_lossy(&built.stderr).trim());
+        }
+        Ok(Self { storage: target.join("containers"), names: Vec::new() })
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("podman");
+        command
+            .arg("--root")
+            .arg(self.storage.join("storage"))
+            .arg("--runroot")
+            .arg(self.storage.join("run"));
+        command.args(["--storage-driver", "overlay", "--runtime", "runc", "--cgroup-manager", "cgroupfs"]);
+        command.args(["--events-backend", "none"]).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs podman to its end.
+    pub(crate) fn run(&self, words: &[&str]) -> Result<String> {
+        let output = self.command().args(words).output().context("podman")?;
+        if !output.status.success() {
+            bail!(
+                "podman {}: {}",
+                words.first().unwrap_or(&""),
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Starts a container in a namespace, and lets it run.
+    pub(crate) fn start(&mut self, net: &Net, space: &str, container: &Container) -> Result<()> {
+        let name = net.space(&container.name);
+        let output = self
+            .command()
+            .args(["run", "--detach", "--replace"])
+            .args(container.words(net, space))
+            .output()?;
+        ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        self.names.push(name);
+        Ok(())
+    }
+
+    /// Runs a container in a namespace to its end.
+    pub(crate) fn finish(&self, net: &Net, space: &str, container: &Container) -> Result<Output> {
+        self.command()
+            .args(["run", "--rm", "--replace"])
+            .args(container.words(net, space))
+            .output()
+            .context("podman run")
+    }
+
+    /// What a container has printed.
+    pub(crate) fn logs(&self, net: &Net, name: &str) -> Result<String> {
+        let output = self.command().args(["logs", &net.space(name)]).output()?;
+        Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    }
+}
+
+impl Drop for Podman {
+    fn drop(&mut self) {
+        for name in &self.names {
+            let _ = self.run(&["rm", "--force", "--time", "0", name]);
+        }
+    }
+}
+
+/// One container.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Container {
+    pub(crate) name: String,
+    pub(crate) image: &'static str,
+    /// Its root file system cannot be written to.
+    pub(crate) is_read_only: bool,
+    /// All others are dropped.
+    pub(crate) capabilities: Vec<String>,
+    /// Directories of this machine, and where they are in the container; it may write to them if so said.
+    pub(crate) mounts: Vec<(PathBuf, &'static str, bool)>,
+    /// Names that it is to know.
+    pub(crate) hosts: Vec<(String, String)>,
+    pub(crate) arguments: Vec<String>,
+}
+
+impl Container {
+    fn words(&self, net: &Net, space: &str) -> Vec<String> {
+        let mut words = vec![
+            format!("--name={}", net.space(&self.name)),
+            format!("--network=ns:/run/netns/{}", net.space(space)),
+            "--cap-drop=all".into(),
+            "--security-opt=no-new-privileges".into(),
+            // Not more than a machine may give that is a container itself.
+            "--ulimit=nofile=1024:1024".into(),
+            "--ulimit=nproc=4096:4096".into(),
+        ];
+        if self.is_read_only {
+            words.extend(["--read-only".into(), "--read-only-tmpfs=false".into()]);
+        }
+        words.extend(self.capabilities.iter().map(|name| format!("--cap-add={name}")));
+        words.extend(self.hosts.iter().map(|(name, address)| format!("--add-host={name}:{address}")));
+        for (from, to, writable) in &self.mounts {
+            words.push(format!("--volume={}:{to}:{}", from.display(), if *writable { "rw" } else { "ro" }));
+        }
+        words.push(self.image.into());
+        words.extend(self.arguments.iter().cloned());
+        words
+    }
+}
