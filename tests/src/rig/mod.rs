@@ -1,6 +1,7 @@
 //! A small site: namespaces, Samba nodes on one shared directory, the proxy on a floating address.
 
 pub(crate) mod copy;
+pub(crate) mod etcd;
 pub(crate) mod haproxy;
 pub(crate) mod janitor;
 pub(crate) mod kernel;
@@ -28,6 +29,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use self::{
+    etcd::Etcd,
     net::Net,
     node::{Node, Settings},
     proxy::{Orders, Proxy},
@@ -42,6 +44,8 @@ pub(crate) struct Rig {
     pub(crate) proxy: Proxy,
     pub(crate) nodes: Vec<Node>,
     pub(crate) realm: Option<Realm>,
+    /// Where the proxy keeps its records, if that is not a file.
+    pub(crate) etcd: Option<Etcd>,
     /// What lies between the proxy and each node, if the site has it.
     pub(crate) taps: Arc<Vec<Tap>>,
     pub(crate) net: Net,
@@ -74,6 +78,22 @@ pub(crate) struct Site {
     pub(crate) taps: bool,
     /// Whether every client is in Bridge from its first session on.
     pub(crate) bridge: bool,
+    pub(crate) store: Store,
+}
+
+/// Where the proxy keeps its records.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Store {
+    /// In a file of its own.
+    File,
+    /// In an etcd of the site's own: how many members, how many bytes each may keep (0: etcd's own limit), and further lines of
+    /// the proxy's table.
+    Etcd { members: usize, quota: u64, lines: &'static str },
+}
+
+impl Store {
+    /// As most have it.
+    pub(crate) const THREE: Self = Self::Etcd { members: 3, quota: 0, lines: "" };
 }
 
 impl Default for Site {
@@ -87,6 +107,7 @@ impl Default for Site {
             clock: None,
             taps: false,
             bridge: false,
+            store: Store::File,
         }
     }
 }
@@ -122,9 +143,17 @@ impl Rig {
         let fence = node::write_fence(dir.path())?;
         let config = site.config.replace("{fence}", &fence.display().to_string());
         let keytab = realm.as_ref().zip(site.keytab).map(|(realm, name)| realm.file(name));
-        let orders = Orders { config: &config, keytab, clock: site.clock, bridge: site.bridge };
+        let (etcd, store) = match site.store {
+            Store::File => (None, None),
+            Store::Etcd { members, quota, lines } => {
+                let etcd = Etcd::start(&mut net, dir.path(), members, quota)?;
+                let table = format!("url = \"{}\"\n{lines}", etcd.url());
+                (Some(etcd), Some(table))
+            }
+        };
+        let orders = Orders { config: &config, keytab, clock: site.clock, bridge: site.bridge, store };
         let proxy = Proxy::start(&net, dir.path(), &nodes, &orders)?;
-        Ok(Self { proxy, nodes, realm, taps, net, dir, expected: Vec::new() })
+        Ok(Self { proxy, nodes, realm, etcd, taps, net, dir, expected: Vec::new() })
     }
 
     /// The proxy may log errors that contain this.
@@ -168,6 +197,11 @@ impl Rig {
     /// The Kerberos realm.
     pub(crate) fn realm(&self) -> Result<&Realm> {
         self.realm.as_ref().context("this site has no realm")
+    }
+
+    /// The proxy's etcd.
+    pub(crate) fn etcd(&mut self) -> Result<(&mut Etcd, &Net)> {
+        Ok((self.etcd.as_mut().context("this site has no etcd")?, &self.net))
     }
 
     /// A directory of the clients.

@@ -41,6 +41,8 @@ pub(crate) struct Orders<'a> {
     pub(crate) clock: Option<&'a str>,
     /// Whether every Link is in Bridge from its first session on.
     pub(crate) bridge: bool,
+    /// The lines of the table `store`; `None`: a file in the proxy's directory.
+    pub(crate) store: Option<String>,
 }
 
 /// libfaketime, as Debian installs it.
@@ -247,7 +249,8 @@ fn configuration(dir: &Path, nodes: &[Node], orders: &Orders<'_>, door: Door) ->
     if let Some(keytab) = &orders.keytab {
         text += &format!("keytab = \"{}\"\n", keytab.display());
     }
-    text += &format!("[store]\nurl = \"file:{}\"\n", dir.join("store").display());
+    let file = || format!("url = \"file:{}\"", dir.join("store").display());
+    text += &format!("[store]\n{}\n", orders.store.clone().unwrap_or_else(file));
     text += &format!("[admin]\nlisten = \"{}\"\n", door.admin);
     if !tables.contains("[log]") {
         text += "[log]\nformat = \"json\"\nlevel = \"info\"\n";

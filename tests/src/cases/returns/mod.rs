@@ -3,6 +3,7 @@
 //! The same client does the same at a node, where nothing but its own connection is lost. What everybody is told must be the
 //! same.
 
+mod etcd;
 mod kept;
 mod late;
 mod mount;
@@ -11,9 +12,12 @@ mod refused;
 
 use anyhow::{Context, Result, ensure};
 
-use self::owner::{Owner, Purpose, Rival};
+use self::{
+    etcd::Trouble,
+    owner::{Owner, Purpose, Rival},
+};
 use super::{Case, Report};
-use crate::rig::{Rig, Site, net::FLOATING, puppet::Puppet};
+use crate::rig::{Rig, Site, Store, net::FLOATING, puppet::Puppet};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -57,6 +61,94 @@ pub(super) const CASES: &[Case] = &[
         shows: "the same when the node dies while the clients are away",
         soak: 50,
         run: |_| lose(Fault::NodeMeanwhile, &Site::default()),
+    },
+    Case {
+        name: "return-etcd-one",
+        shows: "the proxy is killed, after a takeover or not, with its records in an etcd of one member, and started again: the same clients have their Opens again",
+        soak: 10,
+        run: |_| {
+            let site = in_etcd(1);
+            lose(Fault::Proxy, &site)?;
+            lose(Fault::ProxyInBridge, &site)
+        },
+    },
+    Case {
+        name: "return-etcd-proxy-killed",
+        shows: "the same with three members",
+        soak: 50,
+        run: |_| lose(Fault::Proxy, &in_etcd(3)),
+    },
+    Case {
+        name: "return-etcd-proxy-killed-bridge",
+        shows: "the same after a takeover",
+        soak: 50,
+        run: |_| lose(Fault::ProxyInBridge, &in_etcd(3)),
+    },
+    Case {
+        name: "return-etcd-both-killed",
+        shows: "the same when the node dies with the proxy, and another serves afterwards",
+        soak: 50,
+        run: |_| lose(Fault::ProxyAndNode, &in_etcd(3)),
+    },
+    Case {
+        name: "return-etcd-both-restarted",
+        shows: "the same when the node that died with the proxy serves again afterwards",
+        soak: 50,
+        run: |_| lose(Fault::ProxyAndNodeAtOnce, &in_etcd(3)),
+    },
+    Case {
+        name: "return-etcd-node-killed",
+        shows: "the same when the node dies while the clients are away",
+        soak: 50,
+        run: |_| lose(Fault::NodeMeanwhile, &in_etcd(3)),
+    },
+    Case {
+        name: "etcd-member-killed",
+        shows: "a member of etcd dies: nobody notices, and what was opened before and afterwards outlives the proxy",
+        soak: 5,
+        run: |_| etcd::survive(Trouble::Member),
+    },
+    Case {
+        name: "etcd-leader-killed",
+        shows: "the same when it is the leader",
+        soak: 5,
+        run: |_| etcd::survive(Trouble::Leader),
+    },
+    Case {
+        name: "etcd-compaction",
+        shows: "the same when etcd is compacted and defragmented",
+        soak: 5,
+        run: |_| etcd::survive(Trouble::Compaction),
+    },
+    Case {
+        name: "etcd-cut",
+        shows: "no member of etcd is reached: clients are served, and what they open outlives the proxy if that dies afterwards",
+        soak: 5,
+        run: |_| etcd::survive(Trouble::Cut),
+    },
+    Case {
+        name: "etcd-full",
+        shows: "the same when etcd is full",
+        soak: 5,
+        run: |_| etcd::survive(Trouble::Full),
+    },
+    Case {
+        name: "etcd-restart",
+        shows: "the same when all members are killed and started again",
+        soak: 5,
+        run: |_| etcd::survive(Trouble::Restart),
+    },
+    Case {
+        name: "etcd-cut-proxy-killed",
+        shows: "the proxy dies while no member of etcd is reached: what was opened before is not lost",
+        soak: 5,
+        run: |_| etcd::die_meanwhile(),
+    },
+    Case {
+        name: "etcd-refuse",
+        shows: "on_store_failure = \"refuse\": while no member of etcd is reached, nobody is told that it has something durable; those who have are served, and come back",
+        soak: 5,
+        run: |_| etcd::refuse(),
     },
     Case {
         name: "return-refused",
@@ -119,6 +211,11 @@ pub(super) const CASES: &[Case] = &[
         run: |_| mount::comes_back(Fault::ProxyAndNode, &Site::default()),
     },
 ];
+
+/// A site whose proxy keeps its records in an etcd of so many members.
+fn in_etcd(members: usize) -> Site {
+    Site { store: Store::Etcd { members, quota: 0, lines: "" }, ..Site::default() }
+}
 
 /// In milliseconds; asked for where one can be.
 const TIMEOUT: u32 = 60_000;

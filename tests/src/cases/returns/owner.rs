@@ -110,6 +110,16 @@ impl Owner {
         Ok(())
     }
 
+    /// It asks for something durable, and gets no answer, but the end of its connection.
+    pub(super) fn ask_in_vain(&self, puppet: &mut Puppet) -> Result<()> {
+        let kind = KINDS.first().context("no kinds")?;
+        let kept = Kept::new(kind, format!("{}-in-vain", self.name), self.dialect);
+        let tag = puppet.begin(&self.connection(), kept.order(0))?;
+        puppet.await_end(&self.connection())?;
+        ensure!(!puppet.is_ready(tag)?, "it was answered");
+        Ok(())
+    }
+
     /// Its connection is lost at its own end.
     pub(super) fn leave(&self, puppet: &mut Puppet) -> Result<()> {
         puppet.leave(&self.connection())
