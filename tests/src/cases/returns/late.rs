@@ -16,8 +16,6 @@ use crate::{
 
 /// What the client asks for where it can.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Nobody is kept out for longer, whatever the client asked for.
-const GRACE: Duration = Duration::from_secs(60);
 /// What a busy machine may add.
 const SLOWNESS: Duration = Duration::from_secs(5);
 
@@ -50,13 +48,10 @@ fn play(
         let rival = Rival::arrive(puppet, server, name)?;
         for held in &owner.held {
             if is_timed(&held.kept) {
-                rival.open_at_last(puppet, &held.kept.name, GRACE + SLOWNESS)?;
-                ensure!(
-                    left.elapsed() >= TIMEOUT,
-                    "{} was stolen after {:?}",
-                    held.kept.name,
-                    left.elapsed()
-                );
+                rival.open_at_last(puppet, &held.kept.name)?;
+                let (since, name) = (left.elapsed(), &held.kept.name);
+                ensure!(since >= TIMEOUT, "{name} was stolen after {since:?}");
+                ensure!(back.elapsed() < TIMEOUT + SLOWNESS, "{name} was kept from others for {since:?}");
             }
         }
     }

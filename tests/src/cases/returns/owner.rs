@@ -18,6 +18,8 @@ use crate::{
 const PATIENCE: f64 = 10.0;
 /// For so long nobody is answered whom a file is kept from.
 const KEPT_FROM: Duration = Duration::from_millis(300);
+/// For so long nobody keeps trying.
+const LIMIT: Duration = Duration::from_secs(90);
 /// STATUS_SHARING_VIOLATION.
 const SHARING_VIOLATION: u64 = 0xc000_0043;
 /// What the owner has written before it goes, and afterwards.
@@ -312,7 +314,7 @@ impl Rival {
     }
 
     /// It tries to open a file until it is let in, and closes it.
-    pub(super) fn open_at_last(&self, puppet: &mut Puppet, name: &str, limit: Duration) -> Result<()> {
+    pub(super) fn open_at_last(&self, puppet: &mut Puppet, name: &str) -> Result<()> {
         let begun = Instant::now();
         loop {
             let said = self.call(puppet, wanted(name))?;
@@ -321,7 +323,7 @@ impl Rival {
                 return self.call(puppet, order).map(|_| ());
             }
             ensure!(said["status"] == SHARING_VIOLATION, "{name}: {said}");
-            ensure!(begun.elapsed() < limit, "{name} is kept for nobody");
+            ensure!(begun.elapsed() < LIMIT, "{name} is kept for nobody");
         }
     }
 
