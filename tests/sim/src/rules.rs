@@ -1,8 +1,7 @@
 //! The rules that a run may break, and what each belongs to: one of the ten things that must always hold, or what a client
 //! or the protocol expects beside them.
 //!
-//! 1. No client sees a durable grant without its record stored. Opens are not stored yet: what is checked is that no client
-//!    has an Open of which nothing is recorded.
+//! 1. No client sees a durable grant without its record stored; nor has it an Open of which nothing is known.
 //! 2. Each request gets exactly one final answer and at most one interim, or the connection is closed.
 //! 3. Credits are conserved on each leg.
 //! 4. No non-idempotent request is applied twice; and nobody is told of one what is not so.
@@ -33,6 +32,7 @@ use Belongs::{Client, Invariant, Protocol, Run};
 /// Every rule.
 pub const RULES: &[(&str, Belongs)] = &[
     ("open not recorded", Invariant(1)),
+    ("durable not stored", Invariant(1)),
     ("answered twice", Invariant(2)),
     ("answer to nothing", Invariant(2)),
     ("two interims", Invariant(2)),

@@ -52,6 +52,8 @@ pub struct Setup {
     pub slow_every: u64,
     /// A compound's answers are cut after one in so many; 0: never.
     pub split_every: u64,
+    /// The store answers after one in so many steps.
+    pub store_every: u64,
     /// When a side channel is opened.
     pub side: SideChannelMode,
     /// Whether every other node lets nobody write or keep handles in a cache.
@@ -92,6 +94,7 @@ impl Default for Setup {
             window: 64,
             slow_every: 0,
             split_every: 0,
+            store_every: 1,
             side: SideChannelMode::Off,
             stingy: false,
             strict: false,
@@ -135,6 +138,7 @@ impl Setup {
             window: chance.pick(&[8, 32, 64, 512]),
             slow_every: chance.pick(&[0, 0, 4, 9]),
             split_every: chance.pick(&[0, 2, 5]),
+            store_every: [1, 1, 3, 10][usize::try_from(seed % 4).unwrap_or(0)],
             side: chance.pick(&SIDES).0,
             stingy: chance.one_in(4),
             strict: false,
@@ -151,7 +155,7 @@ impl Setup {
     pub fn text(&self) -> String {
         let users: Vec<_> = self.clients.iter().map(|u| u.name()).collect();
         format!(
-            "setup: dialect {} cover {} gmac {} clients {} nodes {} credits {} slow {} split {} side-channel {} stingy {} seed {}",
+            "setup: dialect {} cover {} gmac {} clients {} nodes {} credits {} slow {} split {} store {} side-channel {} stingy {} seed {}",
             word(&DIALECTS, &self.dialect),
             word(&Protection::WORDS, &self.protection),
             if self.gmac { "yes" } else { "no" },
@@ -160,6 +164,7 @@ impl Setup {
             self.window,
             self.slow_every,
             self.split_every,
+            self.store_every,
             word(&SIDES, &self.side),
             if self.stingy { "yes" } else { "no" },
             self.seed
@@ -183,6 +188,7 @@ impl Setup {
                 "credits" => setup.window = text.parse().ok()?,
                 "slow" => setup.slow_every = text.parse().ok()?,
                 "split" => setup.split_every = text.parse().ok()?,
+                "store" => setup.store_every = text.parse().ok().filter(|every| *every > 0)?,
                 "side-channel" => setup.side = value(&SIDES, text)?,
                 "stingy" => setup.stingy = *text == "yes",
                 "seed" => setup.seed = text.parse().ok()?,

@@ -101,7 +101,8 @@ impl Files {
 
     /// A record of an earlier run of the proxy. `left`: how long its client, which was away then, may still come back.
     pub fn load(&mut self, now: Instant, record: OpenRecord, left: Option<Duration>) {
-        let left = left.unwrap_or_else(|| patience(&record).max(self.absent.grace));
+        let lasts = if is_lasting(&record) { patience(&record) } else { self.absent.grace };
+        let left = left.unwrap_or(lasts);
         let grace = now + self.absent.grace.max(resilience(&record)).min(left);
         let name = Name::new(&record.share, &record.path);
         let name = record.timewarp.into_iter().fold(name, Name::in_the_past);

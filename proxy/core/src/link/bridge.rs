@@ -476,8 +476,14 @@ impl Link {
     fn adopt_open(&mut self, request: &Request, msg: &mut [u8]) {
         let Ok(response) = create::Response::parse(msg) else { return };
         let node_id = response.file_id;
-        let number = self.mint();
-        let client_id = minted_file_id(self.id.0, number);
+        // A CREATE that is replayed (MS-SMB2 3.3.5.9.10) brings what the client has already.
+        let client_id = match self.opens.by_node(node_id) {
+            Some(open) => open.client_id.0,
+            None => {
+                let number = self.mint();
+                minted_file_id(self.id.0, number)
+            }
+        };
         self.translate_lease(msg);
         let answer = msg.to_vec();
         patch::set_response_file_id(msg, client_id);

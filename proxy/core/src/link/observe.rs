@@ -5,6 +5,7 @@ use std::time::Instant;
 use smb_parse::{
     FileId,
     cmd::{create, query_directory, set_info},
+    create_context::ResponseContext,
     header::{Command, Header, Status},
     patch,
 };
@@ -160,10 +161,34 @@ impl Link {
         self.record_open(request, msg, response.file_id, response.file_id);
     }
 
+    /// A CREATE that is replayed (MS-SMB2 3.3.5.9.10) brings an Open that is known, at the level that it has now. True if it is
+    /// one.
+    fn observe_replayed(&mut self, request: &Request, msg: &[u8], client: FileId, node: FileId) -> bool {
+        let Some(token) = self.opens.by_node(node).filter(|open| open.client_id.0 == client).map(|o| o.token)
+        else {
+            return false;
+        };
+        let Ok(response) = create::Response::parse(msg) else { return false };
+        self.requests.opened(request, client);
+        for context in response.contexts().filter_map(Result::ok) {
+            if let ResponseContext::Lease(lease) = ResponseContext::parse(&context) {
+                self.opens.share_lease(lease);
+            }
+        }
+        if let Some(open) = self.opens.get_mut(token).filter(|open| open.lease.is_none()) {
+            open.oplock_level = response.oplock_level;
+        }
+        self.wait_for_open(token);
+        true
+    }
+
     /// Records an Open. `msg` is the answer as the node gave it.
     pub(super) fn record_open(&mut self, request: &Request, msg: &[u8], client: FileId, node: FileId) {
         let session = request.header.session_id;
         let Some(tree_id) = request.header.tree_id() else { return };
+        if self.observe_replayed(request, msg, client, node) {
+            return;
+        }
         let Some(tree) = self.sessions.tree(session, tree_id) else { return };
         let (share, is_pipe) = (tree.share.clone(), tree.is_pipe());
         let place = Place { session, tree: tree_id, share, is_pipe };

@@ -35,7 +35,13 @@ impl World {
                 quiet = false;
                 let own = matches!(self.pairs[at].link.mode(), "takeover" | "bridge");
                 match transmit.to {
-                    Leg::Client => self.pairs[at].to_client.push_back((transmit.frame, own)),
+                    Leg::Client => {
+                        if let Err(violation) = self.store.allows(self.pairs[at].client.guid, &transmit.frame)
+                        {
+                            self.fail(violation);
+                        }
+                        self.pairs[at].to_client.push_back((transmit.frame, own));
+                    }
                     Leg::Node(leg) => self.send_to_node(at, leg, transmit.frame),
                 }
             }
@@ -169,7 +175,7 @@ impl World {
         match effect {
             Effect::Connect { leg, node, role } => self.dial(at, leg, usize::from(node.0), role),
             Effect::CloseLeg { leg, how } => self.close_leg(at, leg, how),
-            Effect::Store { token, .. } => self.pairs[at].link.handle_stored(self.now, token),
+            Effect::Store { token, mutation } => self.store.ask(at, token, mutation),
             Effect::CloseClient { reason, .. } => {
                 self.tell(format!("the proxy closes client {}: {}", at + 1, reason.label()));
                 self.coverage.count(format!("closed: {}", reason.label()));

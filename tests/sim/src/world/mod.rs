@@ -7,6 +7,7 @@ mod fleet;
 mod legs;
 mod links;
 mod settle;
+mod store;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -93,6 +94,7 @@ pub struct World {
     stopped: Vec<bool>,
     disk: Disk,
     files: Files,
+    store: store::Store,
     oracle: Oracle,
     placement: fleet::Placement,
     order: checks::Order,
@@ -120,7 +122,12 @@ impl World {
             }
         }
         disk.now = START;
-        let config = Arc::new(LinkConfig { side_channel: setup.side, ..LinkConfig::default() });
+        let config = Arc::new(LinkConfig {
+            side_channel: setup.side,
+            persist: true,
+            nodes: (0..setup.nodes).map(|node| format!("node {node}")).collect(),
+            ..LinkConfig::default()
+        });
         let pair = |at: usize| {
             let mut client = Client::new(at, setup);
             let first = client.greet();
@@ -160,6 +167,7 @@ impl World {
             stopped: vec![false; setup.nodes],
             disk,
             files: Files::default(),
+            store: store::Store::default(),
             oracle: Oracle::default(),
             placement: fleet::Placement::new(setup.nodes, now),
             order: checks::Order::new(),
@@ -215,6 +223,9 @@ impl World {
             Step::Unanswered { client, command, told } => self.expect_unanswered(*client, command, *told),
             Step::Breaks(at, count) => self.expect_breaks(*at, *count),
         };
+        if self.steps.is_multiple_of(self.setup.store_every) {
+            self.store_answers();
+        }
         self.look_at_links();
         self.check();
         done

@@ -37,7 +37,7 @@ impl World {
             if self.violation.is_some() {
                 return;
             }
-            if self.one_hop() || self.storage_answers() {
+            if self.one_hop() || self.storage_answers() || self.store_answers() {
                 continue;
             }
             if self.has_decision() && self.decide() {
