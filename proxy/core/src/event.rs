@@ -304,6 +304,13 @@ pub enum FileEvent {
     },
     /// Names may be made and removed that nobody here sees.
     Unseen,
+    /// The client has opened a file afresh, and not come back to it: what is known of absent clients on it may be over.
+    Met {
+        /// Which Open.
+        open: OpenToken,
+        /// LeaseKey.
+        lease: Option<[u8; 16]>,
+    },
     /// This is the Link of a client with that ClientGuid.
     Client {
         /// ClientGuid.

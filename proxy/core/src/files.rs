@@ -504,9 +504,7 @@ impl Files {
                 let reclaimed = !self.is_over(generation);
                 let (heard, named, unflagged) = (self.renames.hear(now), now, false);
                 let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, writes: false };
-                let key = entry.name.key.clone();
                 self.insert(link, open, entry);
-                self.absent_meets(now, link, &key);
             }
             FileEvent::Closed { open } => self.closed(now, link, open),
             FileEvent::GivenUp { open, deleted } => {
@@ -587,6 +585,7 @@ impl Files {
                 }
             }
             FileEvent::Unseen => self.blind = true,
+            FileEvent::Met { open, lease } => self.absent_meets(now, link, open, lease),
             FileEvent::Client { guid } => {
                 self.clients.insert(link, guid);
             }

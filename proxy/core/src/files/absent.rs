@@ -318,19 +318,26 @@ impl Files {
         self.clients.remove(&link);
     }
 
-    /// A client has a file open. What others had of it cannot be opened afresh any more, without grace; what the client itself
-    /// had and can not come back to is over.
-    pub(super) fn absent_meets(&mut self, now: Instant, link: LinkId, key: &FileKey) {
-        if self.absent.opens.is_empty() || link == ABSENT {
-            return;
-        }
+    /// A client has opened a file afresh. What others had of it cannot be had afresh any more, without grace; what the client
+    /// itself had is over, as at a server, where the new Open would have broken its oplock or lease; but not if it has opened
+    /// the file by the same lease.
+    pub(super) fn absent_meets(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        open: OpenToken,
+        lease: Option<[u8; 16]>,
+    ) {
+        let Some(entry) = self.entry(link, open).filter(|_| !self.absent.opens.is_empty()) else { return };
         let client = self.clients.get(&link).copied();
-        let at = self.files.get(key).map(|file| file.opens.clone()).unwrap_or_default();
+        let at = self.files.get(&entry.name.key).map(|file| file.opens.clone()).unwrap_or_default();
         for (_, token) in at.into_iter().filter(|(link, _)| *link == ABSENT) {
             let Some(open) = self.absent.opens.get_mut(&token) else { continue };
             if Some(open.record.client.0) != client {
                 open.fresh &= open.grace.is_some() || open.claimed.is_some();
-            } else if !is_lasting(&open.record) {
+            } else if open.claimed.is_none()
+                && (lease.is_none() || open.record.lease.map(|l| l.key.0) != lease)
+            {
                 self.absent_gone(now, token, None);
             }
         }
@@ -398,6 +405,8 @@ fn permits(record: &OpenRecord, name: &Name, claim: &Claim) -> Result<(), Status
     let is_its_kind = match (record.durable, claim.create_guid) {
         (DurableRecord::V1 | DurableRecord::V2 { .. }, None) => true,
         (DurableRecord::V2 { create_guid, .. }, Some(guid)) => create_guid.0 == guid,
+        // It has none, which is as good as one of zeros.
+        (DurableRecord::V1, Some(guid)) => guid == [0; 16],
         (DurableRecord::No, None) => record.resilient.is_some(),
         _ => false,
     };

@@ -220,8 +220,11 @@ impl Link {
         if create::Response::parse(msg).is_ok_and(|response| response.create_action == CREATED) {
             self.out.file(FileEvent::Made { key: open.key(), birth: open.birth, at: request.at });
         }
+        let lease = open.lease.map(|lease| lease.key);
         self.opens.insert(open);
-        self.note_given(request, token);
+        if !self.note_given(request, token) {
+            self.out.file(FileEvent::Met { open: token, lease });
+        }
         self.wait_for_open(token);
         self.side_open_recorded(request.at, token);
     }

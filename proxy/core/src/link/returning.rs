@@ -190,14 +190,14 @@ impl Link {
         }
     }
 
-    /// In Relay the node has given an Open back. `token`: what it is called here.
-    pub(super) fn note_given(&mut self, request: &Request, token: OpenToken) {
-        if let Some(Ok(named)) = reconnect(&request.msg)
-            && let Some(claim) = self.claim(request, named)
-        {
+    /// Whether in Relay the node has given an Open back. `token`: what it is called here.
+    pub(super) fn note_given(&mut self, request: &Request, token: OpenToken) -> bool {
+        let Some(Ok(named)) = reconnect(&request.msg) else { return false };
+        if let Some(claim) = self.claim(request, named) {
             self.returns.0.insert(token, Returning::Given);
             self.out.file(FileEvent::Claim { open: token, claim: Box::new(claim) });
         }
+        true
     }
 
     fn claim(&self, request: &Request, named: Named) -> Option<Claim> {
