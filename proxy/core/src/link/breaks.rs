@@ -471,7 +471,8 @@ impl Link {
             return;
         };
         // What it writes before it closes an Open reaches the node first, so that only what holds no file is given back by then.
-        let gives_up = |open: &Open| !breaking.holds() && self.closings(open).next().is_some();
+        let gives_up =
+            |open: &Open| !breaking.holds() && (open.closing || self.closings(open).next().is_some());
         let is_owed = self
             .opens
             .iter()
@@ -482,6 +483,13 @@ impl Link {
                 open.excused = Some(breaking.told);
             }
             self.acknowledged(now, cached, breaking.told, breaking.next);
+        }
+    }
+
+    /// What a node may have closed without our being told: it waits for no acknowledgement of that.
+    pub(super) fn forget_breaks_of_closed(&mut self) {
+        for open in self.opens.iter_mut().filter(|o| o.closing) {
+            open.breaking = open.breaking.filter(|breaking| breaking.ours);
         }
     }
 

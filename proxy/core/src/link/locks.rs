@@ -177,7 +177,10 @@ impl Link {
             Command::LOCK if elements_of(request).is_some_and(|e| e.first().is_some_and(is_unlock)) => {
                 self.settle_unlock(id, false);
             }
-            Command::CLOSE | Command::TREE_DISCONNECT | Command::LOGOFF => self.note_closing(id),
+            Command::CLOSE | Command::TREE_DISCONNECT | Command::LOGOFF => {
+                self.note_closing(id);
+                self.forget_breaks_of_closed();
+            }
             _ => {}
         }
     }
