@@ -358,6 +358,12 @@ impl Files {
         self.renames.taking(key, since)
     }
 
+    /// Whether a file that was opened by this name may have been given another one by that Open since then, and it is not known
+    /// whether it was.
+    pub(crate) fn may_have_moved(&self, key: &FileKey, since: Instant) -> bool {
+        self.renames.may_have_moved(key, since)
+    }
+
     /// Whether the file of that very name is to be deleted when its last Open is closed, and there still is one.
     pub(crate) fn is_doomed(&self, key: &FileKey) -> bool {
         let deletes =

@@ -145,6 +145,17 @@ impl Renames {
         })
     }
 
+    /// Whether nobody knows what became of a request that may since then have renamed by an Open what was opened by this name.
+    pub(super) fn may_have_moved(&self, key: &FileKey, since: Instant) -> bool {
+        let is_open = |over: Over| match over {
+            Over::Not | Over::Unknown(None) => true,
+            Over::Unknown(Some(at)) => at >= since,
+            Over::Known => false,
+        };
+        let mut by_opens = self.log.iter().filter(|rename| rename.file.is_some() && rename.from.key == *key);
+        by_opens.any(|rename| rename.request.is_some_and(|(_, over)| is_open(over)))
+    }
+
     /// What is heard of now.
     pub(super) fn hear(&self, now: Instant) -> Heard {
         Heard { at: now, turn: self.told }

@@ -151,6 +151,8 @@ pub struct Link {
     pub(crate) clock: Option<Clock>,
     /// Whether it is open what became of requests.
     pub(crate) doubt: Doubt,
+    /// How many names are being looked at: what was opened for that is not closed yet.
+    pub(crate) looks: u32,
     /// Whether a node lets requests wait that were open to doubt.
     pub(crate) pends: bool,
     /// The takeover whose replay is under way, for its report.
@@ -241,6 +243,7 @@ impl Link {
             flagging: BTreeSet::new(),
             clock: None,
             doubt: Doubt::None,
+            looks: 0,
             pends: false,
             replaying: None,
             minted: 0,

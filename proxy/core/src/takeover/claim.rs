@@ -190,6 +190,8 @@ pub(super) struct Name {
     pub(super) remover: Remover,
     /// A rename of which nobody knows what became may have taken the name from its file.
     pub(super) may_be_moved: bool,
+    /// The same by an Open, whatever name the file had by then.
+    pub(super) may_be_moved_by_open: bool,
     /// An answered request removed it before, and none has made it since.
     pub(super) is_gone: bool,
     /// It may have been given to a file meanwhile by a request that is not answered either.
@@ -257,7 +259,7 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
     let undone = if anew { Finding::Unclear } else { Finding::Undone };
     let Some(there) = new.there else {
         // Whoever has renamed or deleted the file meanwhile may have done so by an Open, when it had the new name already.
-        let has_had_it = old.remover == Remover::Nobody || old.was_taken;
+        let has_had_it = old.was_taken || old.remover == Remover::Nobody && !old.may_be_moved_by_open;
         let is_known_to_be_undone = new.remover != Remover::Known && has_had_it;
         return if is_known_to_be_undone { undone } else { Finding::Unclear };
     };
@@ -280,6 +282,7 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
         (Maker::Known, _) => undone,
         _ if asked.is_long_after(there.changed) => undone,
         (Maker::Nobody, Remover::Nobody) if asked.is_near(there.changed) => Finding::Done,
+        (_, Remover::Moved(_)) if old.may_be_made => Finding::Unclear,
         (_, Remover::Moved(_)) => undone,
         // What that request has removed may have been made since this one was done.
         _ => Finding::Unclear,
@@ -455,6 +458,7 @@ mod tests {
             maker: Maker::Nobody,
             remover: Remover::Nobody,
             may_be_moved: false,
+            may_be_moved_by_open: false,
             is_gone: false,
             may_be_made: false,
             is_unseen: false,
@@ -525,6 +529,12 @@ mod tests {
             ("it has its old name, another the new", name(Some(old)), name(Some(moved)), Undone),
             ("what has the old name is unknown, and new", name(Some(fresh)), name(Some(moved)), Unclear),
             ("neither name is there", name(None), name(None), Undone),
+            (
+                "neither, and an Open may have renamed it",
+                Name { may_be_moved_by_open: true, ..name(None) },
+                name(None),
+                Unclear,
+            ),
             ("neither, and another removed the new", name(None), removed(Remover::Known), Unclear),
             ("neither, and another removed the old", removed(Remover::Known), name(None), Unclear),
             (
@@ -562,6 +572,12 @@ mod tests {
             ("an answered request removed the old", removed(Remover::Known), name(Some(moved)), Unclear),
             ("it was found there", removed(Remover::Moved(old.birth)), name(Some(moved)), Done),
             ("it was found elsewhere", removed(Remover::Moved(other.birth)), name(Some(moved)), Undone),
+            (
+                "it was found elsewhere, and another may have been made there",
+                Name { may_be_made: true, ..removed(Remover::Moved(other.birth)) },
+                name(Some(moved)),
+                Unclear,
+            ),
             (
                 "it was found there, and is another's",
                 removed(Remover::Moved(old.birth)),

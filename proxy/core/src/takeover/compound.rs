@@ -275,9 +275,8 @@ impl Link {
             (Kind::Delete, ..) => self.out.file(FileEvent::Gone { key: old, birth: None }),
             (Kind::Rename, Some(new), Some(there)) => {
                 self.out.file(FileEvent::Made { key: new, birth: there.birth, at });
-                if source.is_none() {
-                    self.out.file(FileEvent::Gone { key: old, birth: Some(there.birth) });
-                }
+                // What has the old name now is another file.
+                self.out.file(FileEvent::Gone { key: old, birth: Some(there.birth) });
             }
             (_, Some(new), Some(there)) => {
                 self.out.file(FileEvent::Made { key: new, birth: there.birth, at });

@@ -323,6 +323,13 @@ impl Link {
         }
     }
 
+    /// The node lets nobody look whether the file of an Open is there.
+    pub(super) fn note_refusal(&mut self, open: OpenToken) {
+        if let State::Recovering(recovery) = &mut self.state {
+            recovery.search.note_refusal(open);
+        }
+    }
+
     /// An Open is lost: a CLOSE in flight may have been to delete its file, and not have done so.
     pub(super) fn note_close_undone(&mut self, open: OpenToken) {
         let is_open = self.may_be_deleted(open) && self.opens.get(open).is_some_and(|open| !open.is_deleted);
@@ -373,6 +380,7 @@ impl Link {
     /// The node is lost: which requests are open to doubt.
     pub(crate) fn begin_doubt(&mut self) {
         let mut doubt = false;
+        self.looks = 0;
         self.note_what_compounds_delete();
         for request in self.requests.iter_mut() {
             request.action = None;
@@ -455,7 +463,8 @@ impl Link {
     /// Others may go on once nothing is left to be found out.
     pub(crate) fn end_doubt(&mut self) {
         self.end_pending();
-        if self.doubt != Doubt::None && !self.requests.iter().any(|r| r.doubtful) {
+        // A request may be cancelled while its name is looked at, and what that opens would keep a file from being deleted.
+        if self.doubt != Doubt::None && self.looks == 0 && !self.requests.iter().any(|r| r.doubtful) {
             self.doubt = Doubt::None;
             self.out.file(FileEvent::Decided);
         }
@@ -492,6 +501,11 @@ impl Link {
         }
         let others = |r: &Request| r.unit != unit && r.is_being_found_out();
         if self.requests.iter().any(others) {
+            return false;
+        }
+        // Of one that was cancelled what its look has opened may still be there.
+        let looks = |r: &Request| r.unit == unit && r.is_looked_at();
+        if self.looks > 0 && !self.requests.iter().any(looks) {
             return false;
         }
         match self.story(ids) {
@@ -589,6 +603,7 @@ impl Link {
             },
         );
         self.send_in_session(session, &msg, Op::Probe(id, session, tree));
+        self.looks += 1;
         if let Some(request) = self.requests.get_mut(id) {
             request.probe = Probe::Asked;
         }
@@ -626,6 +641,9 @@ impl Link {
             },
             _ => Probe::Obscure,
         };
+        if !matches!(seen, Probe::Closing(_)) {
+            self.looks = self.looks.saturating_sub(1);
+        }
         if let Some(request) = self.requests.get_mut(id) {
             request.probe = seen;
         }
@@ -646,6 +664,7 @@ impl Link {
 
     /// What was looked at is closed.
     pub(crate) fn probe_closed(&mut self, id: MessageId) {
+        self.looks = self.looks.saturating_sub(1);
         if let Some(request) = self.requests.get_mut(id)
             && let Probe::Closing(there) = request.probe
         {
@@ -739,6 +758,7 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         maker: there.map_or(Maker::Nobody, |there| files.maker(key, there.birth, since)),
         remover: files.remover(key, since),
         may_be_moved: files.taking(key, since) != Taking::None,
+        may_be_moved_by_open: files.may_have_moved(key, since),
         is_gone: files.is_known_to_be_gone(key),
         may_be_made: files.may_be_made_since(key, since),
         is_unseen: files.is_blind(),
@@ -778,7 +798,11 @@ impl Request {
 
     /// Whether the node's answer decides what becomes of it.
     fn is_being_found_out(&self) -> bool {
-        self.doubtful && (self.sent.is_some() || matches!(self.probe, Probe::Asked | Probe::Closing(_)))
+        self.doubtful && (self.sent.is_some() || self.is_looked_at())
+    }
+
+    fn is_looked_at(&self) -> bool {
+        matches!(self.probe, Probe::Asked | Probe::Closing(_))
     }
 }
 

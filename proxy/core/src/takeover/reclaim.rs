@@ -133,6 +133,7 @@ impl Link {
             if let Some((stranger, _)) = found {
                 self.close_stranger(token, stranger);
             } else if under == Under::Recorded && self.may_be_read_only(token, Status(header.status)) {
+                self.note_refusal(token);
                 return;
             }
             self.note_absence(token, Status(header.status), found.is_some());
