@@ -13,9 +13,12 @@ use rustix::process::Signal;
 use understudy_state::{Batch, Change, Etcd, EtcdOptions, EtcdTls, Guard, Key, Store, StoreError};
 
 use crate::rig::{
-    Cluster, PATIENCE, certificates,
+    Cluster, PATIENCE, TIMEOUT, certificates,
     tap::{Mode, Tap},
 };
+
+/// What may come on top of a timeout where other processes want the machine.
+const SLACK: Duration = Duration::from_secs(1);
 
 fn put(key: &str, value: &str) -> Batch {
     Batch::new(vec![Change::Put(Key::from(key), value.into())])
@@ -34,41 +37,42 @@ async fn recovers(store: &Etcd) -> Duration {
     began.elapsed()
 }
 
-#[tokio::test]
-async fn a_dead_member_is_passed_over() {
-    let Some(mut cluster) = Cluster::start(3, &[]).await else { return };
-    let leader = cluster.leader().await.unwrap();
-    let follower = (leader + 1) % 3;
-    // The one that dies is the one that is used.
-    let mut options = cluster.options();
-    options.members.rotate_left(follower);
-    let store = Etcd::open(options).await.unwrap();
-    store.commit(put("k", "0")).await.unwrap();
-    cluster.kill(follower);
-    for round in 0..100 {
+/// Commits a number of times, and says how often that took as long as a member is waited for.
+async fn slow_commits(store: &Etcd) -> usize {
+    let mut slow = 0;
+    for round in 0..20 {
         let began = Instant::now();
         store.commit(put("k", &round.to_string())).await.unwrap();
-        // A quarter of the timeout would mean that it was waited for.
-        assert!(began.elapsed() < Duration::from_millis(500), "round {round} took {:?}", began.elapsed());
+        slow += usize::from(began.elapsed() >= TIMEOUT / 4);
     }
-    assert_eq!(get(&store, "k").await.as_deref(), Some("99"));
+    assert_eq!(get(store, "k").await.as_deref(), Some("19"));
+    slow
 }
 
-#[tokio::test]
-async fn a_member_that_does_not_answer_is_passed_over() {
-    let Some(cluster) = Cluster::start(3, &[]).await else { return };
+/// A store that uses a follower, and which one that is.
+async fn at_a_follower(cluster: &Cluster) -> (Etcd, usize) {
     let follower = (cluster.leader().await.unwrap() + 1) % 3;
     let mut options = cluster.options();
     options.members.rotate_left(follower);
     let store = Etcd::open(options).await.unwrap();
-    store.commit(put("k", "0")).await.unwrap();
+    store.commit(put("k", "before")).await.unwrap();
+    (store, follower)
+}
+
+#[tokio::test]
+async fn a_dead_member_is_passed_over_at_once() {
+    let Some(mut cluster) = Cluster::start(3, &[]).await else { return };
+    let (store, follower) = at_a_follower(&cluster).await;
+    cluster.kill(follower);
+    assert_eq!(slow_commits(&store).await, 0);
+}
+
+#[tokio::test]
+async fn a_member_that_does_not_answer_is_waited_for_once() {
+    let Some(cluster) = Cluster::start(3, &[]).await else { return };
+    let (store, follower) = at_a_follower(&cluster).await;
     cluster.signal(follower, Signal::STOP);
-    let began = Instant::now();
-    store.commit(put("k", "1")).await.unwrap();
-    assert!(began.elapsed() >= Duration::from_millis(500), "it was not the one that was stopped");
-    let began = Instant::now();
-    store.commit(put("k", "2")).await.unwrap();
-    assert!(began.elapsed() < Duration::from_millis(500), "it is asked again and again");
+    assert_eq!(slow_commits(&store).await, 1);
     cluster.signal(follower, Signal::CONT);
 }
 
@@ -89,7 +93,7 @@ async fn nothing_acknowledged_is_lost_with_the_leader() {
                 Ok(()) => acknowledged.push(key),
                 Err(error) => {
                     assert!(matches!(error, StoreError::Failed(_)), "{error}");
-                    assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
+                    assert!(began.elapsed() < TIMEOUT + SLACK, "{:?}", began.elapsed());
                 }
             }
         }
@@ -105,32 +109,37 @@ async fn nothing_acknowledged_is_lost_with_the_leader() {
 #[tokio::test]
 async fn when_all_are_down_that_is_said_in_time_and_not_for_ever() {
     let Some(mut cluster) = Cluster::start(3, &[]).await else { return };
-    let store = Etcd::open(cluster.options()).await.unwrap();
+    let timeout = Duration::from_secs(1);
+    let options = EtcdOptions { timeout, ..cluster.options() };
+    let store = Etcd::open(EtcdOptions { timeout: TIMEOUT, ..options.clone() }).await.unwrap();
     store.commit(put("k", "0")).await.unwrap();
+    let hasty = Etcd::open(options.clone()).await.unwrap();
     for at in 0..3 {
         cluster.kill(at);
     }
     for _ in 0..2 {
-        let began = Instant::now();
-        let results = [
-            store.commit(put("k", "1")).await,
-            store.get(Key::from("k")).await.map(|_| ()),
-            store.list(String::new()).await.map(|_| ()),
-        ];
-        for result in results {
+        for what in ["commit", "get", "list"] {
+            let began = Instant::now();
+            let result = match what {
+                "commit" => hasty.commit(put("k", "1")).await,
+                "get" => hasty.get(Key::from("k")).await.map(|_| ()),
+                _ => hasty.list(String::new()).await.map(|_| ()),
+            };
             let error = result.unwrap_err();
             assert!(matches!(error, StoreError::Failed(_)), "{error}");
+            assert!(began.elapsed() < timeout + SLACK, "{what}: {:?}", began.elapsed());
         }
-        assert!(began.elapsed() < Duration::from_secs(7), "{:?}", began.elapsed());
     }
-    let error = Etcd::open(cluster.options()).await.unwrap_err().to_string();
+    let error = Etcd::open(options).await.unwrap_err().to_string();
     for word in ["cannot open the store etcd://127.0.0.1:", "none of 3 members", "refused"] {
         assert!(error.contains(word), "{word}: {error}");
     }
     // Two of three are enough.
     cluster.restart(0);
     cluster.restart(2);
-    recovers(&store).await;
+    for store in [&hasty, &store] {
+        recovers(store).await;
+    }
     store.commit(put("k", "2")).await.unwrap();
     assert_eq!(get(&store, "k").await.as_deref(), Some("2"));
 }

@@ -18,6 +18,8 @@ use understudy_state::EtcdOptions;
 
 /// How long etcd may take over anything before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a store waits for etcd: longer than in practice, for a machine that runs tests is busy.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Several members, killed when dropped.
 pub(crate) struct Cluster {
@@ -118,7 +120,7 @@ impl Cluster {
             prefix: "/understudy/".into(),
             tls: None,
             user: None,
-            timeout: Duration::from_secs(2),
+            timeout: TIMEOUT,
         }
     }
 
