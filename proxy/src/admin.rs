@@ -1,13 +1,15 @@
 //! The operator's page: metrics, health, the records in the store, and clearing a dirty node.
 
-use std::sync::Arc;
+use std::{io, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::{ConnectInfo, Path, Request, State, connect_info::Connected},
     http::{StatusCode, header},
-    response::IntoResponse,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
     routing::{get, post},
+    serve::IncomingStream,
 };
 use tokio::net::TcpListener;
 use understudy_core::ids::NodeId;
@@ -20,17 +22,52 @@ use crate::{
 
 /// Serves until the process ends.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, store: Arc<dyn Store>) {
+    // Whoever may look at metrics may not look at everything.
+    let of_operators = Router::new()
+        .route("/store", get(move || records(store)))
+        .route("/nodes/{name}/clear", post(clear))
+        .route_layer(middleware::from_fn(only_from_here));
     let routes = Router::new()
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
         .route("/live", get(async || "alive\n"))
-        .route("/store", get(move || records(store)))
-        .route("/nodes/{name}/clear", post(clear))
+        .merge(of_operators)
         .with_state(shared);
-    if let Err(error) = axum::serve(listener, routes).await {
+    let service = routes.into_make_service_with_connect_info::<Caller>();
+    if let Err(error) = axum::serve(listener, service).await {
         tracing::error!(%error, "the admin page is gone");
     }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+struct Caller {
+    is_here: bool,
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self::new(*stream.remote_addr(), stream.io().local_addr())
+    }
+}
+
+impl Caller {
+    /// On this machine is whoever asks from its loopback, or from the address that is asked.
+    fn new(peer: SocketAddr, own: io::Result<SocketAddr>) -> Self {
+        let peer = peer.ip().to_canonical();
+        let is_own = own.is_ok_and(|own| own.ip().to_canonical() == peer);
+        Self { is_here: peer.is_loopback() || is_own }
+    }
+}
+
+/// Lets nobody through who is not on this machine, or in this pod.
+async fn only_from_here(ConnectInfo(caller): ConnectInfo<Caller>, request: Request, next: Next) -> Response {
+    if caller.is_here {
+        return next.run(request).await;
+    }
+    let remedy = "ask on the machine of the proxy, or by `kubectl port-forward`\n";
+    (StatusCode::FORBIDDEN, remedy).into_response()
 }
 
 async fn index() -> &'static str {
@@ -83,4 +120,26 @@ async fn clear(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> (
     tracing::warn!(node = name, "cleared by the operator");
     let _ = shared.fleet.send(FleetInput::Cleared { node: NodeId(at) });
     (StatusCode::OK, format!("{name} is cleared\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_asks_from_the_machine_itself_is_known() {
+        for (peer, own, is_here) in [
+            ("127.0.0.1:1", "127.0.0.1:9645", true),
+            ("[::1]:1", "[::1]:9645", true),
+            ("[::ffff:127.0.0.1]:1", "[::ffff:127.0.0.1]:9645", true),
+            ("10.0.0.5:1", "10.0.0.5:9645", true),
+            ("[::ffff:10.0.0.5]:1", "10.0.0.5:9645", true),
+            ("10.0.0.6:1", "10.0.0.5:9645", false),
+            ("[fd00::6]:1", "[fd00::5]:9645", false),
+        ] {
+            let caller = Caller::new(peer.parse().unwrap(), Ok(own.parse().unwrap()));
+            assert_eq!(caller.is_here, is_here, "{peer} asks {own}");
+        }
+        assert!(!Caller::new("10.0.0.6:1".parse().unwrap(), Err(io::ErrorKind::NotConnected.into())).is_here);
+    }
 }
