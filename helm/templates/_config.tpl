@@ -19,7 +19,7 @@ address = {{ last $node | toJson }}
 {{- end }}
 {{ include "understudy.config.credentials" . }}
 [store]
-url = "file:/var/lib/understudy"
+{{ include "understudy.config.store" . }}
 
 [fence]
 {{- with .Values.fence.exec }}
@@ -71,6 +71,31 @@ user = {{ .user | toJson }}
 shares = {{ toJson .shares }}
 {{ end }}
 {{- end }}
+{{- end -}}
+
+{{/* Where state is kept. */}}
+{{- define "understudy.config.store" -}}
+{{- with .Values.store.etcd -}}
+{{- if .endpoints -}}
+url = {{ printf "etcd%s://%s" (empty .tls.existingSecret | ternary "" "s") (join "," .endpoints) | toJson }}
+prefix = {{ .prefix | default (printf "/understudy/%s/%s/" $.Release.Namespace (include "understudy.fullname" $)) | toJson }}
+timeout = {{ .timeout | toJson }}
+{{- if .tls.existingSecret }}
+ca = {{ printf "/etc/understudy/etcd-tls/%s" .tls.ca | toJson }}
+{{- if .tls.cert }}
+cert = {{ printf "/etc/understudy/etcd-tls/%s" .tls.cert | toJson }}
+key = {{ printf "/etc/understudy/etcd-tls/%s" .tls.key | toJson }}
+{{- end }}
+{{- end }}
+{{- if .auth.existingSecret }}
+user = {{ .auth.user | toJson }}
+password_file = {{ printf "/etc/understudy/etcd-auth/%s" .auth.key | toJson }}
+{{- end }}
+{{- else -}}
+url = "file:/var/lib/understudy"
+{{- end -}}
+{{- end }}
+on_store_failure = {{ .Values.store.onFailure | toJson }}
 {{- end -}}
 
 {{/* What the test's pod checks: the Service as if it were a node. */}}
