@@ -8,7 +8,7 @@ declare -A provider=(
     [smbd]=samba [smbstatus]=samba [pdbedit]=samba-common-bin [smbclient]=smbclient [smbtorture]=samba-testsuite [ip]=iproute2
     [unshare]=util-linux [nsenter]=util-linux [haproxy]=haproxy [tshark]=tshark [cc]=gcc [make]=make
     [krb5kdc]=krb5-kdc [kadmin.local]=krb5-admin-server [kinit]=krb5-user [faketime]=faketime
-    [winbindd]=winbind [request-key]=keyutils [git]=git [sqlite3]=sqlite3 [etcd]=etcd-server [etcdctl]=etcd-client [tar]=tar [flock]=util-linux
+    [winbindd]=winbind [request-key]=keyutils [git]=git [sqlite3]=sqlite3 [etcdctl]=etcd-client [tar]=tar [flock]=util-linux
     [etcd]=etcd-server [openssl]=openssl [protoc]=protobuf-compiler
     [podman]=podman [buildah]=buildah [runc]=runc [mmdebstrap]=mmdebstrap [strip]=binutils
 )

@@ -1,5 +1,5 @@
-//! The benchmark: the same work direct to Samba, through HAProxy and through Understudy, side by side in one run.
-//! It asserts no time; it fails only if the work itself fails.
+//! The benchmark: the same work direct to Samba, through HAProxy and through Understudy, side by side in one run;
+//! before that, what it costs to record what clients have open, with each store. It asserts no time; it fails only if the work itself fails.
 
 mod bridge;
 mod bulk;
@@ -9,6 +9,7 @@ mod primitive;
 mod quantity;
 mod report;
 mod small;
+mod stores;
 
 use std::{
     fs,
@@ -36,12 +37,15 @@ pub(crate) struct Options {
     /// How often each work is done on each road; the medians count.
     #[arg(long, default_value_t = 5)]
     pairs: u32,
-    /// Only the work whose name contains this.
+    /// Only the work whose name contains this; `stores`: only what it costs to record Opens.
     #[arg(long, default_value = "")]
     only: String,
     /// Minutes after which rounds are left out, down to one of each kind of work.
     #[arg(long, default_value_t = 16)]
     minutes: u64,
+    /// How many Opens are recorded at once, to see what they take.
+    #[arg(long, default_value_t = 100_000)]
+    opens: usize,
 }
 
 /// How many kinds of work there are: two of small operations, six of copies, four of copies after a takeover.
@@ -50,6 +54,12 @@ const WORKS: u32 = 12;
 /// Measures everything. The first round of each kind warms up and is not counted. What is there is written after every round, so that a run cut short leaves its rounds.
 pub(crate) fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&options.out).with_context(|| options.out.display().to_string())?;
+    if "stores".contains(&options.only) {
+        stores::run(&options.out, options.pairs, options.opens).context("stores")?;
+    }
+    if options.only == "stores" {
+        return Ok(());
+    }
     let mut field = Field::new()?;
     let mut report = Report::new(options.mib, options.pairs);
     let bulk = Bulk::prepare(&field.rig, options.mib << 20)?;
