@@ -699,6 +699,14 @@ impl Files {
         if entry.writes {
             self.absent_written(&entry.name.key);
         }
+        if last.is_none() && self.is_of_others(&entry) {
+            // Only by being deleted can it have lost its name to another file while it was open.
+            let doomed = self.files.get_mut(&entry.name.key).map(|file| std::mem::take(&mut file.doomed));
+            if doomed == Some(true) || entry.deletes {
+                self.gone(now, entry.name.key, entry.file.birth);
+            }
+            return;
+        }
         match last {
             Some(file) if file.doomed || entry.deletes => {
                 self.gone(now, entry.name.key, entry.file.birth);
@@ -712,6 +720,13 @@ impl Files {
             }
             _ => {}
         }
+    }
+
+    /// Whether what is open by the name of an Open is surely another file.
+    fn is_of_others(&self, entry: &Entry) -> bool {
+        let opens = self.files.get(&entry.name.key).into_iter().flat_map(|file| &file.opens);
+        let mut others = opens.filter_map(|(link, open)| self.entry(*link, *open));
+        others.all(|other| entry.file.is_surely_not(other.file))
     }
 
     fn mark_lost(&mut self, link: LinkId) {

@@ -161,8 +161,8 @@ impl Link {
         self.record_open(request, msg, response.file_id, response.file_id);
     }
 
-    /// A CREATE that is replayed (MS-SMB2 3.3.5.9.10) brings an Open that is known, at the level that it has now. True if it is
-    /// one.
+    /// A CREATE that is replayed (MS-SMB2 3.3.5.9.10) brings an Open that is known, and changes no oplock whatever it asks for.
+    /// True if it is one.
     fn observe_replayed(&mut self, request: &Request, msg: &[u8], client: FileId, node: FileId) -> bool {
         let Some(token) = self.opens.by_node(node).filter(|open| open.client_id.0 == client).map(|o| o.token)
         else {
@@ -174,9 +174,6 @@ impl Link {
             if let ResponseContext::Lease(lease) = ResponseContext::parse(&context) {
                 self.opens.share_lease(lease);
             }
-        }
-        if let Some(open) = self.opens.get_mut(token).filter(|open| open.lease.is_none()) {
-            open.oplock_level = response.oplock_level;
         }
         self.wait_for_open(token);
         true

@@ -180,7 +180,9 @@ impl Link {
             (Kind::Link, Some(new)) => {
                 let new = known(files, &new, new_there, change);
                 let asked = self.asked(create);
-                match old_there.filter(|_| !old.is_anew()) {
+                // What stands under the old name may have been made there since, by another request in flight.
+                let is_source = old.is_as_before(asked) || !old.may_be_made && !old.is_anew();
+                match old_there.filter(|_| is_source) {
                     // Another request in flight may have made it in the place of what was linked.
                     Some(there) if !old.is_as_before(asked) && new.is_of_another(&there) => Finding::Unclear,
                     Some(there) => claim::linked((there.on_disk_id, old.holder), &new),
