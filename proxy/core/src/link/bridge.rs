@@ -17,7 +17,7 @@ use super::{
     answer::{Check, body, body_mut, changes_state},
     cover::{Cover, Incoming, Outgoing, cover_for_node},
     node_leg::{Op, Pending},
-    open::{Open, minted_file_id, minted_tree_id},
+    open::{Open, minted_tree_id},
     request::{Chain, Interim, Request},
 };
 use crate::{
@@ -479,10 +479,7 @@ impl Link {
         // A CREATE that is replayed (MS-SMB2 3.3.5.9.10) brings what the client has already.
         let client_id = match self.opens.by_node(node_id) {
             Some(open) => open.client_id.0,
-            None => {
-                let number = self.mint();
-                minted_file_id(self.id.0, number)
-            }
+            None => self.mint_file_id(),
         };
         self.translate_lease(msg);
         let answer = msg.to_vec();

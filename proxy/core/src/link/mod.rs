@@ -56,7 +56,10 @@ use std::{
 };
 
 use bytes::BytesMut;
-use smb_parse::frame::{MAX_LEN, PREFIX};
+use smb_parse::{
+    FileId,
+    frame::{MAX_LEN, PREFIX},
+};
 
 pub use self::config::{Counters, LinkConfig, SideChannelMode};
 use self::{
@@ -64,7 +67,7 @@ use self::{
     credit::ClientCredits,
     judge::Judging,
     node_leg::{Clock, NodeLeg},
-    open::Opens,
+    open::{Opens, minted_file_id},
     outbox::Outbox,
     persist::Persist,
     request::Requests,
@@ -159,6 +162,8 @@ pub struct Link {
     pub(crate) replaying: Option<Progress>,
     /// Numbers FileIds, TreeIds and SessionIds of our making.
     pub(crate) minted: u64,
+    /// What FileIds of our making begin with, once there are any.
+    lot: Option<u32>,
     pub(crate) persist: Persist,
     /// Opens that the client has come back to.
     pub(crate) returns: Returns,
@@ -247,6 +252,7 @@ impl Link {
             pends: false,
             replaying: None,
             minted: 0,
+            lot: None,
             persist: Persist::default(),
             returns: Returns::default(),
             arrived: false,
@@ -501,6 +507,17 @@ impl Link {
     pub(crate) fn new_leg(&mut self) -> LegId {
         self.next_leg += 1;
         LegId(self.next_leg)
+    }
+
+    /// A FileId towards the client that no node has given out.
+    pub(crate) fn mint_file_id(&mut self) -> FileId {
+        let random = &mut self.random;
+        let lot = *self.lot.get_or_insert_with(|| {
+            let mut lot = [0; 4];
+            random.fill(&mut lot);
+            u32::from_le_bytes(lot)
+        });
+        minted_file_id(lot, self.mint())
     }
 
     /// An id towards the client that no node has given out.

@@ -14,7 +14,7 @@ use smb_parse::{
 
 use crate::{
     files::{FileIdentity, FileKey, Name},
-    ids::{Client, MessageId, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
+    ids::{Client, Node, NodeId, OpenToken, RELATED_FILE_ID, SessionId, TreeId},
     link::{
         birth::Birth,
         breaks::{Breaking, Level},
@@ -502,8 +502,10 @@ pub(crate) fn minted_tree_id(number: u64) -> TreeId {
     MARK | TreeId::try_from(number & 0xff_ffff).unwrap_or(0)
 }
 
-/// Of which request an answer's FileId is minted: never the same twice in a Link, and unlike any node's.
-pub(crate) fn minted_file_id(link: u64, message_id: MessageId) -> FileId {
+/// A FileId of the proxy's own: never the same twice in a Link, and unlike any node's. A client that comes back is known by the
+/// persistent part, so it is unlike those of other Links too, of earlier runs of the proxy among them: `link` is drawn by lot.
+pub(crate) fn minted_file_id(link: u32, number: u64) -> FileId {
     const MARK: u64 = 0x5553_0000_0000_0000;
-    FileId { persistent: MARK | (link & 0xffff_ffff), volatile: MARK | (message_id & 0xffff_ffff_ffff) }
+    let lot = u64::from(link & 0xff_ffff) << 24;
+    FileId { persistent: MARK | lot | (number & 0xff_ffff), volatile: MARK | (number & 0xffff_ffff_ffff) }
 }

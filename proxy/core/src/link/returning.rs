@@ -26,7 +26,7 @@ use super::{
     Link, State,
     breaks::may_write,
     node_leg::Op,
-    open::{Durable, Open, OpenState, Place, minted_file_id},
+    open::{Durable, Open, OpenState, Place},
     persist::{file_id, restore},
     request::Request,
 };
@@ -287,10 +287,11 @@ impl Link {
         };
         let Some(tree) = self.sessions.tree(session, tree_id) else { return false };
         let place = Place { session, tree: tree_id, share: tree.share.clone(), is_pipe: tree.is_pipe() };
+        let minted = self.mint_file_id();
         let known = file_id(record.file_id);
         let client_id = match self.opens.by_client(known) {
             None => known,
-            Some(_) => minted_file_id(self.id.0, id),
+            Some(_) => minted,
         };
         let mut open = Open::new(token, place, Client(client_id), Node(file_id(record.node_file_id)));
         restore(&mut open, record);

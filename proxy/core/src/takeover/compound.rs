@@ -45,7 +45,7 @@ use crate::{
     event::{Event, FileEvent},
     files::{FileKey, Files, Taking},
     ids::MessageId,
-    link::{Link, answer::Check, open::minted_file_id, request::Request},
+    link::{Link, answer::Check, request::Request},
 };
 
 /// FILE_OPEN, FILE_DELETE_ON_CLOSE (MS-SMB2 2.2.13); FILE_OPENED, a CreateAction (2.2.14).
@@ -246,8 +246,7 @@ impl Link {
     /// All members have succeeded on the node that is lost.
     fn answer_story(&mut self, ids: &[MessageId], story: &Story) {
         let there = self.tell_names(story);
-        let number = self.mint();
-        let file = minted_file_id(self.id.0, number);
+        let file = self.mint_file_id();
         for id in ids {
             let Some(request) = self.requests.remove(*id) else { continue };
             let header = self.response_header(&request, Status::SUCCESS);
