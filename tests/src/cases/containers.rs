@@ -64,6 +64,17 @@ fn outlive_their_nodes(scale: &Scale) -> Result<Report> {
         site.await_up(&serving)?;
     }
     report.notes.push(site.run_test()?);
+    for (space, address, path, status) in [
+        ("hub", "127.0.0.1", "/store", 200),
+        ("hub", FLOATING, "/store", 200),
+        ("client", FLOATING, "/store", 403),
+        ("client", FLOATING, "/metrics", 200),
+        ("client", FLOATING, "/live", 200),
+    ] {
+        let answer = site.ask(space, address, path)?;
+        let first = answer.lines().next().unwrap_or_default();
+        ensure!(first.contains(&format!(" {status} ")), "{path} is answered {first} in {space}");
+    }
     let took = site.stop_proxy()?;
     ensure!(took < Duration::from_secs(10), "the proxy took {took:?} to stop");
     report.notes.push(format!("told to stop, the proxy ended after {} ms", took.as_millis()));
@@ -219,7 +230,12 @@ impl Site {
     }
 
     fn get(&self, path: &str) -> Result<String> {
-        let mut stream = self.net.connect("hub", "127.0.0.1:9645")?;
+        self.ask("hub", "127.0.0.1", path)
+    }
+
+    /// Asks the admin page from a namespace.
+    fn ask(&self, space: &str, address: &str, path: &str) -> Result<String> {
+        let mut stream = self.net.connect(space, &format!("{address}:9645"))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
