@@ -53,13 +53,15 @@ const CRASHED: &[&str] = &[
 
 /// Those that lose connections.
 const LEFT: &[&str] = &[
+    "smb2.durable-open.lock-lease",
+    "smb2.durable-open.lock-oplock",
     "smb2.durable-open.reopen2",
-    "smb2.durable-open.reopen2-lease",
+    "smb2.durable-open.reopen2a",
     "smb2.durable-open.reopen4",
-    "smb2.durable-open.file-position",
     "smb2.durable-v2-open.reopen2",
+    "smb2.durable-v2-open.reopen2-lease",
     "smb2.durable-v2-open.reopen2-lease-v2",
-    "smb2.durable-v2-open.reopen2c",
+    "smb2.durable-v2-open.reopen2b",
 ];
 
 pub(super) const CASES: &[Case] = &[
@@ -102,7 +104,8 @@ const DURABLE: &str = "smb2.durable-,smb2.replay.";
 
 fn pass(tests: &[&str], ways: &[Way]) -> Result<Report> {
     let takeovers = torture::all_pass(tests, ways, torture::EVERY)?;
-    ensure!(takeovers > 0 || !ways.contains(&Way::Other), "no node was lost");
+    let takes_over = ways.iter().any(|way| matches!(way, Way::Other | Way::Bridge));
+    ensure!(takeovers > 0 || !takes_over, "nothing was taken over");
     Ok(Report { notes: vec![format!("{} tests, {takeovers} takeovers", tests.len())], ..Report::default() })
 }
 

@@ -41,6 +41,8 @@ enum Wrong {
     First,
     /// DH2C for an Open by DHnQ.
     Second,
+    /// DH2C with a CreateGuid of zeros for an Open by DHnQ.
+    SecondOfNothing,
     /// Asks for durability again beside it (MS-SMB2 3.3.5.9.7, 3.3.5.9.12).
     WithRequest,
     WithOtherRequest,
@@ -50,7 +52,7 @@ enum Wrong {
     Nothing,
 }
 
-const ALL: [Wrong; 16] = [
+const ALL: [Wrong; 17] = [
     Wrong::User,
     Wrong::ClientGuid,
     Wrong::CreateGuid,
@@ -63,6 +65,7 @@ const ALL: [Wrong; 16] = [
     Wrong::VolatileId,
     Wrong::First,
     Wrong::Second,
+    Wrong::SecondOfNothing,
     Wrong::WithRequest,
     Wrong::WithOtherRequest,
     Wrong::Both,
@@ -74,7 +77,7 @@ impl Wrong {
     fn fits(self, kind: &Kind) -> bool {
         match self {
             Self::CreateGuid | Self::NoCreateGuid | Self::First => kind.is_second(),
-            Self::Second => !kind.is_second(),
+            Self::Second | Self::SecondOfNothing => !kind.is_second(),
             Self::Key | Self::KeyMissing => kind.is_lease(),
             Self::KeyUncalledFor => !kind.is_lease(),
             _ => true,
@@ -87,7 +90,7 @@ impl Wrong {
         match self {
             Self::User | Self::ClientGuid | Self::Nothing => {}
             Self::CreateGuid => claim.create_guid = Some(other()),
-            Self::NoCreateGuid => claim.create_guid = Some("00".repeat(16)),
+            Self::NoCreateGuid | Self::SecondOfNothing => claim.create_guid = Some("00".repeat(16)),
             Self::Key | Self::KeyUncalledFor => claim.key = Some(other()),
             Self::KeyMissing => claim.key = None,
             Self::Name => claim.name += "-not",
