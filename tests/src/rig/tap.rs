@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::net::{RecvFlags, recv};
 
 use super::net::Net;
 
@@ -26,7 +27,7 @@ pub(crate) type Heard = Arc<dyn Fn(Guid) + Send + Sync>;
 pub(crate) struct Ears {
     /// Each answer that the client has been sent.
     pub(crate) answers: Option<Heard>,
-    /// Each connection that the client has ended, before its other end hears of it.
+    /// Each connection that the client has ended, and its other end too. The client's next one begins when this has returned.
     pub(crate) ends: Option<Heard>,
 }
 
@@ -46,6 +47,17 @@ struct Wire {
     client: TcpStream,
     node: TcpStream,
     guid: Arc<OnceLock<Guid>>,
+    /// Whoever wanted to hear of its end has heard of it.
+    over: Arc<AtomicBool>,
+}
+
+impl Wire {
+    /// The client has ended it, and that is not told yet.
+    fn is_ending(&self) -> bool {
+        let mut byte = [0; 1];
+        let next = recv(&self.client, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        !self.over.load(Ordering::Relaxed) && matches!(next, Ok((_, 0)))
+    }
 }
 
 impl Tap {
@@ -92,7 +104,12 @@ fn accept(listener: &TcpListener, to: &str, stopped: &AtomicBool, wires: &Wires,
     while !stopped.load(Ordering::Relaxed) {
         match listener.accept() {
             // A node that refuses is refused here by the end of the connection.
-            Ok((client, _)) => drop(connect(client, to, wires, ears.clone())),
+            Ok((client, _)) => {
+                while ears.ends.is_some() && lock(wires).iter().any(Wire::is_ending) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                drop(connect(client, to, wires, ears.clone()));
+            }
             Err(_) => thread::sleep(Duration::from_millis(2)),
         }
     }
@@ -107,8 +124,14 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()>
         end.set_nodelay(true)?;
     }
     let guid = Arc::new(OnceLock::new());
-    let wire = Wire { client: client.try_clone()?, node: node.try_clone()?, guid: guid.clone() };
-    lock(wires).push(wire);
+    let told = Arc::new(AtomicBool::new(false));
+    let (over_there, guid_there) = (told.clone(), guid.clone());
+    lock(wires).push(Wire {
+        client: client.try_clone()?,
+        node: node.try_clone()?,
+        guid: guid_there,
+        over: over_there,
+    });
     let (up, down) = ((client.try_clone()?, node.try_clone()?), (node, client));
     let name = guid.clone();
     // Whether the other end was the first to go.
@@ -121,13 +144,12 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()>
                 let _ = name.set(found);
             }
         };
-        pass(up.0, up.1, frames, || {
-            if let (Some(heard), Some(guid), false) =
-                (&of_client.ends, name.get(), has_ended.load(Ordering::Relaxed))
-            {
-                heard(*guid);
-            }
-        });
+        let mut first = false;
+        pass(up.0, up.1, frames, || first = !has_ended.load(Ordering::Relaxed));
+        if let (Some(heard), Some(guid), true) = (&of_client.ends, name.get(), first) {
+            heard(*guid);
+        }
+        told.store(true, Ordering::Relaxed);
     });
     thread::spawn(move || {
         let frames = |frame: &[u8]| {

@@ -6,7 +6,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -170,23 +170,36 @@ impl<'a> Lane<'a> {
 
     /// Kills the node that serves, and starts it again once the other does.
     fn killing(&mut self, test: &str) -> Result<Finding> {
-        let wanted = Arc::new(AtomicU32::new(0));
-        let count = wanted.clone();
+        let deaths = Arc::new(Deaths::default());
+        let told = deaths.clone();
         let heard = every(self.every, move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
+            told.wanted.fetch_add(1, Ordering::Relaxed);
         });
-        kill_meanwhile(self.plain()?, test, answers(heard), &wanted)
+        kill_meanwhile(self.plain()?, test, answers(heard), &deaths)
     }
 
     /// Kills the node that serves whenever the client ends a connection, and starts it again once the other does.
     fn leaving(&mut self, test: &str) -> Result<Finding> {
-        let wanted = Arc::new(AtomicU32::new(0));
-        let count = wanted.clone();
+        let deaths = Arc::new(Deaths::default());
+        let told = deaths.clone();
         let heard: Heard = Arc::new(move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
+            let mine = told.wanted.fetch_add(1, Ordering::Relaxed) + 1;
+            // What the client does next, it does to the other node.
+            while told.done.load(Ordering::Relaxed) < mine && !told.over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         });
-        kill_meanwhile(self.bridged()?, test, Ears { ends: Some(heard), ..Ears::default() }, &wanted)
+        kill_meanwhile(self.bridged()?, test, Ears { ends: Some(heard), ..Ears::default() }, &deaths)
     }
+}
+
+/// Nodes that die while a test runs.
+#[derive(Default)]
+struct Deaths {
+    wanted: AtomicU32,
+    done: AtomicU32,
+    /// The test has ended: no more will die.
+    over: AtomicBool,
 }
 
 fn answers(heard: Heard) -> Ears {
@@ -194,12 +207,13 @@ fn answers(heard: Heard) -> Ears {
 }
 
 /// Runs a test whose client's connections are listened to, and kills the node that serves as often as is wanted.
-fn kill_meanwhile(rig: &mut Rig, test: &str, ears: Ears, wanted: &AtomicU32) -> Result<Finding> {
+fn kill_meanwhile(rig: &mut Rig, test: &str, ears: Ears, deaths: &Deaths) -> Result<Finding> {
     let _tap = Tap::start(&rig.net, "client", &at(COUNTED), &at(FLOATING), ears)?;
     let serving = rig.serving()?;
-    let mut killer = Killer { nodes: std::mem::take(&mut rig.nodes), serving, done: 0 };
-    let mut meanwhile = || killer.obey(rig, wanted.load(Ordering::Relaxed));
+    let mut killer = Killer { nodes: std::mem::take(&mut rig.nodes), serving };
+    let mut meanwhile = || killer.obey(rig, deaths);
     let result = trial::run(rig, COUNTED, test, LIMIT, &mut meanwhile);
+    deaths.over.store(true, Ordering::Relaxed);
     rig.nodes = killer.nodes;
     result
 }
@@ -208,24 +222,24 @@ fn kill_meanwhile(rig: &mut Rig, test: &str, ears: Ears, wanted: &AtomicU32) -> 
 struct Killer {
     nodes: Vec<Node>,
     serving: usize,
-    /// How many deaths were wanted when the last one came.
-    done: u32,
 }
 
 impl Killer {
     /// A death that is wanted before the last one is over comes with the next.
-    fn obey(&mut self, rig: &Rig, wanted: u32) -> Result<()> {
-        if wanted == self.done {
+    fn obey(&mut self, rig: &Rig, deaths: &Deaths) -> Result<()> {
+        let wanted = deaths.wanted.load(Ordering::Relaxed);
+        if wanted == deaths.done.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.done = wanted;
         let dead = self.serving;
         self.nodes.get_mut(dead).context("no such node")?.kill();
         wait_until("another node serves", Duration::from_secs(30), || {
             self.serving = rig.serving_of(&self.nodes).unwrap_or(dead);
             self.serving != dead
         })?;
-        self.nodes.get_mut(dead).context("no such node")?.start(&rig.net)
+        self.nodes.get_mut(dead).context("no such node")?.start(&rig.net)?;
+        deaths.done.store(wanted, Ordering::Relaxed);
+        Ok(())
     }
 }
 
