@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use smb_parse::{
+    FileId,
+    cmd::oplock_break::Notification,
     frame::{PREFIX, Protocol, protocol},
     header::Header,
 };
@@ -24,16 +26,40 @@ pub(crate) struct Outbox {
     held: Option<Vec<Bytes>>,
     /// What was said since the last poll waits for this.
     awaits: Option<StoreToken>,
+    /// The Opens that it is about.
+    about: Vec<Named>,
     /// What waits for the store, in order.
-    unstored: VecDeque<(StoreToken, Bytes)>,
+    unstored: VecDeque<Unstored>,
+}
+
+/// By what a break notification names an Open (MS-SMB2 2.2.23).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Named {
+    File(FileId),
+    Lease([u8; 16]),
+}
+
+/// A frame that waits for the store.
+#[derive(Debug)]
+struct Unstored {
+    token: StoreToken,
+    frame: Bytes,
+    about: Vec<Named>,
 }
 
 impl Outbox {
     pub(crate) fn send_client(&mut self, frame: Bytes) {
+        if let Some(token) = self.awaits {
+            self.unstored.push_back(Unstored { token, frame, about: self.about.clone() });
+            return;
+        }
         // A notification may name what the client has not heard of yet.
-        let behind = || self.unstored.back().map(|(token, _)| *token).filter(|_| is_notification(&frame));
-        if let Some(token) = self.awaits.or_else(behind) {
-            self.unstored.push_back((token, frame));
+        if !self.unstored.is_empty()
+            && let Some(named) = notified(&frame)
+            && let Some(behind) = self.unstored.iter().rev().find(|waits| waits.about.contains(&named))
+        {
+            let (token, about) = (behind.token, vec![named]);
+            self.unstored.push_back(Unstored { token, frame, about });
             return;
         }
         match &mut self.held {
@@ -42,20 +68,22 @@ impl Outbox {
         }
     }
 
-    /// What the client is told from now on until the next poll waits until this is stored, and so do notifications behind it.
-    pub(crate) fn wait_for(&mut self, token: StoreToken) {
+    /// What the client is told from now on until the next poll waits until this is stored, and so do notifications of the same
+    /// Open behind it.
+    pub(crate) fn wait_for(&mut self, token: StoreToken, about: impl IntoIterator<Item = Named>) {
         self.awaits = Some(token);
+        self.about.extend(about);
     }
 
     /// Everything up to this is stored.
     pub(crate) fn stored(&mut self, token: StoreToken) {
         self.awaits = self.awaits.filter(|awaited| *awaited > token);
         let mut left = VecDeque::new();
-        for (awaited, frame) in std::mem::take(&mut self.unstored) {
-            if awaited > token {
-                left.push_back((awaited, frame));
+        for waits in std::mem::take(&mut self.unstored) {
+            if waits.token > token {
+                left.push_back(waits);
             } else {
-                self.send_client(frame);
+                self.send_client(waits.frame);
             }
         }
         self.unstored = left;
@@ -104,6 +132,7 @@ impl Outbox {
 
     pub(crate) fn poll_transmit(&mut self) -> Option<Transmit> {
         self.awaits = None;
+        self.about.clear();
         self.transmits.pop_front()
     }
 
@@ -116,8 +145,14 @@ impl Outbox {
     }
 }
 
-/// Whether a frame for the client is a break notification: those are never sealed.
-fn is_notification(frame: &[u8]) -> bool {
-    let body = frame.get(PREFIX..).unwrap_or_default();
-    protocol(body) == Protocol::Smb2 && Header::parse(body).is_ok_and(|header| header.message_id == u64::MAX)
+/// What a frame for the client is about, if it is a break notification: those are never sealed.
+fn notified(frame: &[u8]) -> Option<Named> {
+    let body = frame.get(PREFIX..).filter(|body| protocol(body) == Protocol::Smb2)?;
+    if Header::parse(body).ok()?.message_id != u64::MAX {
+        return None;
+    }
+    match Notification::parse(body).ok()? {
+        Notification::Oplock { file_id, .. } => Some(Named::File(file_id)),
+        Notification::Lease { lease_key, .. } => Some(Named::Lease(lease_key)),
+    }
 }

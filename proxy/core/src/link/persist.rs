@@ -8,7 +8,7 @@
 //! |---|---|
 //! | CREATE with a durable grant | its record is stored |
 //! | LOCK on a durable Open, acknowledgement of a break | the change is stored |
-//! | break notification | what waits before it has left, for it may name that |
+//! | break notification of an Open that waits | that has left |
 //! | any other | at once; the record follows. That of an Open which is not durable only after [`LATER`], if it is still there |
 //!
 //! Invariant: no client sees a durable grant whose record is not stored, as long as the store works.
@@ -28,6 +28,7 @@ use super::{
     birth::Birth,
     locks::LockTable,
     open::{Durable, Open, OpenState},
+    outbox::Named,
     session::Session,
 };
 use crate::{
@@ -77,6 +78,11 @@ impl Link {
     pub fn handle_stored(&mut self, _now: Instant, token: StoreToken) {
         self.persist.stored = self.persist.stored.max(token);
         self.out.stored(token);
+    }
+
+    /// Whether something that is for the client waits until the store has answered.
+    pub fn waits_for_store(&self) -> bool {
+        self.out.waits_for_store()
     }
 
     /// The store has failed, and nobody is to be served without.
@@ -153,9 +159,10 @@ impl Link {
             return;
         }
         self.write_open(token);
-        let by = self.opens.get(token).and_then(|open| open.written.by);
-        if let Some(by) = by.filter(|by| *by > self.persist.stored) {
-            self.out.wait_for(by);
+        let Some(open) = self.opens.get(token) else { return };
+        if let Some(by) = open.written.by.filter(|by| *by > self.persist.stored) {
+            let lease = open.lease.map(|lease| Named::Lease(lease.key));
+            self.out.wait_for(by, [Named::File(open.client_id.0)].into_iter().chain(lease));
         }
     }
 

@@ -21,7 +21,7 @@ impl World {
     /// A client has no Open of which nothing is recorded (invariant 1, as far as it applies).
     fn check_records(&self, at: usize) -> Result<(), Violation> {
         let pair = &self.pairs[at];
-        let settled = pair.client.alive && pair.closed.is_none() && pair.to_client.is_empty();
+        let settled = pair.client.alive && pair.closed.is_none() && pair.has_heard_all();
         if !settled || pair.client.is_opaque() {
             return Ok(());
         }

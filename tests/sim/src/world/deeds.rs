@@ -55,7 +55,7 @@ impl World {
             }
             Deed::AskedBack { number, name, oplock, state } => {
                 let pair = &self.pairs[actor];
-                let now = pair.client.has_now().filter(|_| pair.to_client.is_empty());
+                let now = pair.client.has_now().filter(|_| pair.has_heard_all());
                 let Some(most) = now.and_then(|had| at_most(&had, *number, name)) else { return Ok(()) };
                 // It may have given back some since it was asked for.
                 let then = mark.had.as_ref().and_then(|had| at_most(had, *number, name)).unwrap_or(most);
@@ -145,7 +145,7 @@ impl World {
     /// Whether a client has all that it believes on the node that serves now, and has heard all that was said.
     pub(super) fn is_attached(&self, at: usize) -> bool {
         let pair = &self.pairs[at];
-        self.is_served(at) && pair.to_client.is_empty() && !pair.client.has_acks()
+        self.is_served(at) && pair.has_heard_all() && !pair.client.has_acks()
     }
 
     /// Whether the node that serves a client knows it. What the client was told, and has not heard or not acknowledged, it

@@ -136,7 +136,7 @@ impl World {
         self.now += time;
         self.disk.now += u64::try_from(time.as_nanos() / 100).unwrap_or(0);
         for pair in &mut self.pairs {
-            let waits = pair.client.has_acks() || !pair.to_client.is_empty();
+            let waits = pair.client.has_acks() || !pair.has_heard_all();
             pair.owes = if waits { pair.owes + time } else { Duration::ZERO };
             if pair.owes >= PATIENCE {
                 pair.client.be_late();

@@ -208,7 +208,7 @@ impl World {
     /// What a client that has heard all has.
     fn had(&self, at: usize) -> Option<Rc<[Had]>> {
         let pair = &self.pairs[at];
-        pair.client.has_now().filter(|_| pair.to_client.is_empty())
+        pair.client.has_now().filter(|_| pair.has_heard_all())
     }
 
     /// The files of which that Link has Opens that are not back on the node that serves the other one.

@@ -82,6 +82,13 @@ pub struct Pair {
     sent_again: bool,
 }
 
+impl Pair {
+    /// Whether nothing is on its way to the client, nor waits for the store before it is.
+    fn has_heard_all(&self) -> bool {
+        self.to_client.is_empty() && !self.link.waits_for_store()
+    }
+}
+
 /// Everything.
 pub struct World {
     setup: Setup,
