@@ -75,6 +75,14 @@ impl Outbox {
         self.about.extend(about);
     }
 
+    /// The same, if something about this waits: what is told of it must not come in another order.
+    pub(crate) fn wait_behind(&mut self, named: Named) {
+        if let Some(behind) = self.unstored.iter().rev().find(|waits| waits.about.contains(&named)) {
+            self.awaits = self.awaits.max(Some(behind.token));
+            self.about.push(named);
+        }
+    }
+
     /// Everything up to this is stored.
     pub(crate) fn stored(&mut self, token: StoreToken) {
         self.awaits = self.awaits.filter(|awaited| *awaited > token);

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | CREATE with a durable grant | its record is stored |
 //! | LOCK on a durable Open, acknowledgement of a break | the change is stored |
-//! | break notification of an Open that waits | that has left |
+//! | what says something of the lease of an Open that waits; break notification of such an Open | that has left |
 //! | any other | at once; the record follows. That of an Open which is not durable only after [`LATER`], if it is still there |
 //!
 //! Invariant: no client sees a durable grant whose record is not stored, as long as the store works.
@@ -155,7 +155,13 @@ impl Link {
 
     /// The answer that is about to be given waits until the Open is stored as it is now, if somebody can come back to it.
     pub(super) fn wait_for_open(&mut self, token: OpenToken) {
-        if !self.is_written() || self.opens.get(token).is_none_or(|open| !open.is_lasting()) {
+        if !self.is_written() {
+            return;
+        }
+        if let Some(lease) = self.opens.get(token).and_then(|open| open.lease) {
+            self.out.wait_behind(Named::Lease(lease.key));
+        }
+        if self.opens.get(token).is_none_or(|open| !open.is_lasting()) {
             return;
         }
         self.write_open(token);

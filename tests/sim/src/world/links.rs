@@ -132,7 +132,7 @@ impl World {
             FileEvent::Released { open } => {
                 pair.held.remove(open);
             }
-            FileEvent::Closed { open } => {
+            FileEvent::Closed { open } | FileEvent::Left { open, .. } => {
                 pair.held.remove(open);
                 pair.tokens.remove(open);
             }
