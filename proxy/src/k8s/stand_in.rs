@@ -164,10 +164,13 @@ impl StandIn {
     /// Waits until so much was asked, or has changed, that this is so.
     pub(crate) async fn until(&self, is_so: impl Fn(&Self) -> bool) {
         let (mut asked, mut version) = (self.0.asked.subscribe(), self.0.version.subscribe());
+        let limit = tokio::time::sleep(std::time::Duration::from_secs(20));
+        tokio::pin!(limit);
         while !is_so(self) {
             tokio::select! {
                 changed = asked.changed() => changed.unwrap(),
                 changed = version.changed() => changed.unwrap(),
+                () = &mut limit => panic!("waited in vain; this was done: {:?}", self.deeds()),
             }
         }
     }
