@@ -4,6 +4,7 @@
 //! member did it after all is not known then, or whether it will, when its process goes on or the network is back; so every
 //! batch has a condition that can be made false for ever, see [`late`].
 
+mod election;
 mod late;
 mod member;
 
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, time::Duration};
 use etcd_client::{Compare, CompareOp, GetOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
 
+use crate::election::Elections;
 use crate::etcd_options::EtcdOptions;
 use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};
 use late::Late;
@@ -248,6 +250,10 @@ impl Store for Etcd {
 
     fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         Box::pin(async move { Ok(self.list_all(&prefix).await?) })
+    }
+
+    fn elections(&self) -> Option<&dyn Elections> {
+        Some(self)
     }
 }
 

@@ -4,6 +4,7 @@
 //! condition that its [`Guard`] holds. Records are JSON with a version, so that an operator can read them.
 
 pub mod dump;
+mod election;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "etcd")]
@@ -13,6 +14,7 @@ mod memory;
 pub mod record;
 mod store;
 
+pub use election::{Candidate, Election, Elections, LeaderRecord, Term};
 #[cfg(feature = "embedded")]
 pub use embedded::Embedded;
 #[cfg(feature = "etcd")]

@@ -78,7 +78,7 @@ impl PlacementRecord {
 }
 
 /// Reads a record; of one that is too new for this build only the version.
-fn versioned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+pub(crate) fn versioned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
     #[derive(Deserialize)]
     struct Versioned {
         v: u32,

@@ -2,6 +2,8 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
+use crate::election::Elections;
+
 /// A boxed future, so that stores can be chosen at run time.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -176,4 +178,9 @@ pub trait Store: Send + Sync {
 
     /// Every key that begins with `prefix`, in order, with its value.
     fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
+
+    /// Elections, where several processes may share the store.
+    fn elections(&self) -> Option<&dyn Elections> {
+        None
+    }
 }

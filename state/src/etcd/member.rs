@@ -14,7 +14,9 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, KvClient, LeaseClient, TlsOptions};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, Error, Identity, KvClient, LeaseClient, TlsOptions, WatchClient,
+};
 use tokio::{
     sync::Mutex,
     time::{Instant, sleep_until, timeout_at},
@@ -62,6 +64,7 @@ struct Connection {
 pub(super) struct Member {
     pub(super) kv: KvClient,
     pub(super) lease: LeaseClient,
+    pub(super) watch: WatchClient,
     number: u64,
 }
 
@@ -227,6 +230,7 @@ impl Members {
         let member = Member {
             kv: client.kv_client().max_decoding_message_size(usize::MAX),
             lease: client.lease_client(),
+            watch: client.watch_client(),
             number: self.made.fetch_add(1, Ordering::Relaxed),
         };
         *connection.member.write().unwrap_or_else(PoisonError::into_inner) = Some(member.clone());

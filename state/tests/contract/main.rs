@@ -2,6 +2,7 @@
 #![cfg(all(feature = "embedded", feature = "etcd"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod election;
 mod etcd;
 mod rig;
 
