@@ -339,6 +339,13 @@ pub enum FileEvent {
         /// The Open is this Link's, and is stored with this key. `None`: it is lost.
         kept: Option<OpenKey>,
     },
+    /// A session that a proxy before this one had is ended at its node.
+    BygoneEnded {
+        /// ClientGuid.
+        client: [u8; 16],
+        /// SessionId, as the client knew it.
+        session: SessionId,
+    },
     /// A claim is given up, for the node is lost: the Open may be claimed again.
     Unclaim {
         /// As in [`Self::Claim`].

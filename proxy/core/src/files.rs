@@ -18,6 +18,7 @@
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
 
 mod absent;
+pub(crate) mod bygone;
 mod lately;
 mod name;
 mod remembered;
@@ -34,6 +35,7 @@ pub(crate) use self::absent::Claimed;
 pub use self::name::{FileIdentity, Name};
 use self::{
     absent::{ABSENT, Absent},
+    bygone::Bygone,
     lately::Lately,
     remembered::{Record, Remembered},
     renames::{Heard, Over, Rename, Renames},
@@ -171,6 +173,7 @@ pub struct Files {
     moved_opens: VecDeque<(LinkId, OpenToken, Box<[u8]>)>,
     /// Opens whose clients are away.
     absent: Absent,
+    bygone: Bygone,
     /// Whose Link is whose: ClientGuids.
     clients: HashMap<LinkId, [u8; 16]>,
     /// Some changes of names are never seen.
@@ -599,6 +602,7 @@ impl Files {
             FileEvent::Claim { open, claim } => self.claim(link, open, &claim),
             FileEvent::ClaimEnded { open, kept } => self.claim_ended(now, link, open, kept),
             FileEvent::Unclaim { open } => self.unclaim(link, open),
+            FileEvent::BygoneEnded { client, session } => self.bygone_ended(client, session),
             FileEvent::Doubtful => {
                 self.deciding.retain(|other| *other != link);
                 self.doubtful.insert(link);

@@ -218,6 +218,9 @@ pub struct SessionRecord {
     pub epoch: u64,
     /// SessionId as that node knows it.
     pub node_session: Hex<8>,
+    /// The client's end of its connection, `ip:port`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
 }
 
 impl SessionRecord {
@@ -322,6 +325,7 @@ mod tests {
             node: "samba-0".into(),
             epoch: 3,
             node_session: Hex(8_u64.to_be_bytes()),
+            address: Some("10.0.0.1:50000".into()),
         };
         let Change::Put(key, bytes) = record.to_change().unwrap() else { panic!("a record is put") };
         assert_eq!(key.0, "session/abababababababababababababababab/0000000000000007");

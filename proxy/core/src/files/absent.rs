@@ -25,7 +25,7 @@ use super::{Birth, Entry, FileIdentity, FileKey, Files, Name};
 use crate::{
     effect::Mutation,
     event::Claim,
-    ids::{LinkId, OpenToken},
+    ids::{LinkId, OpenToken, SessionId},
     link::persist::birth,
 };
 
@@ -74,6 +74,25 @@ impl Default for Absent {
             grace: GRACE,
             mutations: VecDeque::new(),
         }
+    }
+}
+
+impl Absent {
+    pub(super) fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    pub(super) fn wants_stored(&mut self, mutation: Mutation) {
+        self.mutations.push_back(mutation);
+    }
+
+    /// By ClientGuid and SessionId, the sessions of what these users may have had open as whatever client.
+    pub(super) fn sessions(&self, users: &[&str]) -> BTreeSet<([u8; 16], SessionId)> {
+        let is_theirs = |open: &&Absentee| users.iter().any(|user| is_user(&open.record.user, user));
+        let open_to_all = self.opens.values().filter(|open| open.record.lease.is_none()).filter(is_theirs);
+        open_to_all
+            .map(|open| (open.record.client.0, SessionId::from_be_bytes(open.record.session.0)))
+            .collect()
     }
 }
 
@@ -138,11 +157,12 @@ impl Files {
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let unclaimed = self.absent.opens.values().filter(|open| open.claimed.is_none());
-        unclaimed.flat_map(|open| open.grace.into_iter().chain([open.until])).min()
+        unclaimed.flat_map(|open| open.grace.into_iter().chain([open.until])).chain(self.bygone_until()).min()
     }
 
     /// Those whose time is over are gone, and files whose grace is over are free.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.end_bygone(now);
         let due = |open: &Absentee| open.claimed.is_none();
         let late =
             |(token, open): (&OpenToken, &Absentee)| (now >= open.until && due(open)).then_some(*token);
@@ -165,7 +185,7 @@ impl Files {
         let is_strange = |open: &&Absentee| {
             is_lasting(&open.record)
                 && (open.fresh || open.record.file_id != open.record.node_file_id)
-                && is_user(&open.record, user)
+                && is_user(&open.record.user, user)
                 // Without a lease nobody asks for the ClientGuid.
                 && (open.record.client.0 == client || open.record.lease.is_none())
         };
@@ -394,8 +414,9 @@ fn is_lasting(record: &OpenRecord) -> bool {
     record.durable != DurableRecord::No || record.resilient.is_some()
 }
 
-fn is_user(record: &OpenRecord, user: &str) -> bool {
-    record.user.to_lowercase() == user.to_lowercase()
+/// Whether two names are one user's.
+pub(super) fn is_user(known: &str, user: &str) -> bool {
+    known.to_lowercase() == user.to_lowercase()
 }
 
 /// Whether a client may have an Open, which is called so by now (MS-SMB2 3.3.5.9.7, 3.3.5.9.12; where Samba answers otherwise,
@@ -415,7 +436,7 @@ fn permits(record: &OpenRecord, name: &Name, claim: &Claim) -> Result<(), Status
     if !is_its_kind
         || !same_lease
         || !same_client
-        || !is_user(record, &claim.user)
+        || !is_user(&record.user, &claim.user)
         || record.share != claim.share
     {
         return Err(Status::OBJECT_NAME_NOT_FOUND);

@@ -60,6 +60,7 @@ use smb_parse::{
     FileId,
     frame::{MAX_LEN, PREFIX},
 };
+use understudy_state::record::SessionRecord;
 
 pub use self::config::{Counters, LinkConfig, SideChannelMode};
 use self::{
@@ -167,6 +168,8 @@ pub struct Link {
     pub(crate) persist: Persist,
     /// Opens that the client has come back to.
     pub(crate) returns: Returns,
+    /// Sessions that a proxy before this one had for this client: to be ended by logins of its users.
+    pub(crate) bygone: Vec<SessionRecord>,
     /// A session stands since Files was last seen.
     arrived: bool,
     /// Reclaims to be asked for again.
@@ -255,6 +258,7 @@ impl Link {
             lot: None,
             persist: Persist::default(),
             returns: Returns::default(),
+            bygone: Vec::new(),
             arrived: false,
             retries: Retries::default(),
         }

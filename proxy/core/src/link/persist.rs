@@ -279,6 +279,8 @@ impl Link {
             node: self.node_name(self.node()?)?.to_owned(),
             epoch: self.assignment?.epoch,
             node_session: Hex(session.node_id.0.to_be_bytes()),
+            // Who has the socket knows.
+            address: None,
         })
     }
 }

@@ -22,6 +22,8 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
+use understudy_state::record::SessionRecord;
+
 use super::{
     Link, State,
     breaks::may_write,
@@ -32,8 +34,8 @@ use super::{
 };
 use crate::{
     event::{Claim, Event, FileEvent},
-    files::{Claimed, Files},
-    ids::{Client, MessageId, Node, OpenToken, SessionId},
+    files::{Claimed, Files, bygone},
+    ids::{Client, MessageId, Node, NodeId, OpenToken, SessionId},
     takeover::reconnect::Retries,
 };
 
@@ -132,6 +134,21 @@ pub(super) fn is_reconnect(request: &Request) -> bool {
 }
 
 impl Link {
+    /// The session that a login of this user's on a node is to end there: one that a proxy before this one had.
+    pub(crate) fn bygone_session(&self, user: &str, node: NodeId) -> Option<SessionId> {
+        bygone::next(&self.bygone, user, self.config.nodes.get(usize::from(node.0)))
+    }
+
+    /// The node has ended one of those.
+    pub(crate) fn note_bygone_ended(&mut self, node_session: SessionId) {
+        let is_it = |record: &SessionRecord| SessionId::from_be_bytes(record.node_session.0) == node_session;
+        if let Some(at) = self.bygone.iter().position(is_it) {
+            let record = self.bygone.swap_remove(at);
+            let session = SessionId::from_be_bytes(record.session.0);
+            self.out.file(FileEvent::BygoneEnded { client: record.client.0, session });
+        }
+    }
+
     /// A session stands: its client may have been here before.
     pub(super) fn note_arrival(&mut self) {
         self.out.file(FileEvent::Client { guid: self.conn.client_guid });
@@ -144,6 +161,8 @@ impl Link {
             return;
         }
         let guid = self.conn.client_guid;
+        let users: Vec<_> = self.sessions.iter().map(|session| session.user.as_str()).collect();
+        self.bygone = files.bygone(guid, &users);
         if self.config.bridge_always || self.sessions.iter().any(|s| files.wants_bridge(guid, &s.user)) {
             self.bridge_now(now);
         }

@@ -118,7 +118,7 @@ impl Session {
 }
 
 /// The user as the client has named them.
-fn name(outcome: &LoginOutcome) -> String {
+pub(crate) fn name(outcome: &LoginOutcome) -> String {
     if outcome.domain.is_empty() {
         outcome.user.clone()
     } else {

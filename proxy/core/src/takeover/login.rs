@@ -144,7 +144,10 @@ impl Link {
             let begun = LoginState::begin(authority, &*self.credentials, &mut *self.random, &leg.conn, 0);
             match begun {
                 Ok(mut state) => {
-                    state.previous = session.known_as.get(&leg.node).map_or(0, |id| id.0);
+                    let known = session.known_as.get(&leg.node).map(|id| id.0);
+                    // Our own session on this node ends with its leg; that of a proxy before us by nothing else.
+                    let bygone = self.bygone_session(&session.user, leg.node);
+                    state.previous = bygone.or(known).unwrap_or_default();
                     logins.insert(id, state);
                     leg.todo.push_back(Op::Login(id));
                 }
@@ -210,7 +213,28 @@ impl Link {
         session.node_id = accepted.node_id;
         session.known_as.insert(leg.node, accepted.node_id);
         recovery.progress.sessions += 1;
+        if state.previous != 0 {
+            self.note_bygone_ended(state.previous);
+        }
+        self.end_next_bygone(id);
         true
+    }
+
+    /// A login ends one session: where there are more the user logs in once more, and what stood so far ends with the leg.
+    fn end_next_bygone(&mut self, id: SessionId) {
+        let State::Recovering(recovery) = &self.state else { return };
+        let Stage::Authenticating(leg, _) = &recovery.stage else { return };
+        let Some(session) = self.sessions.get(id) else { return };
+        let Some(previous) = self.bygone_session(&session.user, leg.node) else { return };
+        let Some(authority) = &session.authority else { return };
+        let begun = LoginState::begin(authority, &*self.credentials, &mut *self.random, &leg.conn, 0);
+        let State::Recovering(recovery) = &mut self.state else { return };
+        let Stage::Authenticating(leg, logins) = &mut recovery.stage else { return };
+        if let Ok(state) = begun {
+            logins.insert(id, LoginState { previous, ..state });
+            leg.todo.push_back(Op::Login(id));
+            recovery.progress.sessions -= 1;
+        }
     }
 
     /// A session could not be had again: it ends alone.

@@ -87,6 +87,7 @@ impl Link {
         for session in self.sessions.iter_mut() {
             session.known_as.remove(&node);
         }
+        self.bygone.clear();
     }
 
     /// Whether a node may have kept an Open, which it has not if its file was flagged to be deleted there. One that may have

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use smb_parse::{
     FileId,
-    cmd::{create, lock::Lock},
+    cmd::{create, lock::Lock, session_setup},
     create_context::{Lease, RequestContext, ResponseContext, tag},
     encode::{self, IoctlParams, LeaseBreak},
     fsctl,
@@ -16,7 +16,7 @@ use understudy_core::{
     files::Files,
     ids::LinkId,
 };
-use understudy_state::record::{DurableRecord, OpenRecord};
+use understudy_state::record::{DurableRecord, Hex, OpenRecord, SessionRecord};
 
 use crate::{node::Disk, rig::Rig};
 
@@ -393,4 +393,97 @@ fn what_is_renamed_meanwhile_is_recorded_by_its_new_name() {
         [(tag::DH2C, encode::durable_v2_reconnect(file, GUID, 0)), (tag::RQLS, lease(RWH))];
     let request = rig.open_request("moved", 0xff, &contexts);
     assert_eq!(rig.ask(request).0, Status::SUCCESS);
+}
+
+/// The last of the sessions that the store has.
+fn session_record(rig: &Rig) -> SessionRecord {
+    let put = rig.stored.iter().rev().find_map(|mutation| match mutation {
+        Mutation::PutSession(record) => Some((**record).clone()),
+        _ => None,
+    });
+    put.expect("no session is stored")
+}
+
+/// Of a proxy that is only stopped, the sessions live on.
+#[test]
+fn the_sessions_of_a_proxy_before_are_ended_before_anything_is_had_again() {
+    let (mut first, file, disk, _) = at_work();
+    let files = Rc::new(RefCell::new(Files::with_grace(MINUTE)));
+    for record in records(&first) {
+        files.borrow_mut().load(first.now, record, None);
+    }
+    let known = session_record(&first);
+    let other = |session: u64, node_session: u64| SessionRecord {
+        session: Hex(session.to_be_bytes()),
+        node_session: Hex(node_session.to_be_bytes()),
+        ..known.clone()
+    };
+    let bobs = SessionRecord { user: known.user.replace("alice", "bob"), ..other(0x42, 0x4742) };
+    let elsewhere = SessionRecord { node: "nowhere".into(), ..other(0x43, 0x4743) };
+    let strangers = SessionRecord { client: Hex([3; 16]), ..other(0x44, 0x4744) };
+    for record in [known.clone(), other(0x41, 0x4741), bobs, elsewhere, strangers] {
+        files.borrow_mut().load_session(first.now, record);
+    }
+    let mut rig = client(2, &disk, &files);
+    nodes_kept(&mut first, &mut rig);
+    rig.log_in("alice");
+    assert_eq!(rig.link.mode(), "bridge");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::SUCCESS);
+    let ended = |rig: &Rig| {
+        let logins = rig.nodes[0].seen(Command::SESSION_SETUP);
+        let named = |msg: &[u8]| session_setup::Request::parse(msg).unwrap().previous_session_id;
+        let mut named: Vec<_> = logins.iter().map(|(_, msg)| named(msg)).filter(|id| *id != 0).collect();
+        named.dedup();
+        named
+    };
+    let mut all = ended(&rig);
+    all.sort_unstable();
+    let mut expected = [u64::from_be_bytes(known.node_session.0), 0x4741];
+    expected.sort_unstable();
+    assert_eq!(all, expected, "once each, those of alice at this node");
+    let removed = |files: &Rc<RefCell<Files>>| {
+        let mut removed = Vec::new();
+        while let Some(mutation) = files.borrow_mut().poll_mutation() {
+            if let Mutation::RemoveSession { session, .. } = mutation {
+                removed.push(session);
+            }
+        }
+        removed.sort_unstable();
+        removed
+    };
+    let mut expected = vec![0x41, u64::from_be_bytes(known.session.0)];
+    expected.sort_unstable();
+    assert_eq!(removed(&files), expected);
+    // In Bridge, too.
+    rig.log_in("bob");
+    assert!(ended(&rig).contains(&0x4742), "a further user's is not ended");
+    assert_eq!(removed(&files), [0x42]);
+    // Nobody came for the others.
+    assert!(files.borrow().poll_timeout().is_some());
+    files.borrow_mut().handle_timeout(first.now + MINUTE);
+    assert_eq!(removed(&files), [0x43, 0x44]);
+}
+
+/// What they had open is not there before: no CREATE goes out until the last login is done.
+#[test]
+fn nothing_is_opened_before_the_last_of_them_is_ended() {
+    let (mut first, file, disk, _) = at_work();
+    let files = Rc::new(RefCell::new(Files::with_grace(MINUTE)));
+    for record in records(&first) {
+        files.borrow_mut().load(first.now, record, None);
+    }
+    let known = session_record(&first);
+    for number in 1..4_u64 {
+        let session = Hex(number.to_be_bytes());
+        let record = SessionRecord { session, node_session: session, ..known.clone() };
+        files.borrow_mut().load_session(first.now, record);
+    }
+    let mut rig = client(2, &disk, &files);
+    nodes_kept(&mut first, &mut rig);
+    rig.log_in("alice");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::SUCCESS);
+    let order: Vec<_> = rig.nodes[0].seen.iter().map(|(header, _)| header.command).collect();
+    let last_login = order.iter().rposition(|command| *command == Command::SESSION_SETUP).unwrap();
+    let first_open = order.iter().position(|command| *command == Command::CREATE).unwrap();
+    assert!(last_login < first_open, "{order:?}");
 }

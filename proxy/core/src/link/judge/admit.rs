@@ -18,7 +18,7 @@ use crate::{
         Link, State,
         cover::{Cover, SessionKeys, proved_key},
         node_leg::{NodeLeg, Op},
-        session::{SESSION_ENCRYPT_DATA, Session},
+        session::{SESSION_ENCRYPT_DATA, Session, name},
     },
     takeover::login::{Accepted, LoginState},
 };
@@ -88,7 +88,11 @@ impl Link {
         let node_id = standing.map_or(0, |session| session.node_id.0);
         let login =
             LoginState::begin(&derived.authority, &*self.credentials, &mut *self.random, &main.conn, node_id);
-        Some(Admission { session_key, flags, token, login: login.ok()?, is_due: true, outcome })
+        let mut login = login.ok()?;
+        if !judge.renews {
+            login.previous = self.bygone_session(&name(&outcome), main.node).unwrap_or_default();
+        }
+        Some(Admission { session_key, flags, token, login, is_due: true, outcome })
     }
 
     /// The next SESSION_SETUP of our own, as soon as the node leg has a credit for it.
@@ -170,6 +174,9 @@ impl Link {
             return;
         };
         let (node_id, node_keys) = (accepted.node_id, accepted.keys.map(Arc::new));
+        if admission.login.previous != 0 {
+            self.note_bygone_ended(admission.login.previous);
+        }
         let Some(request) = request.and_then(|id| self.requests.remove(id)) else {
             self.log_off_node(node_id.0, node_keys.as_deref());
             return self.judge_next(now);
