@@ -1,6 +1,10 @@
-//! The operator's page: metrics, health, the records in the store, and clearing a dirty node.
+//! The operator's page: metrics, health, the records in the store, clearing a dirty node, and stepping down.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     Router,
@@ -11,21 +15,36 @@ use axum::{
     routing::{get, post},
     serve::IncomingStream,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use understudy_core::ids::NodeId;
 use understudy_state::Store;
 
 use crate::{
+    ha::{self, Role},
+    metrics::Metrics,
     shared::{FleetInput, Shared},
     store,
 };
 
+/// What the page shows.
+pub(crate) struct Page {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) store: Arc<dyn Store>,
+    /// Of one of several proxies.
+    pub(crate) ha: Option<Arc<ha::Handle>>,
+    /// From when clients are served on.
+    pub(crate) serving: OnceLock<Arc<Shared>>,
+    /// The operator wants another proxy to serve.
+    pub(crate) step_down: Notify,
+}
+
 /// Serves until the process ends.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, store: Arc<dyn Store>) {
+pub(crate) async fn serve(listener: TcpListener, page: Arc<Page>) {
     // Whoever may look at metrics may not look at everything.
     let of_operators = Router::new()
-        .route("/store", get(move || records(store)))
+        .route("/store", get(records))
         .route("/nodes/{name}/clear", post(clear))
+        .route("/step-down", post(step_down))
         .route_layer(middleware::from_fn(only_from_here));
     let routes = Router::new()
         .route("/", get(index))
@@ -33,7 +52,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, store: Arc
         .route("/ready", get(ready))
         .route("/live", get(async || "alive\n"))
         .merge(of_operators)
-        .with_state(shared);
+        .with_state(page);
     let service = routes.into_make_service_with_connect_info::<Caller>();
     if let Err(error) = axum::serve(listener, service).await {
         tracing::error!(%error, "the admin page is gone");
@@ -76,39 +95,58 @@ async fn index() -> &'static str {
      GET  /ready               200 while a node serves, else 503\n\
      GET  /live                200 while the process runs\n\
      GET  /store               the records, a line of JSON each\n\
-     POST /nodes/NAME/clear    vouch that a node left without a fence executes nothing of its past\n"
+     POST /nodes/NAME/clear    vouch that a node left without a fence executes nothing of its past\n\
+     POST /step-down           let another proxy serve\n"
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    let (opens, unreclaimed, absent) =
-        shared.with_files(|files| (files.opens(), files.unreclaimed(), files.absent()));
-    shared.metrics.absent_opens.set(i64::try_from(absent).unwrap_or(i64::MAX));
-    shared.metrics.open_files.set(i64::try_from(opens).unwrap_or(i64::MAX));
-    shared.metrics.unreclaimed.set(i64::try_from(unreclaimed).unwrap_or(i64::MAX));
-    match shared.metrics.render() {
-        Ok(page) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page).into_response(),
+async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
+    if let Some(shared) = page.serving.get() {
+        let (opens, unreclaimed, absent) =
+            shared.with_files(|files| (files.opens(), files.unreclaimed(), files.absent()));
+        page.metrics.absent_opens.set(i64::try_from(absent).unwrap_or(i64::MAX));
+        page.metrics.open_files.set(i64::try_from(opens).unwrap_or(i64::MAX));
+        page.metrics.unreclaimed.set(i64::try_from(unreclaimed).unwrap_or(i64::MAX));
+    }
+    match page.metrics.render() {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn ready(State(shared): State<Arc<Shared>>) -> (StatusCode, String) {
+async fn ready(State(page): State<Arc<Page>>) -> (StatusCode, String) {
+    let unavailable = |why: String| (StatusCode::SERVICE_UNAVAILABLE, why);
+    let Some(shared) = page.serving.get() else {
+        return unavailable(match page.ha.as_ref().map(|ha| ha.role()) {
+            Some(Role::Standby(Some(leader))) => format!("standby; {leader} leads\n"),
+            Some(Role::Standby(None)) => "standby; nobody leads\n".into(),
+            Some(Role::Leader(..)) | None => "not ready yet\n".into(),
+        });
+    };
+    if !shared.gate.is_open() {
+        return unavailable(
+            "the store does not confirm that this proxy leads; nothing is forwarded\n".into(),
+        );
+    }
     match shared.assignment() {
-        _ if shared.is_stopping() => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n".into()),
+        _ if shared.is_stopping() => unavailable("stopping\n".into()),
         Some((assignment, _)) => {
             (StatusCode::OK, format!("ready, {} serves\n", shared.node_name(assignment.node)))
         }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "no node answers yet\n".into()),
+        None => unavailable("no node answers yet\n".into()),
     }
 }
 
-async fn records(store: Arc<dyn Store>) -> impl IntoResponse {
-    match store::lines(&*store).await {
+async fn records(State(page): State<Arc<Page>>) -> impl IntoResponse {
+    match store::lines(&*page.store).await {
         Ok(lines) => ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn clear(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> (StatusCode, String) {
+async fn clear(State(page): State<Arc<Page>>, Path(name): Path<String>) -> (StatusCode, String) {
+    let Some(shared) = page.serving.get() else {
+        return (StatusCode::CONFLICT, "this proxy does not serve\n".into());
+    };
     let at = shared.nodes.iter().position(|node| node.name == name).and_then(|at| u16::try_from(at).ok());
     let Some(at) = at else {
         let known: Vec<_> = shared.nodes.iter().map(|node| node.name.as_str()).collect();
@@ -120,6 +158,21 @@ async fn clear(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> (
     tracing::warn!(node = name, "cleared by the operator");
     let _ = shared.fleet.send(FleetInput::Cleared { node: NodeId(at) });
     (StatusCode::OK, format!("{name} is cleared\n"))
+}
+
+async fn step_down(State(page): State<Arc<Page>>) -> (StatusCode, &'static str) {
+    let Some(ha) = &page.ha else {
+        return (StatusCode::CONFLICT, "this is the only proxy: [ha] is not configured\n");
+    };
+    if page.serving.get().is_none() {
+        return (StatusCode::CONFLICT, "this proxy does not serve\n");
+    }
+    if ha.standbys() == 0 {
+        return (StatusCode::CONFLICT, "no other proxy stands by; stop this one if clients may be cut off\n");
+    }
+    tracing::warn!("the operator wants another proxy to serve");
+    page.step_down.notify_one();
+    (StatusCode::OK, "another proxy is to serve\n")
 }
 
 #[cfg(test)]

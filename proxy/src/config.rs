@@ -1,9 +1,15 @@
 //! The configuration file. Every mistake in it is found at once and named with its line and a remedy.
 
+mod ha;
 mod read;
 mod store;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use understudy_core::link::SideChannelMode;
 use understudy_state::EtcdOptions;
@@ -22,6 +28,10 @@ pub(crate) struct Config {
     /// The keytab of the nodes' service.
     pub(crate) keytab: Option<PathBuf>,
     pub(crate) store: StoreUrl,
+    /// `[ha]`: this is one of several proxies.
+    pub(crate) ha: Option<HaConfig>,
+    /// `[vip]`: the addresses that this process takes itself.
+    pub(crate) vip: Option<VipConfig>,
     pub(crate) fence: Option<FenceMeans>,
     pub(crate) fence_timeout: Duration,
     pub(crate) unfenced_silence: bool,
@@ -81,6 +91,29 @@ pub(crate) enum StoreUrl {
     Memory,
     File(PathBuf),
     Etcd(EtcdOptions),
+}
+
+/// How one of several proxies is chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HaConfig {
+    /// What the others call this one.
+    pub(crate) name: String,
+    /// Where it answers them.
+    pub(crate) heartbeat: SocketAddr,
+    /// How long a leader stays one that nobody hears of any more.
+    pub(crate) lease: Duration,
+    /// How long a leader may be silent before it is deposed.
+    pub(crate) silence: Duration,
+    /// How long a leader trusts in that it is one; who follows a deposed one waits as long.
+    pub(crate) confirm: Duration,
+}
+
+/// Addresses to be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VipConfig {
+    /// Each with the length of its prefix.
+    pub(crate) addresses: Vec<(IpAddr, u8)>,
+    pub(crate) interface: String,
 }
 
 /// How log lines look.

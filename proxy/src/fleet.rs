@@ -4,23 +4,29 @@ use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use understudy_core::{
     event::Cause,
     fleet::{Assignment, Difference, Fleet, FleetEffect, Severity, Token, What},
     ids::NodeId,
 };
-use understudy_state::{Batch, PlacementRecord, Store};
+use understudy_state::{Batch, Guard, PlacementRecord, Store, StoreError};
 
 use crate::{
     fence::Fence,
-    probe,
+    ha, persist, probe,
     shared::{Command, FleetInput, Shared},
 };
 
 /// How long the store may take over a placement before the move goes on without it.
 const STORE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether a shut gate is open again.
+const SHUT: Duration = Duration::from_millis(20);
+
+/// A proxy that was cut off has heard of nobody. When that is over, nodes have so long to answer before they count as silent.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// After so long without a serving node, that is said.
 const UNSERVED: Duration = Duration::from_secs(3);
@@ -30,6 +36,8 @@ pub(crate) struct FleetTask {
     pub(crate) fleet: Fleet,
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Arc<dyn Store>,
+    /// What the placement is guarded by, where there are several proxies.
+    pub(crate) guard: Option<Guard>,
     pub(crate) fence: Option<Fence>,
     pub(crate) inputs: UnboundedReceiver<FleetInput>,
 }
@@ -39,11 +47,18 @@ impl FleetTask {
     pub(crate) async fn run(mut self) {
         let mut unserved = Unserved::No;
         self.measure_differences();
+        let mut settled = Instant::now();
         loop {
+            if !self.shared.gate.is_open() {
+                // Another proxy may lead: this one moves nobody, and fences no node. What it hears waits.
+                sleep(SHUT).await;
+                settled = Instant::now() + SETTLE;
+                continue;
+            }
             self.drain();
             self.measure();
             unserved = self.tell_unserved(unserved);
-            let due = self.fleet.poll_timeout().map(Instant::from_std);
+            let due = self.fleet.poll_timeout().map(|due| Instant::from_std(due).max(settled));
             tokio::select! {
                 input = self.inputs.recv() => match input {
                     Some(input) => self.input(input),
@@ -144,10 +159,14 @@ impl FleetTask {
 
     fn store(&self, record: &PlacementRecord, token: Token) {
         let (inputs, store, shared) = (self.inputs_to(), Arc::clone(&self.store), Arc::clone(&self.shared));
-        let change = record.to_change();
+        let (change, guard) = (record.to_change(), self.guard.clone());
         tokio::spawn(async move {
-            let failed = match change {
-                Ok(change) => match timeout(STORE, store.commit(Batch::new(vec![change]))).await {
+            let batch = change.map(|change| persist::guarded(Batch::new(vec![change]), guard.as_ref()));
+            let failed = match batch {
+                Ok(batch) => match timeout(STORE, store.commit(batch)).await {
+                    Ok(Err(StoreError::Fenced(key))) => {
+                        ha::deposed(&format!("the placement is not taken of it any more: {key} is another's"))
+                    }
                     Ok(Ok(())) => None,
                     Ok(Err(error)) => Some(error.to_string()),
                     Err(_) => Some("no answer in time".to_owned()),

@@ -7,6 +7,7 @@ mod credentials;
 mod driver;
 mod fence;
 mod fleet;
+mod ha;
 #[cfg(feature = "k8s")]
 mod k8s;
 mod metrics;
@@ -18,6 +19,7 @@ mod server;
 mod shared;
 mod store;
 mod telemetry;
+mod vip;
 
 use std::{
     io::ErrorKind,
@@ -55,8 +57,9 @@ const AFTER: &str = "\
 Exit status:
   0  told to stop (SIGTERM, SIGINT); check: nothing is wrong
   1  cannot serve: an address, the store or the smbpasswd file; check: something is wrong;
-     store dump: the store cannot be read
-  2  a mistake in the configuration or on the command line";
+     store dump: the store cannot be read; step-down: no other proxy is to serve
+  2  a mistake in the configuration or on the command line
+  3  one of several proxies that leads no more: to be started again, to stand by";
 
 #[derive(Subcommand)]
 enum Action {
@@ -75,6 +78,12 @@ enum Action {
     /// are in use, of course.
     #[command(verbatim_doc_comment)]
     Check(Options),
+    /// Let another proxy serve
+    ///
+    /// Asks the understudy that runs with this configuration, by its admin page, to hand its
+    /// clients over to one that stands by. It ends with exit status 3, to be started again.
+    #[command(verbatim_doc_comment)]
+    StepDown(Options),
     /// Look into the store
     #[command(subcommand)]
     Store(StoreAction),
@@ -105,6 +114,7 @@ fn main() -> ExitCode {
     match cli.action {
         Action::Run(options) => run(&options),
         Action::Check(options) => check(&options),
+        Action::StepDown(options) => step_down(&options),
         Action::Store(StoreAction::Dump(options)) => dump(&options),
     }
 }
@@ -113,7 +123,7 @@ fn run(options: &Options) -> ExitCode {
     let Some(config) = load(&options.config, options.demo) else { return ExitCode::from(2) };
     telemetry::init(config.log_format, &config.log_level);
     match server::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("understudy: {error:#}");
             ExitCode::FAILURE
@@ -136,9 +146,21 @@ fn check(options: &Options) -> ExitCode {
 }
 
 fn dump(options: &Options) -> ExitCode {
+    asked(options, async |config| store::print(config).await)
+}
+
+fn step_down(options: &Options) -> ExitCode {
+    asked(options, async |config| {
+        print!("{}", store::running(config, "POST /step-down").await?);
+        Ok(())
+    })
+}
+
+/// Does what needs the configuration alone.
+fn asked(options: &Options, act: impl AsyncFnOnce(&Config) -> anyhow::Result<()>) -> ExitCode {
     let Some(config) = load(&options.config, options.demo) else { return ExitCode::from(2) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(store::print(&config)));
+    let result = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(act(&config)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -53,6 +53,7 @@ pub(crate) struct Metrics {
     pub(crate) open_files: IntGauge,
     pub(crate) unreclaimed: IntGauge,
     pub(crate) epoch: Gauge,
+    pub(crate) leads: IntGauge,
 }
 
 impl Metrics {
@@ -163,6 +164,7 @@ impl Metrics {
                 r.register(Box::new(gauge.clone()))?;
                 gauge
             },
+            leads: gauge(r, "leads", "1 while this proxy serves, 0 while it stands by")?,
             registry: registry.clone(),
         };
         metrics.preset();

@@ -91,6 +91,11 @@ pub(crate) fn reset_on_drop(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
+/// The connection will end in order when it is dropped, after what was written.
+pub(crate) fn finish_on_drop(stream: &TcpStream) {
+    let _ = SockRef::from(stream).set_linger(None);
+}
+
 /// What an error says of the host at the other end.
 pub(crate) fn loss(error: &io::Error) -> LegLoss {
     match error.kind() {

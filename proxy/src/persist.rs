@@ -2,14 +2,18 @@
 //! the next, so that a commit costs about the same for one Open and for a hundred.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::Context as _;
 use tokio::{
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        oneshot,
+    },
     time::{Instant, sleep, sleep_until, timeout},
 };
 use understudy_core::{
@@ -18,11 +22,14 @@ use understudy_core::{
     ids::{LinkId, StoreToken},
 };
 use understudy_state::{
-    Batch, Change, Key, Limits, Store,
+    Batch, Change, Guard, Key, Limits, Store, StoreError,
     record::{OpenKey, OpenRecord, SessionRecord},
 };
 
-use crate::shared::{Command, Shared};
+use crate::{
+    ha,
+    shared::{Command, Shared},
+};
 
 /// How long a commit may take before the store counts as failed.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,8 +38,13 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often Opens of absent clients are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Something to store, and who waits for it.
-pub(crate) type Item = (Mutation, Option<(LinkId, StoreToken)>);
+/// What the task is told.
+pub(crate) enum Item {
+    /// Something to store, and who waits for it.
+    Store(Mutation, Option<(LinkId, StoreToken)>),
+    /// Somebody waits until what came before is stored, or cannot be.
+    Flush(oneshot::Sender<()>),
+}
 
 /// What happens to clients whose Opens cannot be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +65,8 @@ pub(crate) struct Persist {
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) on_failure: OnFailure,
+    /// What all batches are guarded by, where there are several proxies.
+    pub(crate) guard: Option<Guard>,
     pub(crate) items: UnboundedReceiver<Item>,
 }
 
@@ -61,11 +75,19 @@ pub(crate) struct Persist {
 struct Pending {
     changes: HashMap<Key, Change>,
     waiting: HashMap<LinkId, StoreToken>,
+    flushes: Vec<oneshot::Sender<()>>,
     bytes: usize,
 }
 
 impl Pending {
-    fn add(&mut self, (mutation, from): Item) {
+    fn add(&mut self, item: Item) {
+        let (mutation, from) = match item {
+            Item::Store(mutation, from) => (mutation, from),
+            Item::Flush(done) => {
+                self.flushes.push(done);
+                return;
+            }
+        };
         if let Some(change) = change(mutation) {
             self.bytes += change.bytes();
             self.changes.insert(change.key().clone(), change);
@@ -103,7 +125,7 @@ impl Pending {
 impl Persist {
     /// Runs until nobody can want anything stored any more.
     pub(crate) async fn run(mut self) {
-        let limits = self.store.limits();
+        let limits = within(self.store.limits(), self.guard.as_ref());
         let mut pending = Pending::default();
         let mut failed_at: Option<Instant> = None;
         loop {
@@ -151,6 +173,7 @@ impl Persist {
                         tracing::error!(error, "the store fails; {then}");
                         self.shared.set_store_failed(true);
                     }
+                    pending.flushes.clear();
                     for (link, token) in std::mem::take(&mut pending.waiting) {
                         self.answer_failed(link, token);
                     }
@@ -161,6 +184,7 @@ impl Persist {
 
     fn take_while_failed(&self, item: Item, pending: &mut Pending) {
         pending.add(item);
+        pending.flushes.clear();
         for (link, token) in std::mem::take(&mut pending.waiting) {
             self.answer_failed(link, token);
         }
@@ -179,7 +203,11 @@ impl Persist {
     async fn commit(&self, pending: &Pending, limits: Limits) -> Result<(), String> {
         for batch in pending.batches(limits) {
             let (began, changes) = (Instant::now(), batch.changes.len());
+            let batch = guarded(batch, self.guard.as_ref());
             match timeout(PATIENCE, self.store.commit(batch)).await {
+                Ok(Err(StoreError::Fenced(key))) => {
+                    ha::deposed(&format!("the store takes nothing of it any more: {key} is another's"))
+                }
                 Ok(Ok(())) => self.shared.metrics.stored(began.elapsed(), changes),
                 Ok(Err(error)) => return Err(error.to_string()),
                 Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
@@ -187,6 +215,20 @@ impl Persist {
         }
         Ok(())
     }
+}
+
+/// A batch that is applied only while this process leads.
+pub(crate) fn guarded(batch: Batch, guard: Option<&Guard>) -> Batch {
+    match guard {
+        Some(guard) => batch.guarded(guard.clone()),
+        None => batch,
+    }
+}
+
+/// What is left for changes.
+fn within(limits: Limits, guard: Option<&Guard>) -> Limits {
+    let guard = guard.map_or(0, |guard| guard.key.0.len() + guard.value.len());
+    Limits { bytes: limits.bytes.saturating_sub(guard), ..limits }
 }
 
 fn change(mutation: Mutation) -> Option<Change> {
@@ -213,11 +255,21 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Takes the records of an earlier run into Files. How many Opens may be come back to, and what is to be removed.
+/// What there was of an earlier run.
+pub(crate) struct Loaded {
+    /// How many Opens may be come back to.
+    pub(crate) absent: usize,
+    /// What is to be removed.
+    pub(crate) stale: Vec<Change>,
+    /// The clients that were connected.
+    pub(crate) clients: Vec<SocketAddr>,
+}
+
+/// Takes the records of an earlier run into Files.
 ///
 /// # Errors
 /// The store fails, or has a record of a newer build.
-pub(crate) async fn load(store: &dyn Store, files: &mut Files) -> anyhow::Result<(usize, Vec<Change>)> {
+pub(crate) async fn load(store: &dyn Store, files: &mut Files) -> anyhow::Result<Loaded> {
     let (now, now_ms) = (std::time::Instant::now(), now_ms());
     let mut stale = Vec::new();
     for (key, value) in store.list(OpenKey::PREFIX.into()).await? {
@@ -236,17 +288,25 @@ pub(crate) async fn load(store: &dyn Store, files: &mut Files) -> anyhow::Result
             until => files.load(now, record, until.map(|until| Duration::from_millis(until - now_ms))),
         }
     }
-    // The nodes have ended these sessions with their connections.
-    let sessions = store.list(SessionRecord::PREFIX.into()).await?;
-    stale.extend(sessions.into_iter().map(|(key, _)| Change::Delete(key)));
-    Ok((files.absent(), stale))
+    let mut clients = BTreeSet::new();
+    for (key, value) in store.list(SessionRecord::PREFIX.into()).await? {
+        match SessionRecord::from_bytes(&value) {
+            Ok(record) => {
+                clients
+                    .extend(record.address.as_ref().and_then(|address| address.parse::<SocketAddr>().ok()));
+                files.load_session(now, record);
+            }
+            Err(_) => stale.push(Change::Delete(key)),
+        }
+    }
+    Ok(Loaded { absent: files.absent(), stale, clients: clients.into_iter().collect() })
 }
 
 /// Removes what is of no use, in batches that the store takes.
-pub(crate) async fn remove(store: &dyn Store, stale: Vec<Change>) {
+pub(crate) async fn remove(store: &dyn Store, guard: Option<&Guard>, stale: Vec<Change>) {
     let limits = store.limits();
     for changes in stale.chunks(limits.operations.clamp(1, 100)) {
-        if let Err(error) = store.commit(Batch::new(changes.to_vec())).await {
+        if let Err(error) = store.commit(guarded(Batch::new(changes.to_vec()), guard)).await {
             tracing::warn!(%error, "old records could not be removed from the store");
             return;
         }

@@ -2,7 +2,8 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    process::ExitCode,
+    sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
 };
@@ -11,8 +12,8 @@ use anyhow::{Context as _, anyhow};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{Builder, Handle},
-    signal::unix::{SignalKind, signal},
-    sync::{mpsc::unbounded_channel, oneshot},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{Notify, mpsc::unbounded_channel, oneshot},
     time::sleep,
 };
 use understudy_core::{
@@ -20,59 +21,118 @@ use understudy_core::{
     ids::NodeId,
     link::LinkConfig,
 };
-use understudy_state::{PlacementRecord, Store};
+use understudy_state::{PlacementRecord, Store, Term};
 
 use crate::{
-    admin,
+    admin::{self, Page},
     config::{Config, StoreUrl},
     credentials::Files,
     driver,
     fence::Fence,
     fleet::FleetTask,
+    ha::{self, Gate, Moment},
     metrics::Metrics,
     net,
-    persist::{self, OnFailure, Persist},
+    persist::{self, Loaded, OnFailure, Persist},
     probe,
     shared::{Setup, Shared},
     store,
+    vip::Vip,
 };
 
-/// Runs until SIGTERM or SIGINT.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+/// Runs until SIGTERM or SIGINT, or until another proxy is to serve. The exit status.
+pub(crate) fn run(config: Config) -> anyhow::Result<ExitCode> {
     Builder::new_current_thread().enable_all().build()?.block_on(serve(config))
 }
 
-/// Opens the store and reads the placement it holds.
-async fn open(config: &Config) -> anyhow::Result<(Arc<dyn Store>, Option<PlacementRecord>)> {
-    let store = store::open(&config.store).await?;
+/// Reads the placement that the store holds.
+async fn placement(store: &dyn Store) -> anyhow::Result<Option<PlacementRecord>> {
     let bytes = store.get(PlacementRecord::KEY.into()).await?;
-    let placement =
-        bytes.map(|bytes| PlacementRecord::from_bytes(&bytes)).transpose().context("the stored placement")?;
-    Ok((store, placement))
+    bytes.map(|bytes| PlacementRecord::from_bytes(&bytes)).transpose().context("the stored placement")
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let credentials = Arc::new(Files::open(&config)?);
     let fence = Fence::prepare(&config).await?;
-    let (store, placement) = open(&config).await?;
+    let store = store::open(&config.store).await?;
+    let mut stop = Stop::new()?;
+    let vip = config.vip.clone().map(Vip::prepare).transpose()?.map(Arc::new);
+    let ha = config.ha.as_ref().map(|ha| ha::start(ha, &config.store)).transpose()?.map(Arc::new);
+    let page = Arc::new(Page {
+        metrics: Arc::new(Metrics::new()?),
+        store,
+        ha: ha.clone(),
+        serving: OnceLock::new(),
+        step_down: Notify::new(),
+    });
+    if let Some(address) = config.admin {
+        tokio::spawn(admin::serve(listen("[admin] listen", address)?, Arc::clone(&page)));
+    }
+    let Some(ha) = ha else {
+        let result = lead(&config, &page, credentials, fence, None, vip.as_ref(), &mut stop).await;
+        vip.inspect(|vip| vip.release());
+        return result;
+    };
+    if let Some(vip) = vip.clone() {
+        ha::before_the_end(move || vip.release());
+    }
+    let term = tokio::select! {
+        term = ha.elected() => term,
+        () = stop.told() => return Ok(ExitCode::SUCCESS),
+    };
+    let result = lead(&config, &page, credentials, fence, Some(term), vip.as_ref(), &mut stop).await;
+    // The address first: whoever follows is to be the only one that has it.
+    vip.inspect(|vip| vip.release());
+    if let Some(shared) = page.serving.get() {
+        shared.unpark();
+    }
+    ha.release().await;
+    result
+}
+
+/// Serves clients. `term`: as which of several proxies, and from when on; nothing of what it does before can be seen.
+async fn lead(
+    config: &Config,
+    page: &Arc<Page>,
+    credentials: Arc<Files>,
+    fence: Option<Fence>,
+    term: Option<(Term, Moment)>,
+    vip: Option<&Arc<Vip>>,
+    stop: &mut Stop,
+) -> anyhow::Result<ExitCode> {
+    let store = &page.store;
+    let placement = placement(&**store).await?;
     let mut files = understudy_core::files::Files::with_grace(config.grace);
-    let (absent, stale) = persist::load(&*store, &mut files).await.context("the stored Opens")?;
+    let Loaded { absent, stale, clients } =
+        persist::load(&**store, &mut files).await.context("the stored Opens")?;
+    // One that was killed or is silent may still have the address: it is taken from it.
+    let nobody_has_it = term.as_ref().is_none_or(|(term, _)| term.handed_over);
+    let (guard, gate) = match (&term, &page.ha) {
+        (Some((term, from)), Some(ha)) => {
+            sleep(from.left()).await;
+            (Some(term.guard.clone()), Arc::clone(&ha.gate))
+        }
+        _ => (None, Arc::new(Gate::always_open())),
+    };
+    if let Some(vip) = vip {
+        vip.take(nobody_has_it, &gate).await?;
+    }
     let listener = listen("listen", config.listen)?;
-    let admin = config.admin.map(|address| listen("[admin] listen", address)).transpose()?;
     let (fleet_inputs, inputs) = unbounded_channel();
     let (store_items, items) = persist::channel();
     let shared = Arc::new(Shared::new(Setup {
         nodes: config.nodes.clone(),
-        link_config: link_config(&config),
+        link_config: link_config(config),
         credentials,
-        metrics: Metrics::new()?,
+        metrics: Arc::clone(&page.metrics),
+        gate: Arc::clone(&gate),
         fleet: fleet_inputs,
         store: store_items,
         files,
         user_timeout: config.takeover_deadline,
         half_frame: config.half_frame,
     }));
-    let fleet = Fleet::new(fleet_config(&config), placement.as_ref(), Instant::now());
+    let fleet = Fleet::new(fleet_config(config), placement.as_ref(), Instant::now());
     shared.set_store_failed(false);
     if absent > 0 {
         let grace = config.grace.as_secs();
@@ -83,31 +143,56 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         );
     }
     if !stale.is_empty() {
-        let store = Arc::clone(&store);
-        tokio::spawn(async move { persist::remove(&*store, stale).await });
+        let (store, guard) = (Arc::clone(store), guard.clone());
+        tokio::spawn(async move { persist::remove(&*store, guard.as_ref(), stale).await });
     }
-    let admin_store = Arc::clone(&store);
     let (on_failure, keeper) = (config.on_store_failure, Arc::clone(&shared));
-    let persist = Persist { shared: Arc::clone(&shared), store: Arc::clone(&store), on_failure, items };
+    let persist = Persist {
+        shared: Arc::clone(&shared),
+        store: Arc::clone(store),
+        on_failure,
+        guard: guard.clone(),
+        items,
+    };
     tokio::spawn(persist.run());
     tokio::spawn(persist::keep_time(keeper));
-    tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, fence, inputs }.run());
+    let store = Arc::clone(store);
+    tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, guard, fence, inputs }.run());
     for at in 0..u16::try_from(config.nodes.len())? {
         let (shared, compare) = (Arc::clone(&shared), config.compare.clone());
         tokio::spawn(probe::watch(shared, NodeId(at), config.probe_interval, compare));
     }
-    if let Some(admin) = admin {
-        tokio::spawn(admin::serve(admin, Arc::clone(&shared), admin_store));
-    }
     let workers = (0..config.workers).map(worker).collect::<anyhow::Result<Vec<_>>>()?;
     let nodes: Vec<_> = config.nodes.iter().map(|n| n.name.as_str()).collect();
     tracing::info!(listen = %config.listen, ?nodes, workers = workers.len(), "understudy {}", env!("CARGO_PKG_VERSION"));
-    accept(&shared, &listener, &workers, config.on_store_failure).await?;
+    if let Some(vip) = vip {
+        // Before anybody looks whether this proxy is ready; and again for a while.
+        vip.announce_once(config.listen.port(), &clients).await;
+        tokio::spawn(Arc::clone(vip).announce(config.listen.port(), clients));
+    }
+    let _ = page.serving.set(Arc::clone(&shared));
+    page.metrics.leads.set(1);
+    let kept = async {
+        match vip {
+            Some(vip) => Arc::clone(vip).keep(gate, config.listen.port()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let status = tokio::select! {
+        error = kept => return Err(error),
+        () = accept(&shared, &listener, &workers, config.on_store_failure) => ExitCode::SUCCESS,
+        () = stop.told() => ExitCode::SUCCESS,
+        // It is to be started again, to stand by.
+        () = page.step_down.notified() => ExitCode::from(ha::STEPPED_DOWN),
+    };
     drop(listener);
     tracing::info!(
         clients = shared.clients(),
         "stopping: no new connections, requests in flight are still answered"
     );
+    if vip.is_some() && page.ha.is_some() {
+        shared.park_clients();
+    }
     shared.stop();
     // Within the grace Links end by themselves; then their last answers are written.
     let deadline = Instant::now() + config.shutdown_grace + driver::FLUSH + Duration::from_secs(1);
@@ -117,8 +202,29 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     for worker in workers {
         worker.join().await;
     }
+    shared.flush_store().await;
+    page.metrics.leads.set(0);
     tracing::info!("stopped");
-    Ok(())
+    Ok(status)
+}
+
+/// The signals by which the process is told to stop.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Opens an address of the configuration.
@@ -126,23 +232,11 @@ fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     net::listen(address).map_err(|error| anyhow!("{key} = \"{address}\": {}", net::why_not(address, &error)))
 }
 
-/// Accepts until the process is told to stop.
-async fn accept(
-    shared: &Arc<Shared>,
-    listener: &TcpListener,
-    workers: &[Worker],
-    on_failure: OnFailure,
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// Accepts, for ever.
+async fn accept(shared: &Arc<Shared>, listener: &TcpListener, workers: &[Worker], on_failure: OnFailure) {
     let mut next = workers.iter().cycle();
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-        };
-        match (accepted, next.next()) {
+        match (listener.accept().await, next.next()) {
             (Ok((stream, _)), _) if on_failure == OnFailure::Refuse && shared.is_store_failed() => {
                 net::reset_on_drop(&stream);
             }

@@ -2,14 +2,17 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use dashmap::DashMap;
-use tokio::sync::{Semaphore, mpsc::UnboundedSender};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, mpsc::UnboundedSender, oneshot},
+};
 use understudy_core::{
     auth::Credentials,
     effect::Mutation,
@@ -20,7 +23,7 @@ use understudy_core::{
     link::LinkConfig,
 };
 
-use crate::{config::NodeConfig, metrics::Metrics, persist::Item};
+use crate::{config::NodeConfig, ha::Gate, metrics::Metrics, net, persist::Item};
 
 /// See [`Shared::dials`].
 const DIALS: usize = 32;
@@ -95,7 +98,9 @@ pub(crate) struct Shared {
     pub(crate) nodes: Vec<NodeConfig>,
     pub(crate) link_config: Arc<LinkConfig>,
     pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Shut when another proxy may lead.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) fleet: UnboundedSender<FleetInput>,
     /// What is to be stored.
     store: UnboundedSender<Item>,
@@ -118,14 +123,20 @@ pub(crate) struct Shared {
     /// Bytes of requests that are kept, of all clients.
     kept: AtomicUsize,
     stopping: AtomicBool,
+    /// Clients of which another proxy is to take over: their connections are kept until the address is gone.
+    parked: OnceLock<Arc<Parking>>,
 }
+
+/// Connections that nobody serves.
+pub(crate) type Parking = Mutex<Vec<TcpStream>>;
 
 /// What a process begins with.
 pub(crate) struct Setup {
     pub(crate) nodes: Vec<NodeConfig>,
     pub(crate) link_config: LinkConfig,
     pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) fleet: UnboundedSender<FleetInput>,
     pub(crate) store: UnboundedSender<Item>,
     pub(crate) files: Files,
@@ -135,13 +146,24 @@ pub(crate) struct Setup {
 
 impl Shared {
     pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { nodes, link_config, credentials, metrics, fleet, store, files, user_timeout, half_frame } =
-            setup;
+        let Setup {
+            nodes,
+            link_config,
+            credentials,
+            metrics,
+            gate,
+            fleet,
+            store,
+            files,
+            user_timeout,
+            half_frame,
+        } = setup;
         Self {
             nodes,
             link_config: Arc::new(link_config),
             credentials,
             metrics,
+            gate,
             fleet,
             store,
             store_failed: AtomicBool::new(false),
@@ -156,6 +178,7 @@ impl Shared {
             assignment: Mutex::new(None),
             kept: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            parked: OnceLock::new(),
         }
     }
 
@@ -234,7 +257,18 @@ impl Shared {
 
     /// A Link wants this stored, and is told when it is.
     pub(crate) fn store(&self, link: LinkId, token: StoreToken, mutation: Mutation) {
-        let _ = self.store.send((mutation, Some((link, token))));
+        if self.parked.get().is_some() && matches!(mutation, Mutation::RemoveSession { .. }) {
+            // Its client believes in it still, and whoever follows is to find that client.
+            return self.tell(link, Command::Stored(token));
+        }
+        let _ = self.store.send(Item::Store(mutation, Some((link, token))));
+    }
+
+    /// Waits until what was to be stored so far is, or cannot be.
+    pub(crate) async fn flush_store(&self) {
+        let (done, is_done) = oneshot::channel();
+        let _ = self.store.send(Item::Flush(done));
+        let _ = is_done.await;
     }
 
     /// The store fails, or works again.
@@ -259,6 +293,25 @@ impl Shared {
     pub(crate) fn tell_succession(&self, successor: LinkId, succession: Succession) {
         let Some(successor) = self.links.get(&successor).map(|link| link.commands.clone()) else { return };
         self.tell_all(&Command::Succession(Arc::new(SuccessionNotice { succession, successor })));
+    }
+
+    /// From now on clients' connections are not closed but kept.
+    pub(crate) fn park_clients(&self) {
+        let _ = self.parked.set(Arc::default());
+    }
+
+    /// Where to, if they are.
+    pub(crate) fn parking(&self) -> Option<Arc<Parking>> {
+        self.parked.get().cloned()
+    }
+
+    /// Closes what was kept. Nobody hears of that: the address by which it stood is gone.
+    pub(crate) fn unpark(&self) {
+        let parked = self
+            .parked
+            .get()
+            .map(|parked| std::mem::take(&mut *parked.lock().unwrap_or_else(PoisonError::into_inner)));
+        parked.iter().flatten().for_each(net::reset_on_drop);
     }
 
     /// No further Link is served.
@@ -310,7 +363,7 @@ impl Shared {
             while let Some(mutation) = files.poll_mutation() {
                 if self.link_config.persist {
                     // In the order in which Files has changed; what the Link itself wanted stored of it came before.
-                    let _ = self.store.send((mutation, None));
+                    let _ = self.store.send(Item::Store(mutation, None));
                 }
             }
             let changed = self.files_version.swap(files.version(), Ordering::AcqRel) != files.version();

@@ -51,12 +51,12 @@ pub(crate) async fn lines(store: &dyn Store) -> Result<String, StoreError> {
 pub(crate) async fn print(config: &Config) -> anyhow::Result<()> {
     let text = match &config.store {
         StoreUrl::Memory => {
-            running(config).await.context("a memory store is in the running understudy only")?
+            running(config, "GET /store").await.context("a memory store is in the running understudy only")?
         }
         StoreUrl::File(dir) => match Embedded::open_existing(dir) {
             Ok(store) => lines(&store).await?,
             Err(error @ StoreError::InUse { .. }) => {
-                running(config).await.with_context(|| error.to_string())?
+                running(config, "GET /store").await.with_context(|| error.to_string())?
             }
             Err(error) => return Err(error.into()),
         },
@@ -69,8 +69,8 @@ pub(crate) async fn print(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// `GET /store` of the admin page.
-async fn running(config: &Config) -> anyhow::Result<String> {
+/// Asks the admin page of a running understudy, by method and path.
+pub(crate) async fn running(config: &Config, request: &str) -> anyhow::Result<String> {
     let Some(admin) = config.admin else {
         bail!(
             "and [admin] listen is not configured, by which it could be asked; configure it, or stop understudy first"
@@ -79,7 +79,7 @@ async fn running(config: &Config) -> anyhow::Result<String> {
     let address = reachable(admin);
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(b"GET /store HTTP/1.0\r\n\r\n").await?;
+        stream.write_all(format!("{request} HTTP/1.0\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
         Ok::<_, io::Error>(answer)

@@ -13,6 +13,8 @@ const TOP: &[&str] = &[
     "credentials",
     "compare",
     "store",
+    "ha",
+    "vip",
     "fence",
     "admin",
     "health",
@@ -71,6 +73,8 @@ impl<'a> Reader<'a> {
         let compare = self.section(root, "compare", &["user", "shares"]);
         let compare = compare.and_then(|s| self.compare(s, ntlm.is_some()));
         let (store, on_store_failure) = self.store(root, demo, nodes.len());
+        let ha = self.ha(root, store.as_ref());
+        let vip = self.vip(root, listen);
         let fence = self.section(root, "fence", &["exec", "kubernetes", "timeout", "unfenced_silence"]);
         let fence_means = fence.and_then(|s| self.fence_means(s));
         let admin = self.section(root, "admin", &["listen"]);
@@ -109,6 +113,8 @@ impl<'a> Reader<'a> {
             compare,
             keytab,
             store: store?,
+            ha,
+            vip,
             fence: fence_means,
             fence_timeout,
             unfenced_silence,
@@ -243,7 +249,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn address(&mut self, section: Section<'a>, key: &str, needed: bool) -> Option<SocketAddr> {
+    pub(super) fn address(&mut self, section: Section<'a>, key: &str, needed: bool) -> Option<SocketAddr> {
         let Some((text, span)) = self.string(section, key) else {
             if needed && !section.table.contains_key(key) {
                 self.missing(
@@ -422,7 +428,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A list of strings.
-fn words(value: &DeValue<'_>) -> Option<Vec<String>> {
+pub(super) fn words(value: &DeValue<'_>) -> Option<Vec<String>> {
     let DeValue::Array(array) = value else { return None };
     let word = |word: &toml::Spanned<DeValue<'_>>| match word.get_ref() {
         DeValue::String(text) => Some(text.to_string()),

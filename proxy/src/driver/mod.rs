@@ -9,10 +9,11 @@ mod node_side;
 
 use std::{
     future::poll_fn,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -26,7 +27,7 @@ use tokio::{
     time::{Sleep, sleep_until, timeout},
 };
 use understudy_core::{
-    effect::{AUXILIARY_LEGS, Close, CloseReason, Effect, Leg as To, Role},
+    effect::{AUXILIARY_LEGS, Close, CloseReason, Effect, Leg as To, Mutation, Role},
     event::{Event, FileEvent, LegLoss},
     ids::{LegId, LinkId},
     link::Link,
@@ -37,9 +38,10 @@ use self::{
     node_side::{NodeInput, NodeSide},
 };
 use crate::{
+    ha::Gate,
     net,
     random::SystemRandom,
-    shared::{Command, FleetInput, Shared, SuccessionNotice},
+    shared::{Command, FleetInput, Parking, Shared, SuccessionNotice},
 };
 
 /// While this much waits to be written to one side, the other is not read.
@@ -48,6 +50,8 @@ const QUEUE_LIMIT: usize = 8 << 20;
 pub(crate) const FLUSH: Duration = Duration::from_secs(5);
 /// Frames taken from one side before the others are looked at.
 const BURST: usize = 32;
+/// How often it is looked whether a shut gate is open again.
+const SHUT: Duration = Duration::from_millis(20);
 /// Rounds before other tasks of the thread get their turn.
 const ROUNDS: usize = 8;
 
@@ -74,19 +78,34 @@ async fn serve_link(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) 
     log::closed(id, client, reason);
     shared.metrics.closed.with_label_values(&[reason.label()]).inc();
     shared.unregister(id);
-    end(driver.client, how).await;
+    if let Some(parked) = shared.parking().filter(|_| how == Close::Graceful) {
+        return park(driver.client, &parked).await;
+    }
+    end(driver.client, how, &Gate::always_open()).await;
 }
 
-/// Ends a leg: after what is queued has been written, or at once.
-async fn end(mut leg: Leg, how: Close) {
+/// Ends a leg: after what is queued has been written, as long as the gate is open, or at once.
+async fn end(mut leg: Leg, how: Close, gate: &Gate) {
     if how == Close::Reset {
         net::reset_on_drop(&leg.stream);
         return;
     }
-    let flush = poll_fn(|cx| leg.poll_flush(cx, &mut 0));
+    let flush = poll_fn(|cx| match gate.is_open() {
+        true => leg.poll_flush(cx, &mut 0),
+        false => Poll::Ready(Err(io::ErrorKind::PermissionDenied.into())),
+    });
     if matches!(timeout(FLUSH, flush).await, Ok(Ok(()))) {
+        net::finish_on_drop(&leg.stream);
         let _ = leg.stream.shutdown().await;
     }
+}
+
+/// Writes what is queued, and lets the client believe that its connection stands: its end would bring the client back to a
+/// proxy that is about to go.
+async fn park(mut leg: Leg, parked: &Parking) {
+    let flush = poll_fn(|cx| leg.poll_flush(cx, &mut 0));
+    let _ = timeout(FLUSH, flush).await;
+    parked.lock().unwrap_or_else(PoisonError::into_inner).push(leg.stream);
 }
 
 struct Driver {
@@ -162,6 +181,10 @@ impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Close, CloseReason)> {
         for _ in 0..ROUNDS {
             let now = Instant::now();
+            if !self.shared.gate.is_open() {
+                self.wait_for_gate(cx, now);
+                return Poll::Pending;
+            }
             let mut busy = self.poll_commands(cx, now);
             busy |= self.poll_node(cx, now, |driver| driver.node.as_mut());
             busy |= !self.auxiliary.is_empty() && self.poll_auxiliary(cx, now);
@@ -180,6 +203,16 @@ impl Driver {
         self.count();
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Nothing is taken from anybody until then.
+    fn wait_for_gate(&mut self, cx: &mut Context<'_>, now: Instant) {
+        self.client.pause();
+        self.timer_at = None;
+        self.timer.as_mut().reset((now + SHUT).into());
+        if self.timer.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
     }
 
     fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
@@ -342,6 +375,9 @@ impl Driver {
     /// Writes to both sides. True if one that had too much to write has not any more: the other side is read again.
     fn poll_writes(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let (mut written, was_node_full) = (0, self.is_node_full());
+        if !self.shared.gate.is_open() {
+            return true;
+        }
         for side in self.node.iter_mut().chain(&mut self.auxiliary) {
             if let Err(loss) = side.flush(cx) {
                 let leg = side.id();
@@ -456,7 +492,13 @@ impl Driver {
                     side.close(how);
                 }
             }
-            Effect::Store { token, mutation } => self.shared.store(self.id, token, mutation),
+            Effect::Store { token, mut mutation } => {
+                if let Mutation::PutSession(record) = &mut mutation {
+                    let peer = SocketAddr::new(self.peer.ip().to_canonical(), self.peer.port());
+                    record.address = Some(peer.to_string());
+                }
+                self.shared.store(self.id, token, mutation);
+            }
             Effect::CloseClient { how, reason } => self.over = Some((how, reason)),
         }
     }

@@ -21,13 +21,14 @@ use super::{
     QUEUE_LIMIT, end,
     leg::{Input, Leg},
 };
-use crate::{net, shared::Shared};
+use crate::{ha::Gate, net, shared::Shared};
 
 type Dialling = Pin<Box<dyn Future<Output = io::Result<(TcpStream, OwnedSemaphorePermit)>> + Send>>;
 
 /// One node leg: main or auxiliary.
 pub(super) struct NodeSide {
     id: LegId,
+    gate: Arc<Gate>,
     state: State,
 }
 
@@ -51,15 +52,20 @@ pub(super) enum NodeInput {
 impl NodeSide {
     /// Dials, as soon as a slot is free.
     pub(super) fn dial(shared: Arc<Shared>, link: LinkId, id: LegId, node: NodeId) -> Self {
+        let gate = Arc::clone(&shared.gate);
         let dial = async move {
             let slot = Arc::clone(&shared.dials).acquire_owned().await.map_err(io::Error::other)?;
             let address = shared.nodes.get(usize::from(node.0)).map_or("", |n| n.address.as_str());
             let stream = net::connect(address, shared.user_timeout).await.inspect_err(|error| {
                 tracing::debug!(link = link.0, %error, "the node could not be reached");
             })?;
+            if shared.gate.is_guarded() {
+                // However this process ends, its kernel is not to go on sending in its name.
+                net::reset_on_drop(&stream);
+            }
             Ok((stream, slot))
         };
-        Self { id, state: State::Dialling(Box::pin(dial)) }
+        Self { id, gate, state: State::Dialling(Box::pin(dial)) }
     }
 
     pub(super) fn id(&self) -> LegId {
@@ -114,7 +120,8 @@ impl NodeSide {
     /// Gives the leg up.
     pub(super) fn close(self, how: Close) {
         if let State::Open { leg, .. } = self.state {
-            tokio::spawn(end(leg, how));
+            let gate = self.gate;
+            tokio::spawn(async move { end(leg, how, &gate).await });
         }
     }
 }

@@ -6,7 +6,12 @@ use understudy_core::{
 };
 
 use super::*;
-use crate::{config::NodeConfig, metrics::Metrics, shared::Setup};
+use crate::{
+    config::NodeConfig,
+    ha::{Gate, Moment},
+    metrics::Metrics,
+    shared::Setup,
+};
 
 /// A proxy without a Fleet, its one node, and the door that clients come through.
 struct Rig {
@@ -18,6 +23,11 @@ struct Rig {
 
 impl Rig {
     async fn new() -> Self {
+        Self::behind(Arc::new(Gate::always_open())).await
+    }
+
+    /// What is forwarded passes this gate.
+    async fn behind(gate: Arc<Gate>) -> Self {
         let [node, door] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
         let (node, door) = (node.unwrap(), door.unwrap());
         let (fleet, inputs) = unbounded_channel();
@@ -27,7 +37,8 @@ impl Rig {
             nodes,
             link_config: LinkConfig::default(),
             credentials: Arc::new(NoCredentials),
-            metrics: Metrics::new().unwrap(),
+            metrics: Arc::new(Metrics::new().unwrap()),
+            gate,
             fleet,
             store: crate::persist::channel().0,
             files: Files::default(),
@@ -116,4 +127,30 @@ async fn beyond_1_gib_in_all_who_keeps_something_is_read_no_further() {
     rig.name_the_node();
     rig.await_read(3 * 104).await;
     drop((first, second));
+}
+
+/// A shut gate holds back what comes from a client, and what was read of it but not written to its node.
+#[tokio::test]
+async fn nothing_is_forwarded_while_the_gate_is_shut() {
+    let gate = Arc::new(Gate::shut());
+    let rig = Rig::behind(Arc::clone(&gate)).await;
+    rig.name_the_node();
+    let mut client = rig.client().await;
+    client.write_all(&FRAME).await.unwrap();
+    // More than enough for a client that is read.
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(rig.shared.metrics.bytes_from_client.get(), 0);
+
+    gate.open_until(Moment::now().after(Duration::from_secs(60)));
+    let (mut node, _) = rig.node.accept().await.unwrap();
+    let mut frame = [0; FRAME.len()];
+    node.read_exact(&mut frame).await.unwrap();
+    assert_eq!(frame, FRAME);
+
+    gate.open_until(Moment::now());
+    client.write_all(&FRAME).await.unwrap();
+    let more = timeout(Duration::from_millis(200), node.read_exact(&mut frame));
+    assert!(more.await.is_err(), "it was forwarded all the same");
+    gate.open_until(Moment::now().after(Duration::from_secs(60)));
+    node.read_exact(&mut frame).await.unwrap();
 }
