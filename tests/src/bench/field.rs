@@ -13,7 +13,7 @@ use crate::rig::{
 };
 
 const HAPROXY: &str = "10.77.0.101";
-const ONE_WORKER: Door = Door { address: "10.77.0.102", admin: "127.0.0.1:9646" };
+const ONE_WORKER: Door = Door { address: "10.77.0.102", admin: "127.0.0.1:9646", space: "hub" };
 
 /// By what a client reaches Samba.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -53,9 +53,9 @@ impl Kind {
 
     fn door(self) -> Door {
         match self {
-            Self::Memory => Door { address: "10.77.0.103", admin: "127.0.0.1:9647" },
-            Self::File => Door { address: "10.77.0.104", admin: "127.0.0.1:9648" },
-            Self::Etcd => Door { address: "10.77.0.105", admin: "127.0.0.1:9649" },
+            Self::Memory => Door { address: "10.77.0.103", admin: "127.0.0.1:9647", space: "hub" },
+            Self::File => Door { address: "10.77.0.104", admin: "127.0.0.1:9648", space: "hub" },
+            Self::Etcd => Door { address: "10.77.0.105", admin: "127.0.0.1:9649", space: "hub" },
         }
     }
 }

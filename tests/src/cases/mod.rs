@@ -110,6 +110,7 @@ pub(crate) fn all() -> Vec<Case> {
         outages::CASES,
         lost_legs::CASES,
         returns::CASES,
+        returns::HA_CASES,
         differences::CASES,
         garbage::CASES,
         pending::CASES,

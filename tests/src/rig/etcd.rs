@@ -64,6 +64,11 @@ impl Etcd {
         all.collect::<Vec<_>>().join(",")
     }
 
+    /// The members' addresses.
+    pub(crate) fn addresses(&self) -> Vec<&str> {
+        self.members.iter().map(|member| member.address.as_str()).collect()
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.members.len()
     }

@@ -7,6 +7,7 @@ pub(crate) mod janitor;
 pub(crate) mod kernel;
 pub(crate) mod net;
 pub(crate) mod node;
+pub(crate) mod pair;
 pub(crate) mod podman;
 pub(crate) mod proxy;
 pub(crate) mod puppet;
@@ -41,7 +42,10 @@ use self::{
 /// The whole site. Dropped, nothing of it is left.
 #[derive(Debug)]
 pub(crate) struct Rig {
+    /// The one that serves.
     pub(crate) proxy: Proxy,
+    /// The one that stands by.
+    pub(crate) standby: Option<Proxy>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) realm: Option<Realm>,
     /// Where the proxy keeps its records, if that is not a file.
@@ -79,6 +83,8 @@ pub(crate) struct Site {
     /// Whether every client is in Bridge from its first session on.
     pub(crate) bridge: bool,
     pub(crate) store: Store,
+    /// Whether there are two proxies, each a host of its own, of which one takes the floating address.
+    pub(crate) pair: bool,
 }
 
 /// Where the proxy keeps its records.
@@ -108,6 +114,7 @@ impl Default for Site {
             taps: false,
             bridge: false,
             store: Store::File,
+            pair: false,
         }
     }
 }
@@ -117,6 +124,9 @@ impl Rig {
     pub(crate) fn new(site: &Site) -> Result<Self> {
         let dir = Scratch::new()?;
         let mut net = Net::new()?;
+        if site.pair {
+            net.give_floating_away()?;
+        }
         let data = dir.path().join("data");
         std::fs::create_dir_all(&data)?;
         let realm = site.realm.map(|kind| Realm::start(&mut net, dir.path(), kind)).transpose()?;
@@ -152,8 +162,13 @@ impl Rig {
             }
         };
         let orders = Orders { config: &config, keytab, clock: site.clock, bridge: site.bridge, store };
-        let proxy = Proxy::start(&net, dir.path(), &nodes, &orders)?;
-        Ok(Self { proxy, nodes, realm, etcd, taps, net, dir, expected: Vec::new() })
+        let (proxy, standby) = if site.pair {
+            let (proxy, standby) = pair::start(&mut net, dir.path(), &nodes, &orders)?;
+            (proxy, Some(standby))
+        } else {
+            (Proxy::start(&net, dir.path(), &nodes, &orders)?, None)
+        };
+        Ok(Self { proxy, standby, nodes, realm, etcd, taps, net, dir, expected: Vec::new() })
     }
 
     /// The proxy may log errors that contain this.

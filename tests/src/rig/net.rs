@@ -14,6 +14,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The floating address.
 pub(crate) const FLOATING: &str = "10.77.0.100";
+/// The hub's own, where the floating one is not.
+const HUB: &str = "10.77.0.254";
 /// The clients' address.
 pub(crate) const CLIENT: &str = "10.77.0.1";
 
@@ -107,6 +109,36 @@ impl Net {
         let add = ["ip", "netns", "exec", &hub, "ip", "tuntap", "add", "dev", tap, "mode", "tap"];
         run(&add).context("making a tap, which needs /dev/net/tun")?;
         run(&["ip", "-n", &hub, "link", "set", tap, "master", "br0", "up"])
+    }
+
+    /// The floating address is somebody else's from now on; the hub has one of its own.
+    pub(crate) fn give_floating_away(&self) -> Result<()> {
+        self.add_hub_address(HUB)?;
+        run(&["ip", "-n", &self.space("hub"), "addr", "del", &format!("{FLOATING}/24"), "dev", "br0"])?;
+        // It goes with the first address of its network.
+        let _ = self.add_hub_address(HUB);
+        Ok(())
+    }
+
+    /// Nothing that a host sends to these addresses leaves it, or does again.
+    pub(crate) fn set_blackhole(&self, name: &str, addresses: &[&str], on: bool) -> Result<()> {
+        let space = self.space(name);
+        for address in addresses {
+            let what = if on { "add" } else { "del" };
+            run(&["ip", "-n", &space, "route", what, "blackhole", &format!("{address}/32")])?;
+        }
+        Ok(())
+    }
+
+    /// A further address of a host.
+    pub(crate) fn add_address(&self, name: &str, address: &str) -> Result<()> {
+        run(&["ip", "-n", &self.space(name), "addr", "add", &format!("{address}/24"), "dev", "eth0"])
+    }
+
+    /// The addresses of a host, as `ip` tells them.
+    pub(crate) fn addresses(&self, name: &str) -> Result<String> {
+        let output = self.command(name, "ip").args(["-o", "addr", "show", "dev", "eth0"]).output()?;
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Cuts a host's cable, or mends it.

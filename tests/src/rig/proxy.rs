@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -24,15 +24,17 @@ use super::{
 pub(crate) struct Door {
     pub(crate) address: &'static str,
     pub(crate) admin: &'static str,
+    /// The namespace that it runs in.
+    pub(crate) space: &'static str,
 }
 
 impl Door {
     /// The floating address.
-    pub(crate) const MAIN: Self = Self { address: FLOATING, admin: "127.0.0.1:9645" };
+    pub(crate) const MAIN: Self = Self { address: FLOATING, admin: "127.0.0.1:9645", space: "hub" };
 }
 
 /// What a proxy is told beside its nodes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Orders<'a> {
     /// The end of its configuration: keys first, then tables.
     pub(crate) config: &'a str,
@@ -56,6 +58,7 @@ pub(crate) struct Proxy {
     log: PathBuf,
     environment: Vec<(&'static str, String)>,
     admin: &'static str,
+    pub(crate) space: &'static str,
 }
 
 impl Proxy {
@@ -72,24 +75,71 @@ impl Proxy {
         orders: &Orders<'_>,
         door: Door,
     ) -> Result<Self> {
+        let mut proxy = Self::spawn_at(net, dir, nodes, orders, door)?;
+        proxy.await_ready(net)?;
+        Ok(proxy)
+    }
+
+    /// The same, not waited for.
+    pub(crate) fn spawn_at(
+        net: &Net,
+        dir: &Path,
+        nodes: &[Node],
+        orders: &Orders<'_>,
+        door: Door,
+    ) -> Result<Self> {
         let config = dir.join("understudy.toml");
         fs::write(&config, configuration(dir, nodes, orders, door)?)?;
         let log = dir.join("proxy.log");
         fs::File::create(&log)?;
         let environment = environment(orders);
-        let child = spawn(net, &config, &log, &environment)?;
-        let mut proxy = Self { child, config, log, environment, admin: door.admin };
-        proxy.await_ready(net)?;
-        Ok(proxy)
+        let child = spawn(net, door.space, &config, &log, &environment)?;
+        Ok(Self { child, config, log, environment, admin: door.admin, space: door.space })
     }
 
     /// Starts it again after its end, as it was started: what it wrote is still there, and its log goes on.
     pub(crate) fn start_again(&mut self, net: &Net) -> Result<()> {
-        self.child = spawn(net, &self.config, &self.log, &self.environment)?;
+        self.spawn_again(net)?;
         self.await_ready(net)
     }
 
-    fn await_ready(&mut self, net: &Net) -> Result<()> {
+    /// The same, not waited for.
+    pub(crate) fn spawn_again(&mut self, net: &Net) -> Result<()> {
+        self.child = spawn(net, self.space, &self.config, &self.log, &self.environment)?;
+        Ok(())
+    }
+
+    /// Waits until it stands by, and has seen who leads.
+    pub(crate) fn await_standby(&self, net: &Net) -> Result<()> {
+        wait_until("the proxy stands by", Duration::from_secs(20), || {
+            self.get(net, "/ready").is_ok_and(|(status, text)| status == 503 && text.contains("leads"))
+        })
+    }
+
+    /// Its configuration says this from its next start on, instead of that.
+    pub(crate) fn rewrite(&self, that: &str, this: &str) -> Result<()> {
+        let text = fs::read_to_string(&self.config)?;
+        ensure!(text.contains(that), "the configuration does not say {that}");
+        Ok(fs::write(&self.config, text.replace(that, this))?)
+    }
+
+    /// Starts it again without these capabilities, as `setpriv` names them.
+    pub(crate) fn spawn_without(&mut self, net: &Net, capabilities: &str) -> Result<()> {
+        let file = fs::File::options().append(true).open(&self.log)?;
+        let mut command = net.command(self.space, "setpriv");
+        command.arg(format!("--bounding-set={capabilities}")).arg(format!("--inh-caps={capabilities}"));
+        command.arg(binary()?).args(["run", "--config"]).arg(&self.config);
+        self.child = command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn()?;
+        Ok(())
+    }
+
+    /// Has a signal sent to it.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
+        kill_process(pid, signal).context("signalling the proxy")
+    }
+
+    pub(crate) fn await_ready(&mut self, net: &Net) -> Result<()> {
         let listens = wait_until("the proxy is ready", Duration::from_secs(20), || {
             self.get(net, "/ready").is_ok_and(|r| r.0 == 200)
         });
@@ -113,7 +163,7 @@ impl Proxy {
 
     /// Asks the admin page by another method.
     pub(crate) fn ask(&self, net: &Net, method: &str, path: &str) -> Result<(u16, String)> {
-        let mut stream = net.connect("hub", self.admin)?;
+        let mut stream = net.connect(self.space, self.admin)?;
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
@@ -158,7 +208,7 @@ impl Proxy {
     /// proxy its addresses are in use.
     pub(crate) fn check(&self, net: &Net) -> Result<(bool, String)> {
         let output = net
-            .command("hub", &binary()?.display().to_string())
+            .command(self.space, &binary()?.display().to_string())
             .args(["check", "--config"])
             .arg(self.log.with_file_name("understudy.toml"))
             .output()
@@ -179,8 +229,7 @@ impl Proxy {
 
     /// SIGTERM.
     pub(crate) fn terminate(&self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no pid")?;
-        kill_process(pid, Signal::TERM).context("terminating the proxy")
+        self.signal(Signal::TERM)
     }
 
     /// Waits for its end.
@@ -219,10 +268,16 @@ fn environment(orders: &Orders<'_>) -> Vec<(&'static str, String)> {
     all
 }
 
-/// Starts a proxy in the hub.
-fn spawn(net: &Net, config: &Path, log: &Path, environment: &[(&'static str, String)]) -> Result<Child> {
+/// Starts a proxy in a namespace.
+fn spawn(
+    net: &Net,
+    space: &str,
+    config: &Path,
+    log: &Path,
+    environment: &[(&'static str, String)],
+) -> Result<Child> {
     let file = fs::File::options().append(true).open(log)?;
-    let mut command = net.command("hub", &binary()?.display().to_string());
+    let mut command = net.command(space, &binary()?.display().to_string());
     command.envs(environment.iter().map(|(name, value)| (name, value)));
     command
         .args(["run", "--config"])

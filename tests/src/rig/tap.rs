@@ -49,6 +49,8 @@ struct Wire {
     guid: Arc<OnceLock<Guid>>,
     /// Whoever wanted to hear of its end has heard of it.
     over: Arc<AtomicBool>,
+    /// What the client sends does not pass.
+    held: Arc<AtomicBool>,
 }
 
 impl Wire {
@@ -74,6 +76,16 @@ impl Tap {
             Ok(thread::spawn(move || accept(&listener, &to, &stop, &all, &ears)))
         })?;
         Ok(Self { stopped, accepting: Some(accepting), wires })
+    }
+
+    /// Keeps what a client sends on the connections that it has now, or lets it pass again.
+    pub(crate) fn hold(&self, guid: &Guid, hold: bool) -> usize {
+        let mut count = 0;
+        for wire in lock(&self.wires).iter().filter(|wire| wire.guid.get() == Some(guid)) {
+            wire.held.store(hold, Ordering::Relaxed);
+            count += 1;
+        }
+        count
     }
 
     /// Cuts all connections of a client.
@@ -124,6 +136,7 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()>
         end.set_nodelay(true)?;
     }
     let guid = Arc::new(OnceLock::new());
+    let held = Arc::new(AtomicBool::new(false));
     let told = Arc::new(AtomicBool::new(false));
     let (over_there, guid_there) = (told.clone(), guid.clone());
     lock(wires).push(Wire {
@@ -131,6 +144,7 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()>
         node: node.try_clone()?,
         guid: guid_there,
         over: over_there,
+        held: held.clone(),
     });
     let (up, down) = ((client.try_clone()?, node.try_clone()?), (node, client));
     let name = guid.clone();
@@ -144,8 +158,13 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()>
                 let _ = name.set(found);
             }
         };
+        let pause = || {
+            while held.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
         let mut first = false;
-        pass(up.0, up.1, frames, || first = !has_ended.load(Ordering::Relaxed));
+        pass(up.0, up.1, pause, frames, || first = !has_ended.load(Ordering::Relaxed));
         if let (Some(heard), Some(guid), true) = (&of_client.ends, name.get(), first) {
             heard(*guid);
         }
@@ -157,14 +176,21 @@ fn connect(client: TcpStream, to: &str, wires: &Wires, ears: Ears) -> Result<()>
                 heard(*guid);
             }
         };
-        pass(down.0, down.1, frames, || ended.store(true, Ordering::Relaxed));
+        pass(down.0, down.1, || {}, frames, || ended.store(true, Ordering::Relaxed));
     });
     Ok(())
 }
 
-/// Passes frames until an end is gone, then ends the other.
-fn pass(mut from: TcpStream, mut to: TcpStream, passed: impl Fn(&[u8]), over: impl FnOnce()) {
+/// Passes frames until an end is gone, then ends the other. `pause`: before each.
+fn pass(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    pause: impl Fn(),
+    passed: impl Fn(&[u8]),
+    over: impl FnOnce(),
+) {
     while let Ok(frame) = read(&mut from) {
+        pause();
         if to.write_all(&frame).is_err() {
             break;
         }

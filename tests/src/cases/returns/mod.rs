@@ -4,6 +4,7 @@
 //! same.
 
 mod etcd;
+mod ha;
 mod kept;
 mod late;
 mod mount;
@@ -18,6 +19,8 @@ use self::{
 };
 use super::{Case, Report};
 use crate::rig::{Rig, Site, Store, net::FLOATING, puppet::Puppet};
+
+pub(super) const HA_CASES: &[Case] = ha::CASES;
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -239,6 +242,8 @@ pub(super) enum Fault {
     ProxyAndNodeAtOnce,
     /// Their own connections are lost, and then the node dies.
     NodeMeanwhile,
+    /// One of two proxies is lost.
+    Leader(ha::Loss),
 }
 
 impl Fault {
@@ -262,6 +267,7 @@ impl Fault {
     fn strike(self, rig: &mut Rig) -> Result<()> {
         match self {
             Self::OwnConnection | Self::OwnConnectionInBridge => Ok(()),
+            Self::Leader(loss) => loss.strike(rig),
             Self::NodeMeanwhile => {
                 rig.await_no_client()?;
                 let dead = rig.kill_serving()?;

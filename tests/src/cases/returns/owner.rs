@@ -105,6 +105,20 @@ impl Owner {
         Ok(())
     }
 
+    /// It does not name its session when it comes back.
+    pub(super) fn forget_session(&mut self) {
+        self.session = 0;
+    }
+
+    /// Its ClientGuid as its library sends it: the first three parts the other way round.
+    pub(super) fn sent_guid(&self) -> [u8; 16] {
+        let mut guid = self.guid;
+        for part in [0..4, 4..6, 6..8] {
+            guid[part].reverse();
+        }
+        guid
+    }
+
     /// The server has answered it something.
     pub(super) fn echo(&self, puppet: &mut Puppet) -> Result<()> {
         let said = puppet.call(&self.connection(), json!({"do": "echo"}))?;
