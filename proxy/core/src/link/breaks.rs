@@ -343,6 +343,8 @@ impl Link {
                 self.out.file(FileEvent::Released { open: open.token });
             }
         }
+        // What the client itself has asked for may have waited for that, too, although Files held nothing.
+        self.fresh |= !self.parked.is_empty();
         self.note_own_breaks();
     }
 
