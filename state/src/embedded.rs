@@ -11,6 +11,8 @@ use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, S
 
 /// The only table.
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+/// How much of the file is kept in memory: it is read once, at the start (redb would take up to 1 GiB).
+const CACHE: usize = 8 << 20;
 /// The file in the store's directory.
 const FILE: &str = "understudy.redb";
 /// Changes that share a commit, if so many wait.
@@ -41,7 +43,7 @@ impl Embedded {
     /// The directory cannot be made, the file is no store, is damaged, or another process has it open.
     pub fn open(dir: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(dir).map_err(|e| fail(dir, format!("the directory cannot be made: {e}")))?;
-        Self::start(dir, Database::create(dir.join(FILE)))
+        Self::start(dir, builder().create(dir.join(FILE)))
     }
 
     /// Opens the store in `dir` if there is one.
@@ -49,7 +51,7 @@ impl Embedded {
     /// # Errors
     /// There is no such file, it is no store, is damaged, or another process has it open.
     pub fn open_existing(dir: &Path) -> Result<Self, StoreError> {
-        Self::start(dir, Database::open(dir.join(FILE)))
+        Self::start(dir, builder().open(dir.join(FILE)))
     }
 
     fn start(dir: &Path, db: Result<Database, DatabaseError>) -> Result<Self, StoreError> {
@@ -168,6 +170,13 @@ fn failed(error: &redb::Error) -> StoreError {
 
 fn fail(dir: &Path, what: String) -> StoreError {
     StoreError::Open { place: dir.display().to_string(), what }
+}
+
+/// How the file is opened.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE);
+    builder
 }
 
 /// What keeps a store from being opened, and what may help.
