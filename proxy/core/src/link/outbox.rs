@@ -56,9 +56,9 @@ impl Outbox {
         // A notification may name what the client has not heard of yet.
         if !self.unstored.is_empty()
             && let Some(named) = notified(&frame)
-            && let Some(behind) = self.unstored.iter().rev().find(|waits| waits.about.contains(&named))
+            && let Some(token) = self.last_about(named)
         {
-            let (token, about) = (behind.token, vec![named]);
+            let about = vec![named];
             self.unstored.push_back(Unstored { token, frame, about });
             return;
         }
@@ -71,16 +71,21 @@ impl Outbox {
     /// What the client is told from now on until the next poll waits until this is stored, and so do notifications of the same
     /// Open behind it.
     pub(crate) fn wait_for(&mut self, token: StoreToken, about: impl IntoIterator<Item = Named>) {
-        self.awaits = Some(token);
+        self.awaits = self.awaits.max(Some(token));
         self.about.extend(about);
     }
 
     /// The same, if something about this waits: what is told of it must not come in another order.
     pub(crate) fn wait_behind(&mut self, named: Named) {
-        if let Some(behind) = self.unstored.iter().rev().find(|waits| waits.about.contains(&named)) {
-            self.awaits = self.awaits.max(Some(behind.token));
+        if let Some(behind) = self.last_about(named) {
+            self.awaits = self.awaits.max(Some(behind));
             self.about.push(named);
         }
+    }
+
+    /// What the last frame about this waits for.
+    fn last_about(&self, named: Named) -> Option<StoreToken> {
+        self.unstored.iter().filter(|waits| waits.about.contains(&named)).map(|waits| waits.token).max()
     }
 
     /// Everything up to this is stored.
