@@ -107,6 +107,8 @@ async fn metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
         page.metrics.open_files.set(i64::try_from(opens).unwrap_or(i64::MAX));
         page.metrics.unreclaimed.set(i64::try_from(unreclaimed).unwrap_or(i64::MAX));
     }
+    let standbys = page.ha.as_ref().map_or(0, |ha| ha.standbys());
+    page.metrics.standbys.set(i64::try_from(standbys).unwrap_or(i64::MAX));
     match page.metrics.render() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),

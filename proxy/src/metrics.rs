@@ -54,6 +54,7 @@ pub(crate) struct Metrics {
     pub(crate) unreclaimed: IntGauge,
     pub(crate) epoch: Gauge,
     pub(crate) leads: IntGauge,
+    pub(crate) standbys: IntGauge,
 }
 
 impl Metrics {
@@ -165,6 +166,7 @@ impl Metrics {
                 gauge
             },
             leads: gauge(r, "leads", "1 while this proxy serves, 0 while it stands by")?,
+            standbys: gauge(r, "standbys", "Proxies that stand by and ask this one for heartbeats")?,
             registry: registry.clone(),
         };
         metrics.preset();
