@@ -30,7 +30,16 @@ pub(super) fn start(
     proxy.await_ready(net)?;
     let standby = spawn(net, dir, nodes, orders, second)?;
     standby.await_standby(net)?;
+    await_heard(net, &proxy)?;
     Ok((proxy, standby))
+}
+
+/// Waits until the one that stands by hears the one that serves.
+fn await_heard(net: &Net, proxy: &Proxy) -> Result<()> {
+    wait_until("it is heard", Duration::from_secs(20), || {
+        let metrics = proxy.metrics(net);
+        metrics.is_ok_and(|all| all.get("understudy_standbys").is_some_and(|count| *count > 0.0))
+    })
 }
 
 fn spawn(
@@ -66,6 +75,11 @@ impl Rig {
         let standby = self.standby.as_mut().context("nobody stands by")?;
         standby.spawn_again(&self.net)?;
         standby.await_standby(&self.net)
+    }
+
+    /// Waits until it hears the one that serves.
+    pub(crate) fn await_heard(&self) -> Result<()> {
+        await_heard(&self.net, &self.proxy)
     }
 
     /// Waits until a host has the floating address, or has it no more.

@@ -256,6 +256,7 @@ fn times(scale: &Scale) -> Result<Report> {
             rig.await_successor()?;
             loss.end(&mut rig)?;
             rig.restart_standby()?;
+            rig.await_heard()?;
         }
         times.sort_unstable();
         let ms = |at: usize| times.get(at).map_or(0, |(works, _)| works.as_millis());
