@@ -183,12 +183,6 @@ pub(super) const CASES: &[Case] = &[
         soak: 50,
         run: |_| mount::comes_back(Fault::Leader(Loss::Killed), &site()),
     },
-    Case {
-        name: "ha-kernel-silent",
-        shows: "the same when the host of the proxy is cut off",
-        soak: 50,
-        run: |_| mount::comes_back(Fault::Leader(Loss::Silent), &site()),
-    },
     Case { name: "ha-times", shows: "how long clients wait for the other proxy", soak: 1, run: times },
     Case {
         name: "ha-cut-from-etcd",
