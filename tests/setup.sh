@@ -32,6 +32,12 @@ install() {
     fi
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    # What podman only recommends, and does not run without, where there is such a package.
+    if [[ " ${missing[*]} " == *" podman "* ]]; then
+        for package in netavark aardvark-dns crun uidmap fuse-overlayfs golang-github-containers-common; do
+            if apt-cache show "$package" >/dev/null 2>&1; then missing+=("$package"); fi
+        done
+    fi
     apt-get install -y -qq --no-install-recommends "${missing[@]}"
 }
 
