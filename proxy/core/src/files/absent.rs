@@ -33,6 +33,9 @@ use crate::{
 pub(super) const ABSENT: LinkId = LinkId(0);
 /// How long a durable Open of version 1 is kept for its client, as Samba does it.
 const V1: Duration = Duration::from_secs(16 * 60);
+/// How long others wait on when the client is back: Linux 6.1 acknowledges a break wrongly that comes within a millisecond of the
+/// answer by which it has the Open again, and loses its lock over that.
+const LINGER: Duration = Duration::from_millis(100);
 /// Grace, if nothing else is configured.
 pub(super) const GRACE: Duration = Duration::from_secs(60);
 
@@ -49,6 +52,8 @@ struct Absentee {
     claimed: Option<(LinkId, OpenToken)>,
     /// Somebody who could write has closed the file since.
     written: bool,
+    /// Its client has it again; only others are still kept from the file.
+    back: bool,
 }
 
 /// All of them.
@@ -138,6 +143,7 @@ impl Files {
                 grace: Some(grace),
                 fresh: true,
                 written: false,
+                back: false,
                 claimed: None,
             },
             entry,
@@ -146,7 +152,7 @@ impl Files {
 
     /// How many Opens there are whose clients are away.
     pub fn absent(&self) -> usize {
-        self.absent.opens.len()
+        self.absent.opens.values().filter(|open| !open.back).count()
     }
 
     /// What is to be stored of them.
@@ -184,6 +190,7 @@ impl Files {
     pub(crate) fn wants_bridge(&self, client: [u8; 16], user: &str) -> bool {
         let is_strange = |open: &&Absentee| {
             is_lasting(&open.record)
+                && !open.back
                 && (open.fresh || open.record.file_id != open.record.node_file_id)
                 && is_user(&open.record.user, user)
                 // Without a lease nobody asks for the ClientGuid.
@@ -229,8 +236,10 @@ impl Files {
         (entry.reclaimed, entry.unflagged) = (true, false);
         let until = now + patience(&record);
         let grace = lost.then(|| until.min(now + self.absent.grace.max(resilience(&record))));
-        let away = self
-            .absent_is(Absentee { record, until, grace, fresh: lost, claimed: None, written: false }, entry);
+        let away = self.absent_is(
+            Absentee { record, until, grace, fresh: lost, claimed: None, written: false, back: false },
+            entry,
+        );
         if let Some(open) = self.absent.opens.get(&away) {
             let left = patience(&open.record);
             self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), left));
@@ -257,7 +266,7 @@ impl Files {
         forget(&mut self.absent.by_client, &absentee.record.client.0, token);
         forget(&mut self.absent.by_id, &absentee.record.file_id.persistent, token);
         let key = absentee.record.key();
-        if kept != Some(key) {
+        if kept != Some(key) && !absentee.back {
             self.absent.mutations.push_back(Mutation::RemoveOpen(key));
         }
         self.release(ABSENT, token);
@@ -269,7 +278,7 @@ impl Files {
 
     /// One has another name.
     pub(super) fn absent_moved(&mut self, token: OpenToken, path: &[u8]) {
-        if let Some(open) = self.absent.opens.get_mut(&token) {
+        if let Some(open) = self.absent.opens.get_mut(&token).filter(|open| !open.back) {
             open.record.path = path.to_vec();
             self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), patience(&open.record)));
         }
@@ -277,7 +286,7 @@ impl Files {
 
     /// The state of all nodes before this is lost.
     pub(super) fn absent_lost(&mut self, now: Instant) {
-        for (token, open) in &mut self.absent.opens {
+        for (token, open) in self.absent.opens.iter_mut().filter(|(_, open)| !open.back) {
             let is_new = !open.fresh;
             open.fresh = true;
             if is_new {
@@ -294,7 +303,9 @@ impl Files {
         let found = self.absent.by_id.get(&claim.file_id.persistent).into_iter().flatten();
         let mut answer = Err(Status::OBJECT_NAME_NOT_FOUND);
         for token in found {
-            let Some(absentee) = self.absent.opens.get(token).filter(|open| open.claimed.is_none()) else {
+            let Some(absentee) =
+                self.absent.opens.get(token).filter(|open| open.claimed.is_none() && !open.back)
+            else {
                 continue;
             };
             let Some(entry) = self.entry(ABSENT, *token) else { continue };
@@ -315,8 +326,16 @@ impl Files {
 
     /// A claim is over. `kept`: the Link has the Open, with this key; else it is lost.
     pub(super) fn claim_ended(&mut self, now: Instant, link: LinkId, open: OpenToken, kept: Option<OpenKey>) {
-        if let Some(Ok(token)) = self.absent.claims.remove(&(link, open)) {
-            self.absent_gone(now, token, kept);
+        let Some(Ok(token)) = self.absent.claims.remove(&(link, open)) else { return };
+        match self.absent.opens.get_mut(&token).filter(|open| kept.is_some() && open.grace.is_some()) {
+            Some(open) => {
+                (open.back, open.claimed, open.until, open.grace) = (true, None, now + LINGER, None);
+                let key = open.record.key();
+                if kept != Some(key) {
+                    self.absent.mutations.push_back(Mutation::RemoveOpen(key));
+                }
+            }
+            None => self.absent_gone(now, token, kept),
         }
     }
 
@@ -352,7 +371,7 @@ impl Files {
         let client = self.clients.get(&link).copied();
         let at = self.files.get(&entry.name.key).map(|file| file.opens.clone()).unwrap_or_default();
         for (_, token) in at.into_iter().filter(|(link, _)| *link == ABSENT) {
-            let Some(open) = self.absent.opens.get_mut(&token) else { continue };
+            let Some(open) = self.absent.opens.get_mut(&token).filter(|open| !open.back) else { continue };
             if Some(open.record.client.0) != client {
                 open.fresh &= open.grace.is_some() || open.claimed.is_some();
             } else if open.claimed.is_none()

@@ -355,6 +355,10 @@ fn a_resilient_handle_is_kept_with_its_locks_although_no_node_knows_of_it() {
         assert_eq!(rig.nodes[0].seen(Command::LOCK).len(), 1, "without its lock");
         other.show_files();
         other.pump();
+        assert!(other.final_answer(waits).is_none(), "a break would come before the client is ready for it");
+        files.borrow_mut().handle_timeout(rig.now + Duration::from_millis(100));
+        other.show_files();
+        other.pump();
         assert_eq!(Status(other.answer(waits).0.status), Status::SUCCESS, "as the node says now");
         // And once more, for longer than was promised.
         rig.link.handle_client_closed(rig.now);
