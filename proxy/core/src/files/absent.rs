@@ -188,13 +188,14 @@ impl Files {
     /// Whether a client that has logged in is to be served by legs of the proxy's own, for it may claim what the node does not
     /// know by the ids that it will name.
     pub(crate) fn wants_bridge(&self, client: [u8; 16], user: &str) -> bool {
+        // What is quick to tell first: there may be many, and this is asked at every login.
         let is_strange = |open: &&Absentee| {
-            is_lasting(&open.record)
+            // Without a lease nobody asks for the ClientGuid.
+            (open.record.client.0 == client || open.record.lease.is_none())
                 && !open.back
                 && (open.fresh || open.record.file_id != open.record.node_file_id)
+                && is_lasting(&open.record)
                 && is_user(&open.record.user, user)
-                // Without a lease nobody asks for the ClientGuid.
-                && (open.record.client.0 == client || open.record.lease.is_none())
         };
         self.absent.opens.values().any(|open| is_strange(&open))
     }
