@@ -252,7 +252,7 @@ impl Files {
 
     /// Whether some file is held for a client.
     pub(crate) fn is_something_held(&self) -> bool {
-        !self.held.is_empty() || !self.pending.is_empty()
+        !self.held.is_empty() || !self.pending.is_empty() || self.absent.is_keeping()
     }
 
     /// Whether a request waits on the node that was open to doubt, and may still change a name like this: the last component
@@ -262,37 +262,21 @@ impl Files {
         pending.any(|pending| remembered::leaf(pending) == remembered::leaf(key))
     }
 
-    /// The files that are held for other clients: for those of Links, or for those that are away.
-    fn held_from(&self, link: LinkId, away: bool) -> impl Iterator<Item = (LinkId, OpenToken, &FileKey)> {
-        let is_other = move |(holder, open): &&(LinkId, OpenToken)| match *holder {
-            ABSENT => away && self.is_kept_from(link, *open),
-            holder => !away && holder != link,
-        };
-        let others = self.held.iter().filter(is_other);
-        others.filter_map(|(holder, open)| Some((*holder, *open, &self.entry(*holder, *open)?.name.key)))
+    /// The files that are held for the clients of other Links.
+    fn held_from(&self, link: LinkId) -> impl Iterator<Item = &FileKey> {
+        let others = self.held.iter().filter(move |(holder, _)| *holder != link);
+        others.filter_map(|(holder, open)| self.entry(*holder, *open)).map(|entry| &entry.name.key)
     }
 
     /// Whether the file of an Open is held for the client of another Link.
     pub fn is_held(&self, link: LinkId, open: OpenToken) -> bool {
-        let Some(key) = self.entry(link, open).map(|entry| &entry.name.key) else { return false };
-        self.held_from(link, false).any(|(.., held)| held == key)
+        let key = self.entry(link, open).map(|entry| &entry.name.key);
+        key.is_some() && self.held_from(link).any(|held| Some(held) == key)
     }
 
     /// The same by a name: the last component is enough, for one directory may be in two shares.
     pub(crate) fn is_name_held(&self, link: LinkId, key: &FileKey) -> bool {
-        self.held_from(link, false).any(|(.., held)| remembered::leaf(held) == remembered::leaf(key))
-    }
-
-    /// Whether the file of an Open is kept for a client that is away and had locks on it. Where it had none, who has the file
-    /// open already goes on.
-    pub(crate) fn is_in_grace(&self, link: LinkId, open: OpenToken) -> bool {
-        let Some(key) = self.entry(link, open).map(|entry| &entry.name.key) else { return false };
-        self.held_from(link, true).any(|(_, open, held)| held == key && self.had_locks(open))
-    }
-
-    /// Whether a file is kept for a client that is away.
-    pub(crate) fn is_name_in_grace(&self, link: LinkId, key: &FileKey) -> bool {
-        self.held_from(link, true).any(|(.., held)| remembered::leaf(held) == remembered::leaf(key))
+        self.held_from(link).any(|held| remembered::leaf(held) == remembered::leaf(key))
     }
 
     /// Whether another Link may have changed the file of an Open just before it lost its node, too; or, if the node lives, by
@@ -675,6 +659,9 @@ impl Files {
     }
 
     fn insert(&mut self, link: LinkId, open: OpenToken, entry: Entry) {
+        if link == ABSENT {
+            self.absent.named(open, &entry.name.key);
+        }
         self.files.entry(entry.name.key.clone()).or_default().opens.push((link, open));
         self.raise(&entry.name.key, entry.file.number, entry.wants());
         self.links.entry(link).or_default().insert(open, entry);
@@ -684,6 +671,9 @@ impl Files {
     fn remove(&mut self, link: LinkId, open: OpenToken) -> Option<(Entry, Option<File>)> {
         let opens = self.links.get_mut(&link)?;
         let entry = opens.remove(&open)?;
+        if link == ABSENT {
+            self.absent.unnamed(open, &entry.name.key);
+        }
         if opens.is_empty() {
             self.links.remove(&link);
         }

@@ -21,7 +21,7 @@ use std::{
 use smb_parse::header::Status;
 use understudy_state::record::{DurableRecord, OpenKey, OpenRecord};
 
-use super::{Birth, Entry, FileIdentity, FileKey, Files, Name};
+use super::{Birth, Entry, FileIdentity, FileKey, Files, Name, remembered::leaf};
 use crate::{
     effect::Mutation,
     event::Claim,
@@ -52,6 +52,8 @@ struct Absentee {
     claimed: Option<(LinkId, OpenToken)>,
     /// Somebody who could write has closed the file since.
     written: bool,
+    /// Somebody else has had the file, so that a server would have given it up.
+    taken: bool,
     /// Its client has it again; only others are still kept from the file.
     back: bool,
 }
@@ -62,10 +64,38 @@ pub(super) struct Absent {
     opens: BTreeMap<OpenToken, Absentee>,
     by_client: HashMap<[u8; 16], BTreeSet<OpenToken>>,
     by_id: HashMap<u64, BTreeSet<OpenToken>>,
+    /// By the last components of their names: one directory may be in two shares.
+    by_leaf: HashMap<Box<str>, BTreeSet<OpenToken>>,
+    /// How many keep others from their files.
+    keeping: usize,
     claims: HashMap<(LinkId, OpenToken), Result<OpenToken, Status>>,
     next: u64,
     grace: Duration,
     mutations: VecDeque<Mutation>,
+}
+
+impl Absentee {
+    /// Whether others are kept from its file.
+    fn keeps(&self) -> bool {
+        self.grace.is_some() || self.back
+    }
+}
+
+impl Absent {
+    /// Whether somebody is kept from some file.
+    pub(super) fn is_keeping(&self) -> bool {
+        self.keeping > 0
+    }
+
+    /// One is called so now.
+    pub(super) fn named(&mut self, token: OpenToken, key: &FileKey) {
+        self.by_leaf.entry(leaf(key).into()).or_default().insert(token);
+    }
+
+    /// One is not called so any more.
+    pub(super) fn unnamed(&mut self, token: OpenToken, key: &FileKey) {
+        forget(&mut self.by_leaf, &leaf(key).into(), token);
+    }
 }
 
 impl Default for Absent {
@@ -74,6 +104,8 @@ impl Default for Absent {
             opens: BTreeMap::new(),
             by_client: HashMap::new(),
             by_id: HashMap::new(),
+            by_leaf: HashMap::new(),
+            keeping: 0,
             claims: HashMap::new(),
             next: 0,
             grace: GRACE,
@@ -143,6 +175,7 @@ impl Files {
                 grace: Some(grace),
                 fresh: true,
                 written: false,
+                taken: false,
                 back: false,
                 claimed: None,
             },
@@ -181,7 +214,8 @@ impl Files {
             if let Some(open) = self.absent.opens.get_mut(&token) {
                 open.grace = None;
             }
-            self.release(ABSENT, token);
+            self.absent.keeping -= 1;
+            self.version += 1;
         }
     }
 
@@ -238,7 +272,16 @@ impl Files {
         let until = now + patience(&record);
         let grace = lost.then(|| until.min(now + self.absent.grace.max(resilience(&record))));
         let away = self.absent_is(
-            Absentee { record, until, grace, fresh: lost, claimed: None, written: false, back: false },
+            Absentee {
+                record,
+                until,
+                grace,
+                fresh: lost,
+                claimed: None,
+                written: false,
+                taken: false,
+                back: false,
+            },
             entry,
         );
         if let Some(open) = self.absent.opens.get(&away) {
@@ -252,9 +295,7 @@ impl Files {
         let token = OpenToken(self.absent.next);
         self.absent.by_client.entry(absentee.record.client.0).or_default().insert(token);
         self.absent.by_id.entry(absentee.record.file_id.persistent).or_default().insert(token);
-        if absentee.grace.is_some() {
-            self.held.insert((ABSENT, token));
-        }
+        self.absent.keeping += usize::from(absentee.keeps());
         self.absent.opens.insert(token, absentee);
         self.insert(ABSENT, token, entry);
         self.version += 1;
@@ -270,7 +311,7 @@ impl Files {
         if kept != Some(key) && !absentee.back {
             self.absent.mutations.push_back(Mutation::RemoveOpen(key));
         }
-        self.release(ABSENT, token);
+        self.absent.keeping -= usize::from(absentee.keeps());
         if let Some((entry, _)) = self.remove(ABSENT, token) {
             self.lately.closed(&entry.name.key, Some(now));
         }
@@ -287,15 +328,11 @@ impl Files {
 
     /// The state of all nodes before this is lost.
     pub(super) fn absent_lost(&mut self, now: Instant) {
-        for (token, open) in self.absent.opens.iter_mut().filter(|(_, open)| !open.back) {
-            let is_new = !open.fresh;
-            open.fresh = true;
-            if is_new {
-                let grace = self.absent.grace.max(resilience(&open.record));
-                open.grace = Some(open.until.min(now + grace));
-                self.held.insert((ABSENT, *token));
-                self.version += 1;
-            }
+        for open in self.absent.opens.values_mut().filter(|open| !open.back && !open.taken && !open.fresh) {
+            let grace = self.absent.grace.max(resilience(&open.record));
+            (open.fresh, open.grace) = (true, Some(open.until.min(now + grace)));
+            self.absent.keeping += 1;
+            self.version += 1;
         }
     }
 
@@ -374,7 +411,10 @@ impl Files {
         for (_, token) in at.into_iter().filter(|(link, _)| *link == ABSENT) {
             let Some(open) = self.absent.opens.get_mut(&token).filter(|open| !open.back) else { continue };
             if Some(open.record.client.0) != client {
-                open.fresh &= open.grace.is_some() || open.claimed.is_some();
+                if open.grace.is_none() && open.claimed.is_none() {
+                    open.taken |= open.fresh || is_exclusive(&open.record);
+                    open.fresh = false;
+                }
             } else if open.claimed.is_none()
                 && (lease.is_none() || open.record.lease.map(|l| l.key.0) != lease)
             {
@@ -393,15 +433,26 @@ impl Files {
         }
     }
 
-    /// Whether an absent client's file is kept from this Link.
-    pub(super) fn is_kept_from(&self, link: LinkId, token: OpenToken) -> bool {
-        let owner = self.absent.opens.get(&token).map(|open| open.record.client.0);
-        owner.is_some() && self.clients.get(&link).copied() != owner
+    /// Whether the file of an Open is kept for a client that is away and had locks on it. Where it had none, who has the file
+    /// open already goes on.
+    pub(crate) fn is_in_grace(&self, link: LinkId, open: OpenToken) -> bool {
+        let Some(entry) = self.entry(link, open).filter(|_| self.absent.is_keeping()) else { return false };
+        let at = self.files.get(&entry.name.key).into_iter().flat_map(|file| &file.opens);
+        at.filter(|(link, _)| *link == ABSENT)
+            .filter_map(|(_, token)| self.kept_from(link, *token))
+            .any(|open| !open.record.locks.is_empty())
     }
 
-    /// Whether it had byte-range locks.
-    pub(super) fn had_locks(&self, token: OpenToken) -> bool {
-        self.absent.opens.get(&token).is_some_and(|open| !open.record.locks.is_empty())
+    /// Whether a file is kept for a client that is away. The last component is enough.
+    pub(crate) fn is_name_in_grace(&self, link: LinkId, key: &FileKey) -> bool {
+        let at = self.absent.by_leaf.get(leaf(key)).filter(|_| self.absent.is_keeping());
+        at.into_iter().flatten().any(|token| self.kept_from(link, *token).is_some())
+    }
+
+    /// An Open whose file is kept from this Link.
+    fn kept_from(&self, link: LinkId, token: OpenToken) -> Option<&Absentee> {
+        let client = self.clients.get(&link).copied();
+        self.absent.opens.get(&token).filter(|open| open.keeps() && Some(open.record.client.0) != client)
     }
 }
 
@@ -422,6 +473,13 @@ fn patience(record: &OpenRecord) -> Duration {
         DurableRecord::V2 { timeout, .. } => Duration::from_millis(timeout.into()),
     };
     durable.max(resilience(record))
+}
+
+/// Whether any other Open of the file ends it: it may have changes in its cache.
+fn is_exclusive(record: &OpenRecord) -> bool {
+    const LEVEL_II: u8 = 0x01;
+    const WRITE: u32 = 0x4;
+    record.lease.map_or(record.oplock > LEVEL_II, |lease| lease.state & WRITE != 0)
 }
 
 /// For how long it was promised whatever becomes of it.

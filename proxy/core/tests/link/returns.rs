@@ -373,12 +373,12 @@ fn a_resilient_handle_is_kept_with_its_locks_although_no_node_knows_of_it() {
 #[test]
 fn what_is_renamed_meanwhile_is_recorded_by_its_new_name() {
     let (mut first, file, disk, files) = at_work();
-    goes_away(&mut first);
     let mut other = Rig::with(LinkId(3), Rig::new().users(), &disk, &files);
     other.client_guid = [9; 16];
     other.negotiate();
     other.log_in("bob");
     let theirs = other.open(0, "file");
+    goes_away(&mut first);
     assert_eq!(other.ask(other.set_name(0, theirs, RENAME, "moved", false)).0, Status::SUCCESS);
     let close = encode::close(&other.header(Command::CLOSE, 0), 0, theirs);
     assert_eq!(other.ask(close).0, Status::SUCCESS);
@@ -494,4 +494,23 @@ fn nothing_is_opened_before_the_last_of_them_is_ended() {
     ended.sort_unstable();
     ended.dedup();
     assert!(ended.ends_with(&[1, 2, 3]), "{ended:?}");
+}
+
+/// While the node kept the file for its client, somebody else has opened it: the node has given it up for that, and a further
+/// node is not asked for it afresh.
+#[test]
+fn what_somebody_else_has_had_is_not_opened_afresh_on_another_node() {
+    let (mut first, file, disk, files) = at_work();
+    goes_away(&mut first);
+    let mut other = Rig::with(LinkId(3), Rig::new().users(), &disk, &files);
+    other.client_guid = [9; 16];
+    other.negotiate();
+    other.log_in("bob");
+    let theirs = other.open(0, "file");
+    let close = encode::close(&other.header(Command::CLOSE, 0), 0, theirs);
+    assert_eq!(other.ask(close).0, Status::SUCCESS);
+    files.borrow_mut().all_lost(first.now, 1);
+    let mut rig = client(2, &disk, &files);
+    rig.log_in("alice");
+    assert_eq!(come_back(&mut rig, file, GUID).0, Status::OBJECT_NAME_NOT_FOUND);
 }
