@@ -132,7 +132,10 @@ impl Persist {
             if let Some(at) = failed_at {
                 tokio::select! {
                     item = self.items.recv() => match item {
-                        Some(item) => self.take_while_failed(item, &mut pending),
+                        Some(item) => {
+                            pending.add(item);
+                            self.answer_failed(&mut pending);
+                        }
                         None => return,
                     },
                     () = sleep_until(at + AGAIN) => {}
@@ -173,31 +176,22 @@ impl Persist {
                         tracing::error!(error, "the store fails; {then}");
                         self.shared.set_store_failed(true);
                     }
-                    pending.flushes.clear();
-                    for (link, token) in std::mem::take(&mut pending.waiting) {
-                        self.answer_failed(link, token);
-                    }
+                    self.answer_failed(&mut pending);
                 }
             }
         }
     }
 
-    fn take_while_failed(&self, item: Item, pending: &mut Pending) {
-        pending.add(item);
+    /// Nobody waits for a store that fails.
+    fn answer_failed(&self, pending: &mut Pending) {
         pending.flushes.clear();
         for (link, token) in std::mem::take(&mut pending.waiting) {
-            self.answer_failed(link, token);
-        }
-    }
-
-    fn answer_failed(&self, link: LinkId, token: StoreToken) {
-        self.shared.tell(
-            link,
-            match self.on_failure {
+            let answer = match self.on_failure {
                 OnFailure::Serve => Command::Stored(token),
                 OnFailure::Refuse => Command::StoreFailed,
-            },
-        );
+            };
+            self.shared.tell(link, answer);
+        }
     }
 
     async fn commit(&self, pending: &Pending, limits: Limits) -> Result<(), String> {

@@ -62,7 +62,6 @@ struct Absentee {
 #[derive(Debug)]
 pub(super) struct Absent {
     opens: BTreeMap<OpenToken, Absentee>,
-    by_client: HashMap<[u8; 16], BTreeSet<OpenToken>>,
     by_id: HashMap<u64, BTreeSet<OpenToken>>,
     /// By the last components of their names: one directory may be in two shares.
     by_leaf: HashMap<Box<str>, BTreeSet<OpenToken>>,
@@ -75,6 +74,11 @@ pub(super) struct Absent {
 }
 
 impl Absentee {
+    fn new(record: Box<OpenRecord>, until: Instant, grace: Option<Instant>) -> Self {
+        let fresh = grace.is_some();
+        Self { record, until, grace, fresh, claimed: None, written: false, taken: false, back: false }
+    }
+
     /// Whether others are kept from its file.
     fn keeps(&self) -> bool {
         self.grace.is_some() || self.back
@@ -85,6 +89,11 @@ impl Absent {
     /// Whether somebody is kept from some file.
     pub(super) fn is_keeping(&self) -> bool {
         self.keeping > 0
+    }
+
+    /// How long others are kept from its file, at most.
+    fn grace_of(&self, record: &OpenRecord) -> Duration {
+        self.grace.max(resilience(record))
     }
 
     /// One is called so now.
@@ -102,7 +111,6 @@ impl Default for Absent {
     fn default() -> Self {
         Self {
             opens: BTreeMap::new(),
-            by_client: HashMap::new(),
             by_id: HashMap::new(),
             by_leaf: HashMap::new(),
             keeping: 0,
@@ -159,7 +167,7 @@ impl Files {
     pub fn load(&mut self, now: Instant, record: OpenRecord, left: Option<Duration>) {
         let lasts = if is_lasting(&record) { patience(&record) } else { self.absent.grace };
         let left = left.unwrap_or(lasts);
-        let grace = now + self.absent.grace.max(resilience(&record)).min(left);
+        let grace = now + self.absent.grace_of(&record).min(left);
         let name = Name::new(&record.share, &record.path);
         let name = record.timewarp.into_iter().fold(name, Name::in_the_past);
         let number = record.on_disk_id.map(|id| id.0).filter(|_| record.timewarp.is_none());
@@ -168,19 +176,7 @@ impl Files {
         let writes = crate::link::breaks::may_write(record.desired_access);
         let entry =
             Entry { name, file, heard, named: now, reclaimed: true, unflagged: false, deletes, writes };
-        self.absent_is(
-            Absentee {
-                record: Box::new(record),
-                until: now + left,
-                grace: Some(grace),
-                fresh: true,
-                written: false,
-                taken: false,
-                back: false,
-                claimed: None,
-            },
-            entry,
-        );
+        self.absent_is(Absentee::new(Box::new(record), now + left, Some(grace)), entry);
     }
 
     /// How many Opens there are whose clients are away.
@@ -270,20 +266,8 @@ impl Files {
         // Nobody is about to reclaim it.
         (entry.reclaimed, entry.unflagged) = (true, false);
         let until = now + patience(&record);
-        let grace = lost.then(|| until.min(now + self.absent.grace.max(resilience(&record))));
-        let away = self.absent_is(
-            Absentee {
-                record,
-                until,
-                grace,
-                fresh: lost,
-                claimed: None,
-                written: false,
-                taken: false,
-                back: false,
-            },
-            entry,
-        );
+        let grace = lost.then(|| until.min(now + self.absent.grace_of(&record)));
+        let away = self.absent_is(Absentee::new(record, until, grace), entry);
         if let Some(open) = self.absent.opens.get(&away) {
             let left = patience(&open.record);
             self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), left));
@@ -293,7 +277,6 @@ impl Files {
     fn absent_is(&mut self, absentee: Absentee, entry: Entry) -> OpenToken {
         self.absent.next += 1;
         let token = OpenToken(self.absent.next);
-        self.absent.by_client.entry(absentee.record.client.0).or_default().insert(token);
         self.absent.by_id.entry(absentee.record.file_id.persistent).or_default().insert(token);
         self.absent.keeping += usize::from(absentee.keeps());
         self.absent.opens.insert(token, absentee);
@@ -305,7 +288,6 @@ impl Files {
     /// Forgets one. `kept`: it is a Link's again, with this key.
     fn absent_gone(&mut self, now: Instant, token: OpenToken, kept: Option<OpenKey>) {
         let Some(absentee) = self.absent.opens.remove(&token) else { return };
-        forget(&mut self.absent.by_client, &absentee.record.client.0, token);
         forget(&mut self.absent.by_id, &absentee.record.file_id.persistent, token);
         let key = absentee.record.key();
         if kept != Some(key) && !absentee.back {

@@ -176,7 +176,7 @@ impl Link {
         let Some(open) = self.opens.get(token).filter(|open| open.state == OpenState::Live) else { return };
         let Some(record) = self.record_of(open) else { return };
         let (digest, written) = (digest(&record), open.written);
-        if written.by.is_none() || written.digest != digest {
+        if !written.is_there() || written.digest != digest {
             let by = self.store(Mutation::PutOpen(Box::new(record)));
             self.opens.set_written(token, Written { digest, by: Some(by) });
         }
@@ -205,7 +205,7 @@ impl Link {
             return;
         }
         let written: Vec<_> =
-            self.opens.iter().filter(|o| o.written.by.is_some()).map(|o| o.client_id.0).collect();
+            self.opens.iter().filter(|o| o.written.is_there()).map(|o| o.client_id.0).collect();
         for file_id in self.opens.take_removed().into_iter().chain(written) {
             self.store(Mutation::RemoveOpen(self.open_key(file_id)));
         }

@@ -306,12 +306,9 @@ impl Link {
         };
         let Some(tree) = self.sessions.tree(session, tree_id) else { return false };
         let place = Place { session, tree: tree_id, share: tree.share.clone(), is_pipe: tree.is_pipe() };
-        let minted = self.mint_file_id();
         let known = file_id(record.file_id);
-        let client_id = match self.opens.by_client(known) {
-            None => known,
-            Some(_) => minted,
-        };
+        let is_free = self.opens.by_client(known).is_none();
+        let client_id = if is_free { known } else { self.mint_file_id() };
         let mut open = Open::new(token, place, Client(client_id), Node(file_id(record.node_file_id)));
         restore(&mut open, record);
         open.name = claimed.name.path.to_vec();
