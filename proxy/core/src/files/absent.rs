@@ -49,7 +49,8 @@ struct Absentee {
     grace: Option<Instant>,
     /// The node may not have it any more: it is opened afresh.
     fresh: bool,
-    claimed: Option<(LinkId, OpenToken)>,
+    /// A Link is about to have it.
+    claimed: bool,
     /// Somebody who could write has closed the file since.
     written: bool,
     /// Somebody else has had the file, so that a server would have given it up.
@@ -76,7 +77,7 @@ pub(super) struct Absent {
 impl Absentee {
     fn new(record: Box<OpenRecord>, until: Instant, grace: Option<Instant>) -> Self {
         let fresh = grace.is_some();
-        Self { record, until, grace, fresh, claimed: None, written: false, taken: false, back: false }
+        Self { record, until, grace, fresh, claimed: false, written: false, taken: false, back: false }
     }
 
     /// Whether others are kept from its file.
@@ -191,14 +192,14 @@ impl Files {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let unclaimed = self.absent.opens.values().filter(|open| open.claimed.is_none());
+        let unclaimed = self.absent.opens.values().filter(|open| !open.claimed);
         unclaimed.flat_map(|open| open.grace.into_iter().chain([open.until])).chain(self.bygone_until()).min()
     }
 
     /// Those whose time is over are gone, and files whose grace is over are free.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.end_bygone(now);
-        let due = |open: &Absentee| open.claimed.is_none();
+        let due = |open: &Absentee| !open.claimed;
         let late =
             |(token, open): (&OpenToken, &Absentee)| (now >= open.until && due(open)).then_some(*token);
         for token in self.absent.opens.iter().filter_map(late).collect::<Vec<_>>() {
@@ -323,8 +324,7 @@ impl Files {
         let found = self.absent.by_id.get(&claim.file_id.persistent).into_iter().flatten();
         let mut answer = Err(Status::OBJECT_NAME_NOT_FOUND);
         for token in found {
-            let Some(absentee) =
-                self.absent.opens.get(token).filter(|open| open.claimed.is_none() && !open.back)
+            let Some(absentee) = self.absent.opens.get(token).filter(|open| !open.claimed && !open.back)
             else {
                 continue;
             };
@@ -338,7 +338,7 @@ impl Files {
         if let Ok(token) = answer
             && let Some(absentee) = self.absent.opens.get_mut(&token)
         {
-            absentee.claimed = Some((link, open));
+            absentee.claimed = true;
         }
         self.absent.claims.insert((link, open), answer);
         self.version += 1;
@@ -349,7 +349,7 @@ impl Files {
         let Some(Ok(token)) = self.absent.claims.remove(&(link, open)) else { return };
         match self.absent.opens.get_mut(&token).filter(|open| kept.is_some() && open.grace.is_some()) {
             Some(open) => {
-                (open.back, open.claimed, open.until, open.grace) = (true, None, now + LINGER, None);
+                (open.back, open.claimed, open.until, open.grace) = (true, false, now + LINGER, None);
                 let key = open.record.key();
                 if kept != Some(key) {
                     self.absent.mutations.push_back(Mutation::RemoveOpen(key));
@@ -364,7 +364,7 @@ impl Files {
         if let Some(Ok(token)) = self.absent.claims.remove(&(link, open))
             && let Some(absentee) = self.absent.opens.get_mut(&token)
         {
-            absentee.claimed = None;
+            absentee.claimed = false;
         }
     }
 
@@ -393,13 +393,11 @@ impl Files {
         for (_, token) in at.into_iter().filter(|(link, _)| *link == ABSENT) {
             let Some(open) = self.absent.opens.get_mut(&token).filter(|open| !open.back) else { continue };
             if Some(open.record.client.0) != client {
-                if open.grace.is_none() && open.claimed.is_none() {
+                if open.grace.is_none() && !open.claimed {
                     open.taken |= open.fresh || is_exclusive(&open.record);
                     open.fresh = false;
                 }
-            } else if open.claimed.is_none()
-                && (lease.is_none() || open.record.lease.map(|l| l.key.0) != lease)
-            {
+            } else if !open.claimed && (lease.is_none() || open.record.lease.map(|l| l.key.0) != lease) {
                 self.absent_gone(now, token, None);
             }
         }

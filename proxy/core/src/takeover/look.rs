@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     ids::OpenToken,
-    link::{Link, node_leg::Op},
+    link::{Link, node_leg::Op, open::Open},
 };
 
 /// FILE_OPEN, FILE_OPEN_REPARSE_POINT (MS-SMB2 2.2.13).
@@ -36,14 +36,19 @@ impl Link {
     pub(super) fn send_look(&mut self, token: OpenToken, under: Under) {
         let Some(open) = self.opens.get(token) else { return };
         let name = self.name_under(token, under).unwrap_or(&open.name);
-        let session = open.session.0;
-        let header = self.own_header(Command::CREATE, session, self.node_tree(open));
-        let msg = encode::create(
+        let (session, msg) = (open.session.0, self.create_for_attributes(open, name, READ_ATTRIBUTES));
+        self.send_in_session(session, &msg, Op::Look(token, under));
+    }
+
+    /// CREATE of a handle on what stands under a name, with this access, which is to attributes alone: it is in nobody's way.
+    pub(super) fn create_for_attributes(&self, open: &Open, name: &[u8], desired_access: u32) -> Vec<u8> {
+        let header = self.own_header(Command::CREATE, open.session.0, self.node_tree(open));
+        encode::create(
             &header,
             &CreateParams {
                 oplock_level: 0,
                 impersonation_level: open.impersonation_level,
-                desired_access: READ_ATTRIBUTES,
+                desired_access,
                 file_attributes: 0,
                 share_access: SHARE_ALL,
                 create_disposition: FILE_OPEN,
@@ -51,8 +56,7 @@ impl Link {
                 name_utf16: name,
                 contexts: &[(tag::QFID, Vec::new())],
             },
-        );
-        self.send_in_session(session, &msg, Op::Look(token, under));
+        )
     }
 
     pub(super) fn look_answer(&mut self, token: OpenToken, under: Under, header: &Header, msg: &[u8]) {

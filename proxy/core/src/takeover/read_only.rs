@@ -17,8 +17,7 @@ use std::collections::BTreeMap;
 use smb_parse::{
     FileId,
     cmd::create,
-    create_context::tag,
-    encode::{self, CreateParams},
+    encode,
     header::{Command, Header, Status},
 };
 
@@ -35,12 +34,8 @@ use crate::{
     },
 };
 
-/// FILE_OPEN, FILE_OPEN_REPARSE_POINT (MS-SMB2 2.2.13).
-const FILE_OPEN: u32 = 1;
-const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
-/// FILE_READ_ATTRIBUTES with FILE_WRITE_ATTRIBUTES, which conflict with nothing and break no lease; sharing everything.
+/// FILE_READ_ATTRIBUTES with FILE_WRITE_ATTRIBUTES, which conflict with nothing and break no lease.
 const ATTRIBUTES: u32 = 0x80 | 0x100;
-const SHARE_ALL: u32 = 7;
 /// FILE_WRITE_DATA, FILE_APPEND_DATA, MAXIMUM_ALLOWED, GENERIC_ALL and GENERIC_WRITE (MS-SMB2 2.2.13.1.1).
 const WRITES: u32 = 0x0000_0006 | 0x0200_0000 | 0x1000_0000 | 0x4000_0000;
 /// FileBasicInformation (MS-FSCC 2.4.7): four times, of which 0 is none, and the attributes.
@@ -95,22 +90,7 @@ impl Link {
     /// Opens the file for its attributes.
     pub(super) fn send_attributes(&mut self, token: OpenToken) {
         let Some(open) = self.opens.get(token) else { return };
-        let session = open.session.0;
-        let header = self.own_header(Command::CREATE, session, self.node_tree(open));
-        let msg = encode::create(
-            &header,
-            &CreateParams {
-                oplock_level: 0,
-                impersonation_level: open.impersonation_level,
-                desired_access: ATTRIBUTES,
-                file_attributes: 0,
-                share_access: SHARE_ALL,
-                create_disposition: FILE_OPEN,
-                create_options: open.create_options & OPEN_REPARSE_POINT,
-                name_utf16: &open.name,
-                contexts: &[(tag::QFID, Vec::new())],
-            },
-        );
+        let (session, msg) = (open.session.0, self.create_for_attributes(open, &open.name, ATTRIBUTES));
         self.send_in_session(session, &msg, Op::Attributes(token));
     }
 
