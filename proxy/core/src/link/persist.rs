@@ -14,6 +14,7 @@
 //! Invariant: no client sees a durable grant whose record is not stored, as long as the store works.
 
 use std::{
+    collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
@@ -46,6 +47,8 @@ pub(crate) struct Persist {
     stored: StoreToken,
     /// When Opens that are not durable are written.
     later: Option<Instant>,
+    /// Those of them that were touched.
+    late: BTreeSet<OpenToken>,
     /// Sessions may be others than those that were written.
     pub(crate) sessions_touched: bool,
     /// Sessions that were written.
@@ -111,8 +114,7 @@ impl Link {
             return;
         }
         self.persist.later = None;
-        let lasting = self.opens.iter().filter(|o| !o.is_lasting() && !o.is_pipe);
-        for token in lasting.map(|o| o.token).collect::<Vec<_>>() {
+        for token in std::mem::take(&mut self.persist.late) {
             self.write_open(token);
         }
     }
@@ -146,6 +148,7 @@ impl Link {
                 self.write_open(token);
             } else if !open.is_pipe {
                 self.persist.later.get_or_insert(now + LATER);
+                self.persist.late.insert(token);
             }
         }
         if std::mem::take(&mut self.persist.sessions_touched) {
