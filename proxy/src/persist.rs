@@ -27,11 +27,12 @@ use understudy_state::{
 };
 
 use crate::{
+    config::StoreUrl,
     ha,
     shared::{Command, Shared},
 };
 
-/// How long a commit may take before the store counts as failed.
+/// How long a commit may take before the store counts as failed, if it does not give up by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a store that has failed is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -55,6 +56,15 @@ pub(crate) enum OnFailure {
     Refuse,
 }
 
+/// How long a commit may take at this store.
+pub(crate) fn patience(url: &StoreUrl) -> Duration {
+    match url {
+        // It gives up by itself, and says more.
+        StoreUrl::Etcd(options) => options.timeout + PATIENCE,
+        StoreUrl::File(_) | StoreUrl::Memory => PATIENCE,
+    }
+}
+
 /// The way to the task.
 pub(crate) fn channel() -> (UnboundedSender<Item>, UnboundedReceiver<Item>) {
     unbounded_channel()
@@ -65,6 +75,8 @@ pub(crate) struct Persist {
     pub(crate) shared: Arc<Shared>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) on_failure: OnFailure,
+    /// How long a commit may take before the store counts as failed.
+    pub(crate) patience: Duration,
     /// What all batches are guarded by, where there are several proxies.
     pub(crate) guard: Option<Guard>,
     pub(crate) items: UnboundedReceiver<Item>,
@@ -198,13 +210,13 @@ impl Persist {
         for batch in pending.batches(limits) {
             let (began, changes) = (Instant::now(), batch.changes.len());
             let batch = guarded(batch, self.guard.as_ref());
-            match timeout(PATIENCE, self.store.commit(batch)).await {
+            match timeout(self.patience, self.store.commit(batch)).await {
                 Ok(Err(StoreError::Fenced(key))) => {
                     ha::deposed(&format!("the store takes nothing of it any more: {key} is another's"))
                 }
                 Ok(Ok(())) => self.shared.metrics.stored(began.elapsed(), changes),
                 Ok(Err(error)) => return Err(error.to_string()),
-                Err(_) => return Err(format!("no answer within {} s", PATIENCE.as_secs())),
+                Err(_) => return Err(format!("no answer within {} s", self.patience.as_secs())),
             }
         }
         Ok(())

@@ -151,6 +151,7 @@ async fn lead(
         shared: Arc::clone(&shared),
         store: Arc::clone(store),
         on_failure,
+        patience: persist::patience(&config.store),
         guard: guard.clone(),
         items,
     };

@@ -612,15 +612,15 @@ listen = "127.0.0.1:9645"
         };
         let plain = etcd("url = \"etcd://10.0.0.1:2379,[::1]:2379\"");
         assert_eq!(plain.members, ["10.0.0.1:2379", "[::1]:2379"]);
-        assert_eq!((plain.prefix.as_str(), plain.timeout), ("/understudy/", Duration::from_secs(2)));
+        assert_eq!((plain.prefix.as_str(), plain.timeout), ("/understudy/", Duration::from_secs(5)));
         assert_eq!((plain.tls, plain.user), (None, None));
         let full = etcd(
             "url = \"etcd://a:1,b:2,c:3\"\nca = \"/ca\"\ncert = \"/cert\"\nkey = \"/key\"\nuser = \"u\"\n\
-             password_file = \"/pw\"\nprefix = \"site/one\"\ntimeout = \"5s\"",
+             password_file = \"/pw\"\nprefix = \"site/one\"\ntimeout = \"7s\"",
         );
         let tls = EtcdTls { ca: "/ca".into(), identity: Some(("/cert".into(), "/key".into())) };
         assert_eq!((full.tls, full.user), (Some(tls), Some(("u".into(), "/pw".into()))));
-        assert_eq!((full.prefix.as_str(), full.timeout), ("/site/one/", Duration::from_secs(5)));
+        assert_eq!((full.prefix.as_str(), full.timeout), ("/site/one/", Duration::from_secs(7)));
         assert_eq!(etcd("url = \"etcd://a:1/x\"").prefix, "/x/");
         assert_eq!(etcd("url = \"etcds://a:1/x/\"\nca = \"/ca\"").to_string(), "etcds://a:1/x/");
         assert_eq!(

@@ -16,7 +16,7 @@ const KEYS: &[&str] =
 const OF_ETCD: &[&str] = &["ca", "cert", "key", "user", "password_file", "prefix", "timeout"];
 const PREFIX: &str = "/understudy/";
 /// Milliseconds that etcd has for a request.
-const TIMEOUT: u64 = 2_000;
+const TIMEOUT: u64 = 5_000;
 
 impl<'a> Reader<'a> {
     pub(super) fn store(

@@ -206,7 +206,7 @@ impl Members {
     /// How long one member is waited for: where there are others, not until it is too late to ask them.
     fn patience(&self) -> Duration {
         let timeout = self.options.timeout;
-        if self.connections.len() > 1 { timeout / 4 } else { timeout }
+        if self.connections.len() > 1 { timeout / 8 } else { timeout }
     }
 
     fn name(&self, at: usize) -> &str {
