@@ -576,7 +576,8 @@ impl Link {
     fn finish_shutdown(&mut self, now: Instant) {
         let Some(since) = self.stopping else { return };
         let late = now >= since + self.config.shutdown_grace;
-        if self.requests.is_empty() || late || !matches!(self.state, State::Relay(_) | State::Bridge(_)) {
+        if !self.requests.owes_answers() || late || !matches!(self.state, State::Relay(_) | State::Bridge(_))
+        {
             self.close(Close::Graceful, CloseReason::Shutdown);
         }
     }

@@ -102,6 +102,16 @@ impl Interim {
 }
 
 impl Request {
+    /// Whether its answer is under way, and does not wait for what may never happen: a change in a directory, or that somebody
+    /// else unlocks.
+    fn is_owed_an_answer(&self) -> bool {
+        match self.header.command {
+            Command::CHANGE_NOTIFY => false,
+            Command::LOCK => self.interim == Interim::None,
+            _ => true,
+        }
+    }
+
     pub(crate) fn new(header: Header, msg: &Bytes, unit: u64, compounded: bool, now: Instant) -> Self {
         Self {
             header,
@@ -288,6 +298,11 @@ impl Requests {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.by_id.is_empty()
+    }
+
+    /// Whether there is one that a proxy which stops should still answer.
+    pub(crate) fn owes_answers(&self) -> bool {
+        self.by_id.values().any(Request::is_owed_an_answer)
     }
 
     /// The members behind `request` in its compound that lean on what it has brought.

@@ -17,6 +17,7 @@ mod replay;
 mod returns;
 mod rig;
 mod sealed;
+mod shutdown;
 mod side_channel;
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
