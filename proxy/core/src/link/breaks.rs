@@ -393,18 +393,7 @@ impl Link {
     pub(super) fn answer_own_break(&mut self, now: Instant, id: MessageId) -> bool {
         let Some(request) = self.requests.get(id) else { return false };
         let Ok(ack) = oplock_break::Ack::parse(&request.msg) else { return false };
-        let (open, acked) = match ack {
-            oplock_break::Ack::Oplock { oplock_level, file_id } if request.raw => {
-                (self.opens.by_client(file_id), Level::Oplock(oplock_level))
-            }
-            oplock_break::Ack::Oplock { oplock_level, file_id } => {
-                (self.opens.by_node(file_id), Level::Oplock(oplock_level))
-            }
-            oplock_break::Ack::Lease { lease_key, lease_state, .. } => {
-                let cached = Cached::Lease(lease_key);
-                (self.opens.iter().find(|o| cached.is_of(o)), Level::Lease(lease_state))
-            }
-        };
+        let (open, acked) = self.acknowledged_by(request, &ack);
         let Some(open) = open else { return false };
         let breaking = open.breaking.filter(|breaking| breaking.ours);
         // The one that nobody waited for any more: it has come to what the client has.
@@ -436,6 +425,31 @@ impl Link {
         }
         self.acknowledged(now, cached, acked, breaking.and_then(|breaking| breaking.next));
         true
+    }
+
+    /// What an acknowledgement of the client is about, and what it leaves to the client.
+    fn acknowledged_by(&self, request: &Request, ack: &oplock_break::Ack) -> (Option<&Open>, Level) {
+        match *ack {
+            oplock_break::Ack::Oplock { oplock_level, file_id } => {
+                let open =
+                    if request.raw { self.opens.by_client(file_id) } else { self.opens.by_node(file_id) };
+                (open, Level::Oplock(oplock_level))
+            }
+            oplock_break::Ack::Lease { lease_key, lease_state, .. } => {
+                let cached = Cached::Lease(lease_key);
+                (self.opens.iter().find(|o| cached.is_of(o)), Level::Lease(lease_state))
+            }
+        }
+    }
+
+    /// What has come of an acknowledgement nobody can tell, for its answer is not the node's. The client has given back what it
+    /// was told to all the same, and is told anew of what it gets afterwards.
+    pub(super) fn settle_untold_ack(&mut self, id: MessageId) {
+        let Some(request) = self.requests.get(id) else { return };
+        let Ok(ack) = oplock_break::Ack::parse(&request.msg) else { return };
+        let (Some(open), acked) = self.acknowledged_by(request, &ack) else { return };
+        let Some(breaking) = open.breaking else { return };
+        self.settle_break(Cached::by(open), breaking.told.meet(acked));
     }
 
     /// The client has this now. `next`: what it is to be told since.
@@ -525,6 +539,11 @@ impl Link {
             }
             Err(_) => return self.out.event(Event::NotUnderstood),
         };
+        self.settle_break(cached, level);
+    }
+
+    /// The client has acknowledged the node's break, and has this now.
+    fn settle_break(&mut self, cached: Cached, level: Level) {
         for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
             set_level(open, level);
             open.breaking = None;

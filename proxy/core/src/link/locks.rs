@@ -181,6 +181,7 @@ impl Link {
                 self.note_closing(id);
                 self.forget_breaks_of_closed();
             }
+            Command::OPLOCK_BREAK => self.settle_untold_ack(id),
             _ => {}
         }
     }
