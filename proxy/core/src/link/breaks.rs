@@ -42,7 +42,7 @@ use smb_parse::{
 use super::{
     Link, State,
     node_leg::Op,
-    open::{OPLOCK_LEASE, Open, OpenState},
+    open::{OPLOCK_LEASE, Open, OpenState, Opens},
     request::Request,
 };
 use crate::{
@@ -180,8 +180,22 @@ impl Cached {
         open.lease.as_ref().map_or(Self::Oplock(open.token), |lease| Self::Lease(lease.key))
     }
 
-    fn is_of(self, open: &Open) -> bool {
-        Self::by(open) == self
+    /// The Opens that it is about.
+    fn of(self, opens: &Opens) -> impl Iterator<Item = &Open> {
+        let (alone, lease) = match self {
+            Self::Oplock(token) => (opens.get(token), None),
+            Self::Lease(key) => (None, Some(opens.with_lease(key))),
+        };
+        alone.into_iter().chain(lease.into_iter().flatten())
+    }
+
+    /// The same, to change them.
+    fn of_mut(self, opens: &mut Opens) -> impl Iterator<Item = &mut Open> {
+        let (alone, lease) = match self {
+            Self::Oplock(token) => (opens.get_mut(token), None),
+            Self::Lease(key) => (None, Some(opens.with_lease_mut(key))),
+        };
+        alone.into_iter().chain(lease.into_iter().flatten())
     }
 }
 
@@ -223,7 +237,7 @@ impl Link {
             Err(_) => return self.out.event(Event::NotUnderstood),
         };
         let Some((cached, told, epoch)) = heard else { return };
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             let had = open.breaking.map_or(Level::of(open), |breaking| breaking.had);
             set_level(open, told);
             open.breaking = Breaking::new(had, told, now, false);
@@ -247,7 +261,7 @@ impl Link {
                 new_epoch, flags, lease_key, new_lease_state, ..
             }) => {
                 let cached = Cached::Lease(lease_key);
-                if !self.opens.iter().any(|o| cached.is_of(o)) {
+                if cached.of(&self.opens).next().is_none() {
                     return true;
                 }
                 let waits = flags & ACK_REQUIRED != 0;
@@ -264,11 +278,11 @@ impl Link {
     /// The client may not cache more than this from now on. `node_waits` for its acknowledgement; `epoch` is the node's, if the
     /// node has said so.
     fn lower(&mut self, now: Instant, cached: Cached, to: Level, node_waits: bool, epoch: Option<u16>) {
-        let Some(open) = self.opens.iter().find(|o| cached.is_of(o)) else { return };
+        let Some(open) = cached.of(&self.opens).next() else { return };
         let held = Level::of(open);
         let new = held.meet(to);
         if open.breaking.is_some_and(|breaking| breaking.ours) {
-            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            for open in cached.of_mut(&mut self.opens) {
                 set_level(open, new);
                 if let Some(breaking) = &mut open.breaking {
                     let waits = node_waits || breaking.next.is_some_and(|(_, waits)| waits);
@@ -285,7 +299,7 @@ impl Link {
             return;
         }
         let breaking = Breaking::new(held, new, now, !node_waits);
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             set_level(open, new);
             open.breaking = breaking;
             if let Some(lease) = &mut open.lease {
@@ -308,7 +322,7 @@ impl Link {
 
     /// Tells the client of a break.
     fn notify_break(&mut self, cached: Cached, held: Level, new: Level) {
-        let Some(open) = self.opens.iter().find(|o| cached.is_of(o)) else { return };
+        let Some(open) = cached.of(&self.opens).next() else { return };
         let msg = match (&open.lease, held, new) {
             (Some(lease), Level::Lease(current), Level::Lease(new)) => {
                 let break_of = encode::LeaseBreak {
@@ -330,7 +344,7 @@ impl Link {
 
     /// Others wait for a client that may have changes of its own.
     fn hold(&mut self, cached: Cached) {
-        for open in self.opens.iter().filter(|o| cached.is_of(o)) {
+        for open in cached.of(&self.opens) {
             if open.breaking.is_some_and(|breaking| breaking.holds()) {
                 self.out.file(FileEvent::Held { open: open.token });
             }
@@ -338,7 +352,7 @@ impl Link {
     }
 
     fn release(&mut self, cached: Cached) {
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             if open.breaking.take().is_some_and(|breaking| breaking.holds()) {
                 self.out.file(FileEvent::Released { open: open.token });
             }
@@ -366,7 +380,7 @@ impl Link {
                 self.acknowledge_to_node(cached, level);
             }
             // Late as it is, it is to hear of what came since.
-            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            for open in cached.of_mut(&mut self.opens) {
                 set_level(open, told);
             }
             self.lower(now, cached, to, false, None);
@@ -377,8 +391,8 @@ impl Link {
     /// node may have ended the session, and the same lease may be another file's by then.
     fn acknowledge_to_node(&mut self, cached: Cached, level: Level) {
         let is_closed = |open: &Open| self.closings(open).any(|request| request.sent.is_some());
-        let live = |o: &&Open| cached.is_of(o) && o.state == OpenState::Live && !is_closed(o);
-        let Some(open) = self.opens.iter().find(live) else { return };
+        let live = |o: &&Open| o.state == OpenState::Live && !is_closed(o);
+        let Some(open) = cached.of(&self.opens).find(live) else { return };
         let (session, tree) = (open.session.0, self.sessions.tree(open.session.0, open.tree.0));
         let header = self.own_header(Command::OPLOCK_BREAK, session, tree.map_or(0, |t| t.node_id.0));
         let msg = match (&open.lease, level) {
@@ -420,7 +434,7 @@ impl Link {
         };
         self.answer(&request, &msg);
         self.release(cached);
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             open.excused = None;
         }
         self.acknowledged(now, cached, acked, breaking.and_then(|breaking| breaking.next));
@@ -437,7 +451,7 @@ impl Link {
             }
             oplock_break::Ack::Lease { lease_key, lease_state, .. } => {
                 let cached = Cached::Lease(lease_key);
-                (self.opens.iter().find(|o| cached.is_of(o)), Level::Lease(lease_state))
+                (cached.of(&self.opens).next(), Level::Lease(lease_state))
             }
         }
     }
@@ -455,13 +469,13 @@ impl Link {
     /// The client has this now. `next`: what it is to be told since.
     fn acknowledged(&mut self, now: Instant, cached: Cached, acked: Level, next: Option<(Level, bool)>) {
         let Some((to, node_waits)) = next else {
-            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            for open in cached.of_mut(&mut self.opens) {
                 let level = Level::of(open).meet(acked);
                 set_level(open, level);
             }
             return;
         };
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             set_level(open, acked);
         }
         self.lower(now, cached, to, node_waits, None);
@@ -483,19 +497,16 @@ impl Link {
     /// All Opens of which the client was told are closed: it has given back what it is to acknowledge, and may never do so.
     /// Nobody waits for that.
     fn end_unowed_break(&mut self, now: Instant, cached: Cached) {
-        let Some(breaking) = self.opens.iter().find(|o| cached.is_of(o)).and_then(|o| o.breaking) else {
+        let Some(breaking) = cached.of(&self.opens).next().and_then(|o| o.breaking) else {
             return;
         };
         // What it writes before it closes an Open reaches the node first, so that only what holds no file is given back by then.
         let gives_up =
             |open: &Open| !breaking.holds() && (open.closing || self.closings(open).next().is_some());
-        let is_owed = self
-            .opens
-            .iter()
-            .any(|o| cached.is_of(o) && o.breaking.is_none_or(|b| !b.joined) && !gives_up(o));
+        let is_owed = cached.of(&self.opens).any(|o| o.breaking.is_none_or(|b| !b.joined) && !gives_up(o));
         if breaking.ours && !is_owed && (breaking.next.is_some() || breaking.holds()) {
             self.release(cached);
-            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            for open in cached.of_mut(&mut self.opens) {
                 open.excused = Some(breaking.told);
             }
             self.acknowledged(now, cached, breaking.told, breaking.next);
@@ -544,11 +555,11 @@ impl Link {
 
     /// The client has acknowledged the node's break, and has this now.
     fn settle_break(&mut self, cached: Cached, level: Level) {
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             set_level(open, level);
             open.breaking = None;
         }
-        for open in self.opens.iter().filter(|o| cached.is_of(o)).map(|o| o.token).collect::<Vec<_>>() {
+        for open in cached.of(&self.opens).map(|o| o.token).collect::<Vec<_>>() {
             self.wait_for_open(open);
         }
     }
@@ -602,7 +613,7 @@ impl Link {
             return self.take_level_silently(cached, granted, epoch);
         }
         if let Some(epoch) = epoch {
-            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            for open in cached.of_mut(&mut self.opens) {
                 open.epoch_shift = open.lease.map_or(0, |lease| lease.epoch.wrapping_sub(epoch));
             }
         }
@@ -619,7 +630,7 @@ impl Link {
 
     /// The same for an Open that its client comes back to: it is told by the answer to its CREATE.
     fn take_level_silently(&mut self, cached: Cached, granted: Level, epoch: Option<u16>) {
-        for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+        for open in cached.of_mut(&mut self.opens) {
             let level = Level::of(open).meet(granted);
             let is_less = level != Level::of(open);
             set_level(open, level);
@@ -670,7 +681,7 @@ impl Link {
         });
         let Some(mut lease) = granted else { return };
         let cached = Cached::Lease(lease.key);
-        let Some(open) = self.opens.iter().find(|o| cached.is_of(o)) else { return };
+        let Some(open) = cached.of(&self.opens).next() else { return };
         let heard = open.lease.map_or(0, |known| known.epoch);
         if let Some(breaking) = open.breaking.filter(|breaking| breaking.ours)
             && let Level::Lease(state) = breaking.allows(Level::Lease(lease.state))
@@ -683,7 +694,7 @@ impl Link {
         if (1..0x8000).contains(&behind) {
             // A lease that is new to the node, and old to the client: the Opens that it knows of it were lost.
             lease.epoch = heard;
-            for open in self.opens.iter_mut().filter(|o| cached.is_of(o)) {
+            for open in cached.of_mut(&mut self.opens) {
                 open.epoch_shift = open.epoch_shift.wrapping_add(behind);
             }
         }

@@ -194,7 +194,7 @@ impl Link {
         open.node_id = crate::ids::Node(node);
         if let Some(lease) = open.lease {
             self.opens.share_lease(lease);
-            if let Some(mate) = self.opens.iter().find(|o| o.lease.is_some_and(|l| l.key == lease.key)) {
+            if let Some(mate) = self.opens.with_lease(lease.key).next() {
                 open.share(mate);
                 open.keep_to_break();
             }

@@ -149,6 +149,11 @@ pub(crate) struct Open {
 }
 
 impl Open {
+    /// Whether it holds the lease of this key.
+    pub(crate) fn has_lease(&self, key: [u8; 16]) -> bool {
+        self.lease.is_some_and(|lease| lease.key == key)
+    }
+
     /// Whether nobody knows what access it has.
     pub(crate) fn wants_access(&self) -> bool {
         self.desired_access & MAXIMUM_ALLOWED != 0 && self.granted_access.is_none()
@@ -213,6 +218,8 @@ pub(crate) struct Opens {
     by_token: BTreeMap<OpenToken, Open>,
     by_client: HashMap<Client<FileId>, OpenToken>,
     by_node: HashMap<Node<FileId>, OpenToken>,
+    /// By the key of the lease that they hold. It never becomes another.
+    by_lease: BTreeSet<([u8; 16], OpenToken)>,
     /// How many are [`unused`](Open::unused).
     unused: usize,
     next: u64,
@@ -233,16 +240,15 @@ impl Opens {
     }
 
     pub(crate) fn insert(&mut self, open: Open) {
-        self.by_client.insert(open.client_id, open.token);
         self.by_node.insert(open.node_id, open.token);
         self.unused += usize::from(open.unused);
-        self.touched.insert(open.token);
-        self.by_token.insert(open.token, open);
+        self.insert_unreclaimed(open);
     }
 
     /// One that the present node does not have yet.
     pub(crate) fn insert_unreclaimed(&mut self, open: Open) {
         self.by_client.insert(open.client_id, open.token);
+        self.by_lease.extend(open.lease.map(|lease| (lease.key, open.token)));
         self.touched.insert(open.token);
         self.by_token.insert(open.token, open);
     }
@@ -261,6 +267,9 @@ impl Opens {
         self.touched.remove(&token);
         self.unused -= usize::from(open.unused);
         self.by_client.remove(&open.client_id);
+        if let Some(lease) = open.lease {
+            self.by_lease.remove(&(lease.key, token));
+        }
         if self.by_node.get(&open.node_id) == Some(&token) {
             self.by_node.remove(&open.node_id);
         }
@@ -349,6 +358,25 @@ impl Opens {
         self.by_token.values_mut()
     }
 
+    /// Those that share a lease.
+    pub(crate) fn with_lease(&self, key: [u8; 16]) -> impl Iterator<Item = &Open> {
+        self.tokens_with_lease(key).filter_map(|token| self.by_token.get(&token))
+    }
+
+    /// The same, to change them.
+    pub(crate) fn with_lease_mut(&mut self, key: [u8; 16]) -> impl Iterator<Item = &mut Open> {
+        let tokens: Vec<_> = self.tokens_with_lease(key).collect();
+        let all =
+            tokens.first().zip(tokens.last()).map(|(first, last)| self.by_token.range_mut(first..=last));
+        self.touched.extend(tokens);
+        all.into_iter().flatten().map(|(_, open)| open).filter(move |open| open.has_lease(key))
+    }
+
+    fn tokens_with_lease(&self, key: [u8; 16]) -> impl Iterator<Item = OpenToken> {
+        let all = (key, OpenToken(0))..=(key, OpenToken(u64::MAX));
+        self.by_lease.range(all).map(|(_, token)| *token)
+    }
+
     /// A CREATE brought this state of a lease: it is that of every Open that holds it (MS-SMB2 3.3.5.9.8, 3.3.5.9.11).
     pub(crate) fn share_lease(&mut self, lease: Lease) {
         for open in self.with_lease_mut(lease.key) {
@@ -357,11 +385,6 @@ impl Opens {
             }
             open.keep_to_break();
         }
-    }
-
-    /// Opens that hold this lease.
-    pub(crate) fn with_lease_mut(&mut self, key: [u8; 16]) -> impl Iterator<Item = &mut Open> {
-        self.iter_mut().filter(move |o| o.lease.as_ref().is_some_and(|l| l.key == key))
     }
 }
 
