@@ -3,6 +3,8 @@
 //! A SessionId, TreeId or FileId means one thing on the client leg and, once the legs are independent,
 //! another on the node leg. [`Client`] and [`Node`] make mixing them up a type error.
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use smb_parse::FileId;
 
 /// One Link: a client leg and the node leg that serves it now. Unique for the life of the process.
@@ -13,9 +15,31 @@ pub struct LinkId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LegId(pub u64);
 
-/// A Samba node: its place in the configured list.
+/// A Samba node: its place in the list of all that there ever were while this process runs. Never given to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u16);
+
+/// What the nodes are called, by their ids. A list that only grows, and is one for all who have a clone of it.
+#[derive(Debug, Clone, Default)]
+pub struct NodeNames(Arc<RwLock<Vec<Arc<str>>>>);
+
+impl NodeNames {
+    /// The next node is called so.
+    pub fn push(&self, name: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(name.into());
+    }
+
+    /// What a node is called.
+    pub fn get(&self, node: NodeId) -> Option<Arc<str>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(usize::from(node.0)).cloned()
+    }
+}
+
+impl FromIterator<String> for NodeNames {
+    fn from_iter<T: IntoIterator<Item = String>>(names: T) -> Self {
+        Self(Arc::new(RwLock::new(names.into_iter().map(Into::into).collect())))
+    }
+}
 
 /// Names one recorded Open within its Link, whatever its FileIds are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

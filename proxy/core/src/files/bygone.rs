@@ -60,7 +60,8 @@ impl Files {
 }
 
 /// The session to be ended by a login of this user's, if one of these is at this node.
-pub(crate) fn next(bygone: &[SessionRecord], user: &str, node: Option<&String>) -> Option<SessionId> {
-    let found = bygone.iter().find(|record| is_user(&record.user, user) && Some(&record.node) == node);
+pub(crate) fn next(bygone: &[SessionRecord], user: &str, node: Option<&str>) -> Option<SessionId> {
+    let found =
+        bygone.iter().find(|record| is_user(&record.user, user) && Some(record.node.as_str()) == node);
     found.map(|record| SessionId::from_be_bytes(record.node_session.0))
 }

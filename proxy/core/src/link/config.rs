@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use smb_parse::header::Command;
 
+use crate::ids::NodeNames;
+
 /// What every Link of a proxy has in common.
 #[derive(Debug, Clone)]
 pub struct LinkConfig {
@@ -30,7 +32,7 @@ pub struct LinkConfig {
     /// Every session is served by legs of the proxy's own from the start.
     pub bridge_always: bool,
     /// What the nodes are called, by their ids.
-    pub nodes: Vec<String>,
+    pub nodes: NodeNames,
     /// How long the process at the end of a side channel is not heard until it is asked, and how long it may then take.
     pub stuck_after: Duration,
 }
@@ -61,7 +63,7 @@ impl Default for LinkConfig {
             side_channel_after: Duration::from_secs(1),
             persist: false,
             bridge_always: false,
-            nodes: Vec::new(),
+            nodes: NodeNames::default(),
             stuck_after: Duration::from_secs(10),
         }
     }

@@ -16,6 +16,7 @@
 use std::{
     collections::BTreeSet,
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -222,8 +223,8 @@ impl Link {
     }
 
     /// The name of a node.
-    pub(crate) fn node_name(&self, node: NodeId) -> Option<&str> {
-        self.config.nodes.get(usize::from(node.0)).map(String::as_str)
+    pub(crate) fn node_name(&self, node: NodeId) -> Option<Arc<str>> {
+        self.config.nodes.get(node)
     }
 
     /// What is recorded of an Open.
@@ -238,7 +239,7 @@ impl Link {
             file_id: file_id_record(open.client_id.0),
             share: open.share.clone(),
             path: open.called.as_deref().unwrap_or(&open.name).to_vec(),
-            node: self.node_name(node)?.to_owned(),
+            node: self.node_name(node)?.as_ref().into(),
             epoch: self.assignment?.epoch,
             node_file_id: file_id_record(open.node_id.0),
             desired_access: open.desired_access,
@@ -279,7 +280,7 @@ impl Link {
             client: Hex(self.conn.client_guid),
             user: session.user.clone(),
             session: Hex(session.client_id.0.to_be_bytes()),
-            node: self.node_name(self.node()?)?.to_owned(),
+            node: self.node_name(self.node()?)?.as_ref().into(),
             epoch: self.assignment?.epoch,
             node_session: Hex(session.node_id.0.to_be_bytes()),
             // Who has the socket knows.

@@ -136,7 +136,7 @@ pub(super) fn is_reconnect(request: &Request) -> bool {
 impl Link {
     /// The session that a login of this user's on a node is to end there: one that a proxy before this one had.
     pub(crate) fn bygone_session(&self, user: &str, node: NodeId) -> Option<SessionId> {
-        bygone::next(&self.bygone, user, self.config.nodes.get(usize::from(node.0)))
+        bygone::next(&self.bygone, user, self.node_name(node).as_deref())
     }
 
     /// The node has ended one of those.
@@ -315,7 +315,7 @@ impl Link {
         open.birth = claimed.birth;
         open.state = OpenState::Unreclaimed;
         let same_epoch = self.assignment.is_some_and(|a| a.node == node && a.epoch == record.epoch);
-        if same_epoch && self.node_name(node) == Some(&record.node) {
+        if same_epoch && self.node_name(node).is_some_and(|name| *name == *record.node) {
             open.had_by = Some(node);
         }
         let op = if self.may_be_kept(&open, node) {

@@ -209,7 +209,7 @@ impl Rig {
         #[allow(clippy::disallowed_methods, reason = "a first instant; the rest is virtual")]
         let now = Instant::now();
         let known = Users([("alice".to_owned(), 3), ("bob".to_owned(), 4), ("mallory".to_owned(), 5)].into());
-        let nodes = ["a", "b"].map(str::to_owned).to_vec();
+        let nodes = ["a", "b"].map(str::to_owned).into_iter().collect();
         let config = Arc::new(LinkConfig { persist: true, nodes, ..LinkConfig::default() });
         let mut rig = Self {
             link: Link::new(id, config, Arc::new(users.clone()), Box::new(Counting(id.0)), now),
