@@ -50,6 +50,7 @@ pub(crate) async fn serve(listener: TcpListener, page: Arc<Page>) {
         .route("/", get(index))
         .route("/metrics", get(metrics))
         .route("/ready", get(ready))
+        .route("/available", get(available))
         .route("/live", get(async || "alive\n"))
         .merge(of_operators)
         .with_state(page);
@@ -93,6 +94,7 @@ async fn index() -> &'static str {
     "understudy\n\n\
      GET  /metrics             Prometheus metrics\n\
      GET  /ready               200 while a node serves, else 503\n\
+     GET  /available           200 while it is ready, or stands by\n\
      GET  /live                200 while the process runs\n\
      GET  /store               the records, a line of JSON each\n\
      POST /nodes/NAME/clear    vouch that a node left without a fence executes nothing of its past\n\
@@ -135,6 +137,14 @@ async fn ready(State(page): State<Arc<Page>>) -> (StatusCode, String) {
             (StatusCode::OK, format!("ready, {} serves\n", shared.node_name(assignment.node)))
         }
         None => unavailable("no node answers yet\n".into()),
+    }
+}
+
+/// For what starts proxies one after the other: one that stands by is as it should be.
+async fn available(page: State<Arc<Page>>) -> (StatusCode, String) {
+    match page.ha.as_ref().map(|ha| ha.role()) {
+        Some(Role::Standby(Some(leader))) => (StatusCode::OK, format!("standby; {leader} leads\n")),
+        _ => ready(page).await,
     }
 }
 

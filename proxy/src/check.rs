@@ -19,7 +19,7 @@ use crate::{
     credentials::{Files, Format, KeyFile},
     fence,
     fleet::effect,
-    net,
+    ha, net,
     persist::OnFailure,
     probe, store,
 };
@@ -53,6 +53,10 @@ pub(crate) async fn check(config: &Config) -> bool {
         }
     }
     say(true, on_store_failure(config.on_store_failure).into());
+    if let Some(pods) = config.ha.as_ref().and_then(|ha| ha.pods.as_ref()) {
+        let (ok, what) = ha::check(pods).await;
+        say(ok, what);
+    }
     if let Some(FenceMeans::Exec(words)) = &config.fence {
         let mistake = fence::mistake(words);
         say(mistake.is_none(), mistake.unwrap_or_else(|| format!("the fence: {}", words.join(" "))));
@@ -96,7 +100,10 @@ pub(crate) async fn check(config: &Config) -> bool {
         say(false, "no node answers: clients would wait, and be disconnected after takeover_deadline".into());
     }
     alike(config, &credentials, &profiles, &mut say);
-    for (what, address) in [("listen", Some(config.listen)), ("[admin] listen", config.admin)] {
+    let heartbeat = config.ha.as_ref().map(|ha| ha.heartbeat);
+    for (what, address) in
+        [("listen", Some(config.listen)), ("[admin] listen", config.admin), ("[ha] heartbeat", heartbeat)]
+    {
         let Some(address) = address else { continue };
         match net::listen(address) {
             Ok(_) => say(true, format!("{what} = \"{address}\" is free")),

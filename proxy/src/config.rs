@@ -106,6 +106,18 @@ pub(crate) struct HaConfig {
     pub(crate) silence: Duration,
     /// How long a leader trusts in that it is one; who follows a deposed one waits as long.
     pub(crate) confirm: Duration,
+    /// `[ha] kubernetes`: the pod of the proxy that serves has a label.
+    pub(crate) pods: Option<PodsConfig>,
+}
+
+/// The pods of several proxies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodsConfig {
+    pub(crate) namespace: String,
+    /// What selects all of them, and nothing else.
+    pub(crate) selector: String,
+    /// This proxy's own.
+    pub(crate) own: String,
 }
 
 /// Addresses to be taken.
@@ -147,6 +159,6 @@ impl Config {
     /// # Errors
     /// All mistakes, in the order of their lines.
     pub(crate) fn parse(text: &str, demo: bool) -> Result<Self, Vec<Mistake>> {
-        read::parse(text, demo)
+        read::parse(text, demo, |name| std::env::var(name).ok())
     }
 }

@@ -40,7 +40,7 @@ impl Fence {
             #[cfg(feature = "k8s")]
             Some(FenceMeans::Kubernetes(namespace)) => {
                 let names = config.nodes.iter().map(|node| node.name.clone());
-                Means::Pods(PodFence::start(k8s::client().await?, namespace, names))
+                Means::Pods(PodFence::start(k8s::client("fence").await?, namespace, names))
             }
             #[cfg(not(feature = "k8s"))]
             Some(FenceMeans::Kubernetes(_)) => bail!("this understudy was built without Kubernetes"),

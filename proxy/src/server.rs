@@ -30,7 +30,7 @@ use crate::{
     driver,
     fence::Fence,
     fleet::FleetTask,
-    ha::{self, Gate, Moment},
+    ha::{self, Gate, Label, Moment},
     metrics::Metrics,
     net,
     persist::{self, Loaded, OnFailure, Persist},
@@ -51,12 +51,23 @@ async fn placement(store: &dyn Store) -> anyhow::Result<Option<PlacementRecord>>
     bytes.map(|bytes| PlacementRecord::from_bytes(&bytes)).transpose().context("the stored placement")
 }
 
+/// How clients come to the proxy that serves, where something has to be done for it.
+struct Way {
+    vip: Option<Arc<Vip>>,
+    label: Option<Label>,
+}
+
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let credentials = Arc::new(Files::open(&config)?);
     let fence = Fence::prepare(&config).await?;
     let store = store::open(&config.store).await?;
     let mut stop = Stop::new()?;
     let vip = config.vip.clone().map(Vip::prepare).transpose()?.map(Arc::new);
+    let label = match config.ha.as_ref().and_then(|ha| ha.pods.as_ref()) {
+        Some(pods) => Some(Label::start(pods).await?),
+        None => None,
+    };
+    let way = Way { vip, label };
     let ha = config.ha.as_ref().map(|ha| ha::start(ha, &config.store)).transpose()?.map(Arc::new);
     let page = Arc::new(Page {
         metrics: Arc::new(Metrics::new()?),
@@ -69,25 +80,42 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         tokio::spawn(admin::serve(listen("[admin] listen", address)?, Arc::clone(&page)));
     }
     let Some(ha) = ha else {
-        let result = lead(&config, &page, credentials, fence, None, vip.as_ref(), &mut stop).await;
-        vip.inspect(|vip| vip.release());
+        let result = lead(&config, &page, credentials, fence, None, &way, &mut stop).await;
+        way.vip.inspect(|vip| vip.release());
         return result;
     };
-    if let Some(vip) = vip.clone() {
+    if let Some(vip) = way.vip.clone() {
         ha::before_the_end(move || vip.release());
     }
-    let term = tokio::select! {
-        term = ha.elected() => term,
-        () = stop.told() => return Ok(ExitCode::SUCCESS),
+    let result = tokio::select! {
+        term = ha.elected() => {
+            let result = lead(&config, &page, credentials, fence, Some(term), &way, &mut stop).await;
+            hand_over(&page, &ha, &way).await;
+            result
+        }
+        () = stop.told() => Ok(ExitCode::SUCCESS),
     };
-    let result = lead(&config, &page, credentials, fence, Some(term), vip.as_ref(), &mut stop).await;
-    // The address first: whoever follows is to be the only one that has it.
-    vip.inspect(|vip| vip.release());
-    if let Some(shared) = page.serving.get() {
-        shared.unpark();
+    if let Some(label) = &way.label {
+        label.give_up().await;
     }
-    ha.release().await;
     result
+}
+
+/// Lets another proxy serve. Clients whose connections were kept hear of it when they can be served there.
+async fn hand_over(page: &Page, ha: &ha::Handle, way: &Way) {
+    let unpark = || page.serving.get().inspect(|shared| shared.unpark());
+    if let Some(vip) = &way.vip {
+        // The address first: whoever follows is to be the only one that has it.
+        vip.release();
+        unpark();
+    }
+    // Afterwards they ask no more.
+    let is_followed = ha.standbys() > 0;
+    ha.release().await;
+    if let Some(label) = way.label.as_ref().filter(|_| is_followed) {
+        label.moved().await;
+    }
+    unpark();
 }
 
 /// Serves clients. `term`: as which of several proxies, and from when on; nothing of what it does before can be seen.
@@ -97,7 +125,7 @@ async fn lead(
     credentials: Arc<Files>,
     fence: Option<Fence>,
     term: Option<(Term, Moment)>,
-    vip: Option<&Arc<Vip>>,
+    Way { vip, label }: &Way,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
     let store = &page.store;
@@ -173,6 +201,9 @@ async fn lead(
     }
     let _ = page.serving.set(Arc::clone(&shared));
     page.metrics.leads.set(1);
+    if let Some(label) = label {
+        label.take();
+    }
     let kept = async {
         match vip {
             Some(vip) => Arc::clone(vip).keep(gate, config.listen.port()).await,
@@ -191,7 +222,8 @@ async fn lead(
         clients = shared.clients(),
         "stopping: no new connections, requests in flight are still answered"
     );
-    if vip.is_some() && page.ha.is_some() {
+    let by_label = label.is_some();
+    if page.ha.as_ref().is_some_and(|ha| vip.is_some() || by_label && ha.standbys() > 0) {
         shared.park_clients();
     }
     shared.stop();

@@ -33,8 +33,13 @@ const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 pub(super) struct Reader<'a> {
     text: &'a str,
+    /// The environment.
+    pub(super) variable: Variable,
     mistakes: Vec<Mistake>,
 }
+
+/// What the environment says to a name.
+pub(super) type Variable = fn(&str) -> Option<String>;
 
 /// One table and where it stands.
 #[derive(Clone, Copy)]
@@ -43,8 +48,8 @@ pub(super) struct Section<'a> {
     pub(super) table: &'a DeTable<'a>,
 }
 
-pub(super) fn parse(text: &str, demo: bool) -> Result<Config, Vec<Mistake>> {
-    let mut reader = Reader { text, mistakes: Vec::new() };
+pub(super) fn parse(text: &str, demo: bool, variable: Variable) -> Result<Config, Vec<Mistake>> {
+    let mut reader = Reader { text, variable, mistakes: Vec::new() };
     let root = match DeTable::parse(text) {
         Ok(root) => root,
         Err(error) => {
@@ -145,6 +150,11 @@ impl<'a> Reader<'a> {
     pub(super) fn wrong(&mut self, span: &Range<usize>, what: impl Into<String>, remedy: impl Into<String>) {
         let line = Some(self.line(span));
         self.mistakes.push(Mistake { line, what: what.into(), remedy: remedy.into() });
+    }
+
+    /// How many there are.
+    pub(super) fn mistakes(&self) -> usize {
+        self.mistakes.len()
     }
 
     pub(super) fn missing(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
@@ -354,18 +364,22 @@ impl<'a> Reader<'a> {
     fn fence_means(&mut self, section: Section<'a>) -> Option<FenceMeans> {
         let exec = self.exec(section).map(FenceMeans::Exec);
         let Some((namespace, span)) = self.string(section, "kubernetes") else { return exec };
-        if !cfg!(feature = "k8s") {
-            let remedy = "build it with --features k8s, or take the container image";
-            self.wrong(&span, "this understudy was built without Kubernetes", remedy);
-        }
-        if namespace.is_empty() || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
-            let remedy = "write the namespace of the Samba pods, whose names are the nodes'";
-            self.wrong(&span, format!("`kubernetes = \"{namespace}\"` is no namespace"), remedy);
-        }
+        self.namespace(namespace, &span, "write the namespace of the Samba pods, whose names are the nodes'");
         if section.table.contains_key("exec") {
             self.wrong(&span, "`exec` and `kubernetes` are both given", "choose one fence");
         }
         Some(FenceMeans::Kubernetes(namespace.into()))
+    }
+
+    /// Refuses what is no namespace, and any in a build that knows none.
+    pub(super) fn namespace(&mut self, namespace: &str, span: &Range<usize>, remedy: &str) {
+        if !cfg!(feature = "k8s") {
+            let remedy = "build it with --features k8s, or take the container image";
+            self.wrong(span, "this understudy was built without Kubernetes", remedy);
+        }
+        if namespace.is_empty() || !namespace.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            self.wrong(span, format!("`kubernetes = \"{namespace}\"` is no namespace"), remedy);
+        }
     }
 
     fn exec(&mut self, section: Section<'a>) -> Option<Vec<String>> {
@@ -475,6 +489,10 @@ mod tests {
     use understudy_state::EtcdTls;
 
     use crate::{config::StoreUrl, persist::OnFailure};
+
+    fn parse(text: &str, demo: bool) -> Result<Config, Vec<Mistake>> {
+        super::parse(text, demo, |_| None)
+    }
 
     const GOOD: &str = r#"
 listen = "10.0.0.100:445"
@@ -692,9 +710,9 @@ listen = "127.0.0.1:9645"
         let without_file: Vec<_> =
             sample().lines().filter(|line| !line.starts_with("url = \"file:")).collect();
         let uncommented = without_file.join("\n").replace("\n# ", "\n");
-        // One fence at a time, and this one not in every build.
-        let one_fence = uncommented.replace("\nkubernetes = ", "\n# kubernetes = ");
-        parse(&one_fence, false).unwrap();
+        // One fence at a time, and what is of Kubernetes not in every build.
+        let anywhere = uncommented.replace("\nkubernetes = ", "\n# kubernetes = ");
+        parse(&anywhere.replace("\nselector = ", "\n# selector = "), false).unwrap();
         let known = |text: &str| -> Vec<String> {
             let mistakes = parse(text, false).unwrap_err();
             let list = mistakes.iter().find_map(|m| m.remedy.strip_prefix("known here: ")).unwrap();

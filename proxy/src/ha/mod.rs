@@ -20,6 +20,7 @@
 
 mod gate;
 mod heartbeat;
+mod label;
 
 use std::{
     process,
@@ -41,8 +42,11 @@ use tokio::{
 };
 use understudy_state::{Candidate, Election, Elections, LeaderRecord, StoreError, Term};
 
-pub(crate) use self::gate::{Gate, Moment};
 use self::heartbeat::Verdict;
+pub(crate) use self::{
+    gate::{Gate, Moment},
+    label::{Label, check},
+};
 use crate::{
     config::{HaConfig, StoreUrl},
     net, store,

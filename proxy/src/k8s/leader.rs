@@ -8,27 +8,83 @@ use kube::{
     Api, Client,
     api::{ListParams, Patch, PatchParams},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
+
+use crate::config::PodsConfig;
 
 /// The label, and its value at the leader.
 const LABEL: &str = "understudy/role";
 const ACTIVE: &str = "active";
 /// When an API server that failed is asked again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How often it is looked whether somebody else has it.
+const LOOK: Duration = Duration::from_millis(50);
 
-/// Whose label it is.
-#[derive(Debug, Clone)]
-pub(crate) struct Proxies {
-    pub(crate) namespace: String,
-    /// What selects the pods of all proxies.
-    pub(crate) selector: String,
-    /// This proxy's own pod.
-    pub(crate) own: String,
+/// The label, kept as this proxy leads or not.
+pub(crate) struct RoleLabel {
+    pods: Api<Pod>,
+    proxies: PodsConfig,
+    leads: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl RoleLabel {
+    /// Takes it from the own pod, should a process before have left it there.
+    pub(crate) fn start(client: Client, proxies: PodsConfig) -> Self {
+        let (leads, follows) = watch::channel(false);
+        let pods = Api::namespaced(client.clone(), &proxies.namespace);
+        let task = tokio::spawn(follow(client, proxies.clone(), follows));
+        Self { pods, proxies, leads, task }
+    }
+
+    /// This proxy leads now.
+    pub(crate) fn take(&self) {
+        self.leads.send_replace(true);
+    }
+
+    /// Waits until another pod has the label.
+    pub(crate) async fn moved(&self) {
+        loop {
+            if labelled(&self.pods, &self.proxies).await.is_ok_and(|others| !others.is_empty()) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Takes it from the own pod, for the last time.
+    ///
+    /// # Errors
+    /// The API server's.
+    pub(crate) async fn give_up(&self) -> anyhow::Result<()> {
+        self.task.abort();
+        Ok(set(&self.pods, &self.proxies.own, None).await?)
+    }
+}
+
+/// Looks whether all that [`follow`] does may be done, and changes nothing. How many pods there are.
+///
+/// # Errors
+/// What may not be done, or that the own pod is not one of them.
+pub(crate) async fn try_out(client: Client, proxies: &PodsConfig) -> anyhow::Result<usize> {
+    let pods: Api<Pod> = Api::namespaced(client, &proxies.namespace);
+    let found = pods.list(&ListParams::default().labels(&proxies.selector)).await?.items;
+    let names: Vec<_> = found.into_iter().filter_map(|pod| pod.metadata.name).collect();
+    anyhow::ensure!(
+        names.contains(&proxies.own),
+        "[ha] selector = \"{}\" selects {names:?} in {}, and not {}, which is this proxy's [ha] name",
+        proxies.selector,
+        proxies.namespace,
+        proxies.own
+    );
+    let nothing = Patch::Merge(json!({"metadata": {"labels": {}}}));
+    pods.patch(&proxies.own, &PatchParams { dry_run: true, ..PatchParams::default() }, &nothing).await?;
+    Ok(names.len())
 }
 
 /// Follows leadership until nobody tells of it any more. A failure is told once, and tried again until it is good or
 /// leadership has changed.
-pub(crate) async fn follow(client: Client, proxies: Proxies, mut leads: watch::Receiver<bool>) {
+async fn follow(client: Client, proxies: PodsConfig, mut leads: watch::Receiver<bool>) {
     let pods = Api::namespaced(client, &proxies.namespace);
     loop {
         let is_leader = *leads.borrow_and_update();
@@ -52,14 +108,12 @@ pub(crate) async fn follow(client: Client, proxies: Proxies, mut leads: watch::R
 }
 
 /// Takes the label from whoever has it and should not, sees that it is gone, and gives it to the leader.
-async fn settle(pods: &Api<Pod>, proxies: &Proxies, is_leader: bool) -> kube::Result<()> {
+async fn settle(pods: &Api<Pod>, proxies: &PodsConfig, is_leader: bool) -> kube::Result<()> {
     if !is_leader {
         return set(pods, &proxies.own, None).await;
     }
-    let labelled = ListParams::default().labels(&format!("{},{LABEL}={ACTIVE}", proxies.selector));
     loop {
-        let others = pods.list(&labelled).await?.items.into_iter().filter_map(|pod| pod.metadata.name);
-        let others: Vec<_> = others.filter(|name| *name != proxies.own).collect();
+        let others = labelled(pods, proxies).await?;
         if others.is_empty() {
             break;
         }
@@ -68,6 +122,13 @@ async fn settle(pods: &Api<Pod>, proxies: &Proxies, is_leader: bool) -> kube::Re
         }
     }
     set(pods, &proxies.own, Some(ACTIVE)).await
+}
+
+/// Which others have it.
+async fn labelled(pods: &Api<Pod>, proxies: &PodsConfig) -> kube::Result<Vec<String>> {
+    let having = ListParams::default().labels(&format!("{},{LABEL}={ACTIVE}", proxies.selector));
+    let names = pods.list(&having).await?.items.into_iter().filter_map(|pod| pod.metadata.name);
+    Ok(names.filter(|name| *name != proxies.own).collect())
 }
 
 /// A pod that is gone has no label.

@@ -1,7 +1,7 @@
-//! Kubernetes: its API server as a fence. Apart, for few need it and it brings a hundred crates (feature `k8s`).
+//! Kubernetes: its API server as a fence, and the label of the proxy that leads. Apart, for few need it and it brings a hundred
+//! crates (feature `k8s`).
 
 mod fence;
-#[allow(dead_code, reason = "nothing elects a leader yet")]
 mod leader;
 mod ledger;
 #[cfg(test)]
@@ -11,13 +11,19 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, api::ListParams};
 
-pub(crate) use self::fence::PodFence;
+pub(crate) use self::{
+    fence::PodFence,
+    leader::{RoleLabel, try_out},
+};
 
-/// A client by the account of the pod that this runs in, or by the kubeconfig of whoever runs it.
-pub(crate) async fn client() -> anyhow::Result<Client> {
-    Client::try_default().await.context(
-        "[fence] kubernetes: the API server cannot be reached: in a pod it takes a service account whose token is mounted, elsewhere a kubeconfig",
-    )
+/// A client by the account of the pod that this runs in, or by the kubeconfig of whoever runs it. `what`: for which table of
+/// the configuration.
+pub(crate) async fn client(what: &str) -> anyhow::Result<Client> {
+    Client::try_default().await.with_context(|| {
+        format!(
+            "[{what}] kubernetes: the API server cannot be reached: in a pod it takes a service account whose token is mounted, elsewhere a kubeconfig"
+        )
+    })
 }
 
 /// Which of these pods there are not.
@@ -25,7 +31,7 @@ pub(crate) async fn missing<'a>(
     namespace: &str,
     names: impl Iterator<Item = &'a str>,
 ) -> anyhow::Result<Vec<String>> {
-    let (pods, mut missing) = (Api::<Pod>::namespaced(client().await?, namespace), Vec::new());
+    let (pods, mut missing) = (Api::<Pod>::namespaced(client("fence").await?, namespace), Vec::new());
     for name in names {
         // Listed, as the fence does it, so that a role that is too narrow is found out.
         let found = pods.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;

@@ -13,10 +13,13 @@ async fn site() -> (StandIn, watch::Sender<bool>) {
         server.run(name, uid, "machine-1");
     }
     server.label(OTHER, LABEL, ACTIVE);
-    let proxies = Proxies { namespace: NAMESPACE.into(), selector: "app=x".into(), own: OWN.into() };
     let (leads, follows) = watch::channel(false);
-    tokio::spawn(follow(client, proxies, follows));
+    tokio::spawn(follow(client, proxies(), follows));
     (server, leads)
+}
+
+fn proxies() -> PodsConfig {
+    PodsConfig { namespace: NAMESPACE.into(), selector: "app=x".into(), own: OWN.into() }
 }
 
 fn has(server: &StandIn, names: &[&str]) -> bool {
@@ -76,4 +79,39 @@ async fn who_leads_no_longer_gives_up_what_could_not_be_done() {
     server.until(|server| server.count("patch") > before).await;
     server.until(|server| has(server, &[OTHER])).await;
     assert!(patched(&server).iter().all(|name| name == OWN));
+}
+
+#[tokio::test]
+async fn who_goes_waits_for_the_other_one_and_leaves_no_label() {
+    let (server, client) = StandIn::start(Vec::new()).await;
+    for name in [OWN, OTHER] {
+        server.run(name, name, "machine-1");
+    }
+    let label = RoleLabel::start(client, proxies());
+    label.take();
+    server.until(|server| has(server, &[OWN])).await;
+    let (asked, moved) = (server.count("list"), label.moved());
+    tokio::pin!(moved);
+    tokio::select! {
+        () = &mut moved => panic!("nobody else has it"),
+        () = server.until(|server| server.count("list") > asked + 2) => {}
+    }
+    server.label(OTHER, LABEL, ACTIVE);
+    moved.await;
+    label.give_up().await.unwrap();
+    assert!(has(&server, &[OTHER]));
+}
+
+#[tokio::test]
+async fn what_would_be_refused_is_found_out_and_nothing_changed() {
+    let rule = |verbs: &[&str]| json!({"apiGroups": [""], "resources": ["pods"], "verbs": verbs});
+    for (verbs, is_good) in [(&["list", "patch"][..], true), (&["list"], false), (&["patch"], false)] {
+        let (server, client) = StandIn::start(vec![rule(verbs)]).await;
+        server.run(OWN, "own", "machine-1");
+        let before = server.pod(OWN)["metadata"]["labels"].clone();
+        assert_eq!(try_out(client.clone(), &proxies()).await.ok(), is_good.then_some(1), "{verbs:?}");
+        assert_eq!(server.pod(OWN)["metadata"]["labels"], before);
+        let other = PodsConfig { own: OTHER.into(), ..proxies() };
+        assert!(try_out(client, &other).await.is_err());
+    }
 }
