@@ -1,9 +1,11 @@
 //! `understudy check`: everything that can be found out without serving, all of it at once.
 
-use std::{collections::BTreeMap, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap, io, net::SocketAddr, os::unix::fs::MetadataExt as _, path::Path, time::Duration,
+};
 
 use rustix::fs::{Access, access};
-use tokio::time::timeout;
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use understudy_core::{
     auth::{
         Credentials,
@@ -12,16 +14,17 @@ use understudy_core::{
     },
     fleet::{Difference, Profile, profile::Volume},
 };
-use understudy_state::{Batch, Change, EtcdOptions, Guard, StoreError};
+use understudy_state::{Batch, Change, EtcdOptions, Guard, LeaderRecord, StoreError};
 
 use crate::{
-    config::{Config, FenceMeans, StoreUrl},
+    config::{Config, FenceMeans, StoreUrl, VipConfig},
     credentials::{Files, Format, KeyFile},
     fence,
     fleet::effect,
     ha, net,
     persist::OnFailure,
     probe, store,
+    vip::Vip,
 };
 
 /// How long a node has for its answer.
@@ -100,11 +103,29 @@ pub(crate) async fn check(config: &Config) -> bool {
         say(false, "no node answers: clients would wait, and be disconnected after takeover_deadline".into());
     }
     alike(config, &credentials, &profiles, &mut say);
+    if config.ha.is_some()
+        && let StoreUrl::Etcd(_) = &config.store
+    {
+        let (ok, what) = leader(&config.store).await;
+        say(ok, what);
+    }
+    if let Some(vip) = &config.vip {
+        for (ok, what) in floating_address(vip, config.ha.is_some()).await {
+            say(ok, what);
+        }
+    }
     let heartbeat = config.ha.as_ref().map(|ha| ha.heartbeat);
+    let floats = |address: SocketAddr| {
+        config.vip.as_ref().is_some_and(|vip| vip.addresses.iter().any(|(ip, _)| *ip == address.ip()))
+    };
     for (what, address) in
         [("listen", Some(config.listen)), ("[admin] listen", config.admin), ("[ha] heartbeat", heartbeat)]
     {
         let Some(address) = address else { continue };
+        if floats(address) {
+            say(true, format!("{what} = \"{address}\" is listened on while this proxy serves"));
+            continue;
+        }
         match net::listen(address) {
             Ok(_) => say(true, format!("{what} = \"{address}\" is free")),
             Err(error) => {
@@ -290,6 +311,57 @@ async fn may_write(options: EtcdOptions) -> Result<usize, StoreError> {
         Ok(()) | Err(StoreError::Fenced(_)) => Ok(store.list(String::new()).await?.len()),
         Err(error) => Err(error),
     }
+}
+
+/// Who serves, as the store has it, and whether it can be heard from here.
+async fn leader(url: &StoreUrl) -> (bool, String) {
+    let found = async {
+        let store = store::open(url).await.map_err(|error| error.to_string())?;
+        let found = store.list(LeaderRecord::KEY.into()).await.map_err(|error| error.to_string())?;
+        let record = found.into_iter().find(|(key, _)| key.0 == LeaderRecord::KEY);
+        record
+            .map(|(_, value)| LeaderRecord::from_bytes(&value).map_err(|error| error.to_string()))
+            .transpose()
+    };
+    let record = match found.await {
+        Ok(Some(record)) if !record.released => record,
+        Ok(_) => return (true, "[ha]: no proxy serves now".into()),
+        Err(error) => return (false, format!("[ha]: who serves is not known: {error}")),
+    };
+    let LeaderRecord { name, heartbeat, .. } = record;
+    match timeout(NODE, TcpStream::connect(&heartbeat)).await {
+        Ok(Ok(_)) => (true, format!("[ha]: {name} serves, and is heard at {heartbeat}")),
+        Ok(Err(error)) => (
+            false,
+            format!(
+                "[ha]: {name} serves, but is not heard at {heartbeat}: {error}; is that address reachable from here?"
+            ),
+        ),
+        Err(_) => {
+            (false, format!("[ha]: {name} serves, but is not heard at {heartbeat}; is a firewall between?"))
+        }
+    }
+}
+
+/// Whether the floating address could be taken.
+async fn floating_address(vip: &VipConfig, is_shared: bool) -> Vec<(bool, String)> {
+    let (config, interface) = (vip.clone(), &vip.interface);
+    let owners = match spawn_blocking(move || Vip::owners(config)).await {
+        Ok(Ok(owners)) => owners,
+        Ok(Err(error)) => return vec![(false, format!("{error:#}"))],
+        Err(error) => return vec![(false, error.to_string())],
+    };
+    let told = owners.into_iter().map(|(ip, owner)| match owner {
+        None => (true, format!("[vip] address {ip}: nobody else has it on the network of {interface}")),
+        Some(mac) if is_shared => {
+            (true, format!("[vip] address {ip} is at {mac} now; that should be the proxy that serves"))
+        }
+        Some(mac) => (
+            false,
+            format!("[vip] address {ip} is in use by {mac} on the network of {interface}; take it away there, or choose another"),
+        ),
+    });
+    told.collect()
 }
 
 /// A file with a secret that others can read.

@@ -6,7 +6,12 @@
 mod netlink;
 mod packets;
 
-use std::{fs, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, anyhow, bail};
 use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index};
@@ -47,6 +52,27 @@ impl Vip {
             tracing::warn!("an address of [vip] was left by an earlier run, and is removed");
         }
         Ok(vip)
+    }
+
+    /// Who has the addresses now, by hardware address, but for this machine itself; changes nothing.
+    ///
+    /// # Errors
+    /// The interface is not there, or this process may not take an address.
+    pub(crate) fn owners(config: VipConfig) -> anyhow::Result<Vec<(IpAddr, Option<String>)>> {
+        let vip = Self { config };
+        let interface = vip.interface()?;
+        if !may_take() {
+            return Err(vip.explain(&io::ErrorKind::PermissionDenied.into()));
+        }
+        let addresses = vip.config.addresses.iter().map(|(ip, _)| *ip);
+        addresses
+            .map(|ip| match interface.mac {
+                Some(mac) => packets::is_taken(interface.index, mac, ip)
+                    .map(|owner| (ip, owner))
+                    .map_err(|error| vip.explain(&error)),
+                None => Ok((ip, None)),
+            })
+            .collect()
     }
 
     fn interface(&self) -> anyhow::Result<Interface> {
@@ -190,6 +216,16 @@ impl Vip {
             renewed = Instant::now();
         }
     }
+}
+
+/// Whether this process has CAP_NET_ADMIN and CAP_NET_RAW (capability.h), as far as the system tells.
+fn may_take() -> bool {
+    const NEEDED: u64 = 1 << 12 | 1 << 13;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_none_or(|capabilities| capabilities & NEEDED == NEEDED)
 }
 
 fn lifetime(gate: &Gate) -> Option<Duration> {

@@ -210,7 +210,7 @@ impl Proxy {
         let output = net
             .command(self.space, &binary()?.display().to_string())
             .args(["check", "--config"])
-            .arg(self.log.with_file_name("understudy.toml"))
+            .arg(&self.config)
             .output()
             .context("understudy check")?;
         Ok((output.status.success(), String::from_utf8(output.stdout)?))

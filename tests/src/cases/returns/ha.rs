@@ -18,6 +18,7 @@ use crate::{
         Rig, Site, Store,
         net::FLOATING,
         pair,
+        proxy::Proxy,
         puppet::{Puppet, hex},
         wait_until,
     },
@@ -182,6 +183,18 @@ pub(super) const CASES: &[Case] = &[
         shows: "a kernel mount comes back by itself at the other proxy, with its locks",
         soak: 50,
         run: |_| mount::comes_back(Fault::Leader(Loss::Killed), &site()),
+    },
+    Case {
+        name: "ha-kernel-silent",
+        shows: "the same when its host is cut off",
+        soak: 50,
+        run: |_| mount::comes_back(Fault::Leader(Loss::Silent), &site()),
+    },
+    Case {
+        name: "ha-kernel-killed-with-node",
+        shows: "the same when the proxy that serves is killed together with the node",
+        soak: 50,
+        run: |_| mount::comes_back(Fault::Leader(Loss::KilledWithNode), &site()),
     },
     Case { name: "ha-times", shows: "how long clients wait for the other proxy", soak: 1, run: times },
     Case {
@@ -352,9 +365,15 @@ fn no_quorum() -> Result<Report> {
 
 fn mistakes() -> Result<Report> {
     let mut rig = Rig::new(&site())?;
+    let standby = rig.standby.as_ref().context("nobody stands by")?;
+    for says in ["serves, and is heard at", &format!("{FLOATING} is at")] {
+        checks(&rig, standby, true, says)?;
+    }
     // Nobody leads, and nobody before has gone without a word.
     rig.standby.as_mut().context("nobody stands by")?.stop()?;
     ensure!(rig.proxy.stop()?.success(), "it ends otherwise");
+    checks(&rig, &rig.proxy, true, "no proxy serves now")?;
+    checks(&rig, &rig.proxy, true, "nobody else has it")?;
     rig.net.add_host("squatter", "10.77.0.60")?;
     rig.net.add_address("squatter", FLOATING)?;
     rig.proxy.spawn_again(&rig.net)?;
@@ -364,7 +383,16 @@ fn mistakes() -> Result<Report> {
     rig.proxy.rewrite("\"eth0\"", "\"eth7\"")?;
     rig.proxy.spawn_again(&rig.net)?;
     fails(&mut rig, "is not there; `ip link`")?;
+    checks(&rig, &rig.proxy, false, "is not there; `ip link`")?;
     Ok(Report::default())
+}
+
+/// What `understudy check` says in the place of a proxy.
+fn checks(rig: &Rig, proxy: &Proxy, good: bool, says: &str) -> Result<()> {
+    let (_, text) = proxy.check(&rig.net)?;
+    let line = text.lines().find(|line| line.contains(says)).with_context(|| format!("no `{says}`:\n{text}"))?;
+    ensure!(line.starts_with(if good { "ok" } else { "WRONG" }), "{line}");
+    Ok(())
 }
 
 fn fails(rig: &mut Rig, why: &str) -> Result<()> {
