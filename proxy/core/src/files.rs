@@ -36,7 +36,7 @@ pub use self::name::{FileIdentity, Name};
 use self::{
     absent::{ABSENT, Absent},
     bygone::Bygone,
-    lately::Lately,
+    lately::{Lately, Left},
     remembered::{Record, Remembered},
     renames::{Heard, Over, Rename, Renames},
 };
@@ -467,9 +467,9 @@ impl Files {
         self.lately.holder(key)
     }
 
-    /// Whether another file had the name before the one that stands there, and no answered request has removed it.
-    pub(crate) fn was_left(&self, key: &FileKey, birth: Birth) -> bool {
-        self.lately.was_left(key, birth)
+    /// The file that had the name before answered requests have given it to another, and which none that was answered has removed.
+    pub(crate) fn left_behind(&self, key: &FileKey) -> Option<Left> {
+        self.lately.left(key)
     }
 
     /// Whether others may have changed the file of this name since then, or may do so now: they have it open, or had.
@@ -522,6 +522,11 @@ impl Files {
             FileEvent::Renamed { open, to, asked, found } => {
                 self.renamed(now, link, open, (to, asked), found);
             }
+            FileEvent::Gone { key, birth: None }
+                if self.lately.holder(&key).is_none() && self.lately.left(&key).is_some() =>
+            {
+                self.handle(now, link, FileEvent::LeftGone { key });
+            }
             FileEvent::Gone { key, birth } => {
                 let last = || self.lately.holder(&key).map(|(birth, _)| birth);
                 let birth = birth.or_else(last).unwrap_or(Birth::set(0));
@@ -530,7 +535,7 @@ impl Files {
             }
             FileEvent::LeftGone { key } => {
                 if let Some(left) = self.lately.left(&key) {
-                    self.gone(now, key, left);
+                    self.gone(now, key, left.birth);
                 }
             }
             FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),

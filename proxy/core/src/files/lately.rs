@@ -18,11 +18,20 @@ enum Closed {
     Sometime,
 }
 
+/// The file that had a name before another got it, and of which nobody has heard that it was removed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Left {
+    pub(crate) birth: Birth,
+    /// When it was heard of that it has the name.
+    pub(crate) from: Instant,
+    /// The same of the other.
+    pub(crate) until: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Happened {
     given: Option<(Birth, Instant)>,
-    /// The one that had it before, of which nobody has heard that it was removed.
-    left: Option<Birth>,
+    left: Option<Left>,
     closed: Closed,
     /// The place in the order that counts.
     turn: u64,
@@ -43,8 +52,8 @@ impl Lately {
     /// A file has this name now.
     pub(super) fn given(&mut self, key: &FileKey, birth: Birth, now: Instant) {
         let happened = self.note(key);
-        if let Some((was, _)) = happened.given.filter(|(was, _)| !was.can_be(birth)) {
-            happened.left = Some(was);
+        if let Some((was, from)) = happened.given.filter(|(was, _)| !was.can_be(birth)) {
+            happened.left = Some(Left { birth: was, from, until: now });
         }
         let is_known = happened.given.is_some_and(|(given, _)| given.is_at(birth));
         if !is_known {
@@ -57,7 +66,7 @@ impl Lately {
     pub(super) fn gone(&mut self, key: &FileKey, birth: Birth) {
         if let Some(happened) = self.by_name.get_mut(key) {
             happened.given = happened.given.filter(|(given, _)| !given.can_be(birth));
-            happened.left = happened.left.filter(|left| !left.can_be(birth));
+            happened.left = happened.left.filter(|left| !left.birth.can_be(birth));
         }
     }
 
@@ -93,14 +102,8 @@ impl Lately {
         self.by_name.get(key)?.given
     }
 
-    /// Whether another file than that had the name before, and nobody was told that it was removed.
-    pub(super) fn was_left(&self, key: &FileKey, birth: Birth) -> bool {
-        let left = self.by_name.get(key).and_then(|happened| happened.left);
-        left.is_some_and(|left| !left.can_be(birth))
-    }
-
-    /// The file that had the name before, of which nobody was told that it was removed.
-    pub(super) fn left(&self, key: &FileKey) -> Option<Birth> {
+    /// The file that had the name before the one that has it, or had it last, and of which nobody was told that it was removed.
+    pub(super) fn left(&self, key: &FileKey) -> Option<Left> {
         self.by_name.get(key)?.left
     }
 

@@ -200,7 +200,8 @@ pub(super) struct Name {
     pub(super) is_unseen: bool,
     /// Another request found the file by this name when it took it away: nobody had done so before.
     pub(super) was_taken: bool,
-    /// Before what stands there, answered requests have left another file there.
+    /// Before what stands there, or has stood there last, answered requests have left another file there, which the request may
+    /// have met.
     pub(super) was_left: bool,
 }
 
@@ -230,6 +231,11 @@ pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
     match name.there {
         None if name.is_unseen => Finding::Unclear,
         None => match (name.holder, name.remover) {
+            // An answered request has removed the next one; whoever removed this one was not answered.
+            (Holder::Unknown, Remover::Known | Remover::Moved(_)) if name.was_left && name.may_be_moved => {
+                Finding::Unclear
+            }
+            (Holder::Unknown, Remover::Known | Remover::Moved(_)) if name.was_left => Finding::Done,
             (Holder::Unknown, Remover::Known | Remover::Moved(_)) if name.may_be_made => Finding::Unclear,
             (Holder::Unknown, Remover::Known | Remover::Moved(_)) => Finding::Undone,
             // It may have been made, and this have deleted it.
@@ -241,7 +247,11 @@ pub(super) fn deleted(name: &Name, asked: Asked) -> Finding {
             (Holder::Before(_) | Holder::Since(_), _) | (_, Remover::Nobody) => Finding::Done,
         },
         // To delete it again would delete what another client has made since.
-        Some(_) if name.is_anew() && name.was_left && name.remover == Remover::Nobody => Finding::Done,
+        Some(_)
+            if name.is_anew() && name.was_left && name.remover == Remover::Nobody && !name.may_be_moved =>
+        {
+            Finding::Done
+        }
         // Or else it was made first, and its maker answered while this was under way.
         Some(_) if name.is_anew() => Finding::Unclear,
         Some(_) if name.is_as_before(asked) => Finding::Undone,
@@ -481,6 +491,7 @@ mod tests {
         let (old, fresh) = (at(BORN), there());
         let (before, since) = (Holder::Before(fresh.birth), Holder::Since(fresh.birth));
         let remade = Name { was_left: true, ..held(Some(fresh), since) };
+        let left = Name { was_left: true, ..removed(Remover::Known) };
         let rows = [
             ("it is not there", name(None), Done),
             ("answered: removed", removed(Remover::Known), Undone),
@@ -508,6 +519,10 @@ mod tests {
                 Name { remover: Remover::Known, ..remade },
                 Unclear,
             ),
+            ("the same, and perhaps renamed before", Name { may_be_moved: true, ..remade }, Unclear),
+            ("another was there, and what was made since is removed", left, Done),
+            ("the same, and perhaps made again", Name { may_be_made: true, ..left }, Done),
+            ("another was there, and perhaps renamed", Name { may_be_moved: true, ..left }, Unclear),
         ];
         for (what, name, expected) in rows {
             assert_eq!(deleted(&name, Asked(Some(NOW))), expected, "{what}");

@@ -6,9 +6,10 @@
 //! | seen | delete | rename | link |
 //! |---|---|---|---|
 //! | the old name, with the file that had it before | undone | undone | see new name |
-//! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that; else unclear | as if it were not there, but never undone | |
+//! | the old name, given to another file meanwhile by an answered request | done if one had left a file there before, and none has removed that, nor perhaps renamed it; else unclear | as if it were not there, but never undone | |
 //! | the old name, with a file as new as the request, of nobody known | unclear | unclear | unclear, if the new name has another |
 //! | no old name, and changes of names are not all seen | unclear | as below | |
+//! | no old name; what an answered request had left there before another gave it to the next file was removed by none, but that one was | done; unclear if it may have been renamed | as below | |
 //! | no old name, removed by an answered request, however long before; perhaps made since by another one in flight | unclear | as below | |
 //! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |

@@ -752,18 +752,22 @@ impl Link {
 /// What is known of a name for a request in flight.
 pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, request: &Request) -> Name {
     let since = request.at.checked_sub(Duration::from_nanos(TOLERANCE * 100)).unwrap_or(request.at);
+    let left = files.left_behind(key).filter(|left| request.at <= left.until);
+    // A rename of which nobody knows the outcome may have taken the file at any time since it had the name.
+    let had = [left.map(|left| left.from), files.holder(key).map(|(_, heard)| heard)];
+    let had = had.into_iter().flatten().fold(since, Instant::min);
     Name {
         there,
         holder: holder(files, key, request),
         maker: there.map_or(Maker::Nobody, |there| files.maker(key, there.birth, since)),
         remover: files.remover(key, since),
-        may_be_moved: files.taking(key, since) != Taking::None,
+        may_be_moved: files.taking(key, had) != Taking::None,
         may_be_moved_by_open: files.may_have_moved(key, since),
         is_gone: files.is_known_to_be_gone(key),
         may_be_made: files.may_be_made_since(key, since),
         is_unseen: files.is_blind(),
         was_taken: files.was_taken(key, since),
-        was_left: there.is_some_and(|there| files.was_left(key, there.birth)),
+        was_left: left.is_some_and(|left| there.is_none_or(|there| !left.birth.can_be(there.birth))),
     }
 }
 
