@@ -76,6 +76,10 @@ class Wire:
     def lock(self, file_id, offset, length, flags):
         raise NotImplementedError
 
+    def control(self, file_id, code, data):
+        """Sends an FSCTL that is answered without data."""
+        raise NotImplementedError
+
     def close(self, file_id):
         raise NotImplementedError
 
@@ -174,6 +178,8 @@ class Puppet:
             return connection.write(file_id, order["offset"], bytes.fromhex(order["data"]))
         if verb == "lock":
             return connection.lock(file_id, order["offset"], order["length"], order["flags"])
+        if verb == "control":
+            return connection.control(file_id, order["code"], bytes.fromhex(order["data"]))
         if verb == "close":
             return connection.close(file_id)
         raise ValueError(f"no such order: {verb}")

@@ -76,6 +76,12 @@ class Impacket(puppet.Wire):
         body["LockCount"], body["FileID"], body["Locks"] = 1, file_id, element.getData()
         return self.post(smb2.SMB2_LOCK, body)
 
+    def control(self, file_id, code, data):
+        body = smb2.SMB2Ioctl()
+        body["CtlCode"], body["FileID"], body["Flags"] = code, file_id, smb2.SMB2_0_IOCTL_IS_FSCTL
+        body["InputCount"], body["Buffer"] = len(data), data
+        return self.post(smb2.SMB2_IOCTL, body)
+
     def close(self, file_id):
         body = smb2.SMB2Close()
         body["FileID"] = file_id

@@ -7,6 +7,7 @@ import puppet
 from smbprotocol.connection import Connection, Dialects, SMB2Echo
 from smbprotocol.create_contexts import SMB2CreateContextRequest
 from smbprotocol.exceptions import SMBResponseException
+from smbprotocol.ioctl import IOCTLFlags, SMB2IOCTLRequest
 from smbprotocol.open import Open, SMB2CloseRequest, SMB2LockElement
 from smbprotocol.session import Session, SMB2SessionSetupRequest
 from smbprotocol.structure import BytesField, Structure
@@ -122,6 +123,12 @@ class Smbprotocol(puppet.Wire):
         element["offset"], element["length"] = offset, length
         element["flags"] = flags
         return self.post(self.opened(file_id).lock([element], send=False)[0])
+
+    def control(self, file_id, code, data):
+        message = SMB2IOCTLRequest()
+        message["ctl_code"], message["file_id"], message["flags"] = code, file_id, IOCTLFlags.SMB2_0_IOCTL_IS_FSCTL
+        message["buffer"] = data
+        return self.post(message)
 
     def close(self, file_id):
         message = SMB2CloseRequest()

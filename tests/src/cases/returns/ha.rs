@@ -390,7 +390,8 @@ fn mistakes() -> Result<Report> {
 /// What `understudy check` says in the place of a proxy.
 fn checks(rig: &Rig, proxy: &Proxy, good: bool, says: &str) -> Result<()> {
     let (_, text) = proxy.check(&rig.net)?;
-    let line = text.lines().find(|line| line.contains(says)).with_context(|| format!("no `{says}`:\n{text}"))?;
+    let line =
+        text.lines().find(|line| line.contains(says)).with_context(|| format!("no `{says}`:\n{text}"))?;
     ensure!(line.starts_with(if good { "ok" } else { "WRONG" }), "{line}");
     Ok(())
 }

@@ -245,6 +245,11 @@ pub(super) fn wanted(name: &str) -> Value {
     open(name, 0, None, Vec::new())
 }
 
+/// A CREATE of somebody who had it open so, and lost his connection (MS-SMB2 2.2.13.2.4).
+pub(super) fn reopened(name: &str, id: &str) -> Value {
+    open(name, 0, None, vec![json!(["DHnC", id])])
+}
+
 fn open(name: &str, oplock: u64, lease: Option<Value>, contexts: Vec<Value>) -> Value {
     json!({
         "do": "open", "name": name, "access": READ_WRITE, "share": SHARE_ALL, "disposition": OPEN_IF, "options": 0,

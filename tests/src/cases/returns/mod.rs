@@ -10,6 +10,7 @@ mod late;
 mod mount;
 mod owner;
 mod refused;
+mod resilient;
 
 use anyhow::{Context, Result, ensure};
 
@@ -176,6 +177,36 @@ pub(super) const CASES: &[Case] = &[
         shows: "the same after the death of the proxy and of the node",
         soak: 5,
         run: |_| refused::refused(Fault::ProxyAndNode),
+    },
+    Case {
+        name: "return-resilient",
+        shows: "clients of 2.1 and 3.1.1 lose their connections, and have their resilient handles again with the locks, which Samba does not offer; nobody steals the files meanwhile",
+        soak: 50,
+        run: |_| resilient::comes_back(Fault::OwnConnection),
+    },
+    Case {
+        name: "return-resilient-bridge",
+        shows: "the same after a takeover",
+        soak: 50,
+        run: |_| resilient::comes_back(Fault::OwnConnectionInBridge),
+    },
+    Case {
+        name: "return-resilient-node-killed",
+        shows: "the same when the node dies while the clients are away",
+        soak: 50,
+        run: |_| resilient::comes_back(Fault::NodeMeanwhile),
+    },
+    Case {
+        name: "return-resilient-proxy-killed",
+        shows: "the same when the proxy is killed and started again",
+        soak: 50,
+        run: |_| resilient::comes_back(Fault::Proxy),
+    },
+    Case {
+        name: "return-resilient-both-killed",
+        shows: "the same when the node dies with the proxy",
+        soak: 50,
+        run: |_| resilient::comes_back(Fault::ProxyAndNode),
     },
     Case {
         name: "return-late",

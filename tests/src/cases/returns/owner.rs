@@ -394,16 +394,16 @@ impl Rival {
     }
 }
 
-fn write(file: &str, offset: u64, data: &[u8]) -> Value {
+pub(super) fn write(file: &str, offset: u64, data: &[u8]) -> Value {
     json!({"do": "write", "file": file, "offset": offset, "data": hex(data)})
 }
 
-fn read(file: &str, offset: u64, length: usize) -> Value {
+pub(super) fn read(file: &str, offset: u64, length: usize) -> Value {
     json!({"do": "read", "file": file, "offset": offset, "length": length})
 }
 
 /// Ten bytes, exclusive and at once (MS-SMB2 2.2.26.1).
-fn lock(file: &str, offset: u64) -> Value {
+pub(super) fn lock(file: &str, offset: u64) -> Value {
     json!({"do": "lock", "file": file, "offset": offset, "length": 10, "flags": 0x12})
 }
 
