@@ -148,8 +148,10 @@ pub struct Files {
     renames: Renames,
     /// Links in doubt.
     doubtful: HashSet<LinkId>,
-    /// Those of them that are ready to find out, the first of them at it.
+    /// Those of them that are ready to find out.
     deciding: VecDeque<LinkId>,
+    /// The one of them that is at it. It alone passes its turn on: what it has begun is never overtaken.
+    turn: Option<LinkId>,
     /// Those of them that wait for others to find out.
     deferring: HashSet<LinkId>,
     /// Names that requests of Links, which were open to doubt, may still change: the node lets them wait.
@@ -336,8 +338,18 @@ impl Files {
 
     /// Whether it is this Link's turn to find out.
     pub(crate) fn may_decide(&self, link: LinkId) -> bool {
+        self.turn == Some(link)
+    }
+
+    /// The next one has its turn, if nobody has.
+    fn pass_turn(&mut self) {
         let next = self.deciding.iter().find(|next| !self.deferring.contains(next));
-        next.or(self.deciding.front()) == Some(&link)
+        self.turn = self.turn.or(next.or(self.deciding.front()).copied());
+    }
+
+    fn end_turn(&mut self, link: LinkId) {
+        self.turn = self.turn.filter(|turn| *turn != link);
+        self.pass_turn();
     }
 
     /// Whether the name may have been taken from its file since then by a rename of which it is not known what became.
@@ -594,6 +606,8 @@ impl Files {
             FileEvent::BygoneEnded { client, session } => self.bygone_ended(client, session),
             FileEvent::Doubtful => {
                 self.deciding.retain(|other| *other != link);
+                self.deferring.remove(&link);
+                self.end_turn(link);
                 self.doubtful.insert(link);
                 self.version += 1;
             }
@@ -601,9 +615,15 @@ impl Files {
                 if !self.deciding.contains(&link) {
                     self.deciding.push_back(link);
                 }
+                self.pass_turn();
                 self.version += 1;
             }
-            FileEvent::Deferring => self.version += u64::from(self.deferring.insert(link)),
+            FileEvent::Deferring => {
+                let had = self.turn;
+                let is_new = self.deferring.insert(link);
+                self.end_turn(link);
+                self.version += u64::from(is_new || self.turn != had);
+            }
             FileEvent::Pending { key } => {
                 self.pending.entry(link).or_default().push(key);
                 self.version += 1;
@@ -658,6 +678,7 @@ impl Files {
     fn decided(&mut self, link: LinkId) {
         self.deciding.retain(|other| *other != link);
         self.deferring.remove(&link);
+        self.end_turn(link);
         if self.doubtful.remove(&link) {
             self.version += 1;
         }

@@ -462,6 +462,15 @@ fn links_in_doubt_have_their_turns() {
     assert!(files.may_decide(B) && !files.may_decide(A), "B was ready first");
     files.handle(now(), B, FileEvent::Doubtful);
     assert!(files.may_decide(A), "B has lost its node again");
+    files.handle(now(), B, FileEvent::Deciding);
+    files.handle(now(), A, FileEvent::Deferring);
+    assert!(files.may_decide(B) && !files.may_decide(A), "A lets it go first");
+    files.handle(now(), B, FileEvent::RenameOver { id: 1, known: true });
+    assert!(files.may_decide(B), "it is still at it");
+    files.handle(now(), B, FileEvent::Deferring);
+    assert!(files.may_decide(A), "A does not wait any more");
+    files.handle(now(), A, FileEvent::Deferring);
+    assert!([A, B].into_iter().filter(|link| files.may_decide(*link)).count() == 1, "both wait");
     let version = files.version();
     files.handle(now(), A, FileEvent::Decided);
     assert!(files.is_in_doubt() && files.version() > version);

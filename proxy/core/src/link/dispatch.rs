@@ -55,14 +55,19 @@ impl Link {
         let mut full = false;
         let mut waiting = Waiting::default();
         let mut told = false;
+        let (mut deferred, mut undecided) = (false, false);
         for ids in units {
+            self.defers = false;
             let doubtful = ids.iter().any(|id| self.requests.get(*id).is_some_and(|r| r.doubtful));
             let blocked = self.is_blocked(&ids, files)
                 || self.is_in_grace(&ids, files)
                 || self.takes_from(&ids, &waiting)
                 || doubtful && told
                 || !self.is_decided(&ids, files);
-            if blocked || self.is_held(&ids, files) {
+            let is_kept = blocked || self.is_held(&ids, files);
+            deferred |= self.defers;
+            undecided |= doubtful && (is_kept || full) && !self.defers;
+            if is_kept {
                 self.note_waiting(&ids, &mut waiting);
                 for id in &ids {
                     if let Some(request) = self.requests.get_mut(*id) {
@@ -77,11 +82,15 @@ impl Link {
                 self.relay_parked(&ids);
             } else if !self.send_unit(now, &ids) {
                 full = true;
+                undecided |= doubtful;
                 self.parked.push_back(ids);
             } else if doubtful && ids.iter().all(|id| self.requests.get(*id).is_none()) {
                 // It was answered from here. What that did to names Files is to know before the next is decided.
                 (told, self.fresh) = (true, true);
             }
+        }
+        if deferred && !undecided && !told {
+            self.defer();
         }
         self.end_doubt();
         self.finish_barrier(now);

@@ -157,6 +157,8 @@ pub struct Link {
     pub(crate) doubt: Doubt,
     /// How many names are being looked at: what was opened for that is not closed yet.
     pub(crate) looks: u32,
+    /// What was last tried to be found out waits for what others do.
+    pub(crate) defers: bool,
     /// Whether a node lets requests wait that were open to doubt.
     pub(crate) pends: bool,
     /// The takeover whose replay is under way, for its report.
@@ -252,6 +254,7 @@ impl Link {
             clock: None,
             doubt: Doubt::None,
             looks: 0,
+            defers: false,
             pends: false,
             replaying: None,
             minted: 0,

@@ -153,12 +153,8 @@ impl Link {
         if files.is_doomed(&key) {
             return true;
         }
-        let waits = files.taking(&key, create.at) == Taking::UnderWay;
-        if waits {
-            // Nobody defers to a delete, so the rename has its turn.
-            self.out.file(FileEvent::Deferring);
-        }
-        waits
+        self.defers = files.taking(&key, create.at) == Taking::UnderWay;
+        self.defers
     }
 
     fn judge_story(&self, story: &Story, files: &Files) -> Finding {

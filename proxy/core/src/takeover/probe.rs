@@ -64,6 +64,8 @@
 //! - Until a request that the new node lets wait is answered, nobody else opens a file of a name that it changes.
 //! - One Link at a time finds out, and of its requests one after the other, each to its answer: so the file that one request
 //!   is told it has made is no other's. Others know of it before the node is asked for it, which may let the request wait. Fresh requests that open files or change names wait meanwhile, of every Link.
+//! - A Link passes its turn on itself, and only while nothing that it has begun is unanswered: when it is done, or when all that
+//!   is left waits for what becomes of others' requests.
 //! - An exclusive create that cannot be told from another's is answered STATUS_INTERNAL_ERROR, never FILE_CREATED.
 
 use std::{
@@ -467,6 +469,13 @@ impl Link {
         if self.doubt != Doubt::None && self.looks == 0 && !self.requests.iter().any(|r| r.doubtful) {
             self.doubt = Doubt::None;
             self.out.file(FileEvent::Decided);
+        }
+    }
+
+    /// All that is left to be found out waits for what becomes of others' requests: they have their turn first.
+    pub(crate) fn defer(&mut self) {
+        if self.looks == 0 && !self.requests.iter().any(Request::is_being_found_out) {
+            self.out.file(FileEvent::Deferring);
         }
     }
 
