@@ -2,9 +2,12 @@
 //! that as the Open was would break what others cache of it, the same client too. A handle for the attributes alone is in
 //! nobody's way (Samba asks no oplock or lease over it, and compares no share modes).
 //!
+//! An Open with FILE_DELETE_ON_CLOSE is looked for so under its recorded name, too: that may have been given to another file by
+//! then, since a rename of which nobody knows the outcome, and what was opened with that option is deleted when it is closed.
+//!
 //! | the look finds | then |
 //! |---|---|
-//! | the very file | it is closed; when that is answered, lest it keep the Open from what it had, the reclaim |
+//! | the very file; or under the recorded name one against which nothing speaks | it is closed; when that is answered, lest it keep the Open from what it had, the reclaim |
 //! | another file | it is closed; the Open is looked for elsewhere |
 //! | nothing | the Open is looked for elsewhere |
 //! | that it may not look | the reclaim: its own answer shows which file it is |
@@ -25,14 +28,24 @@ use crate::{
     link::{Link, node_leg::Op, open::Open},
 };
 
-/// FILE_OPEN, FILE_OPEN_REPARSE_POINT (MS-SMB2 2.2.13).
+/// FILE_OPEN, FILE_DELETE_ON_CLOSE, FILE_OPEN_REPARSE_POINT (MS-SMB2 2.2.13).
 const FILE_OPEN: u32 = 1;
+const DELETE_ON_CLOSE: u32 = 0x1000;
 const OPEN_REPARSE_POINT: u32 = 0x0020_0000;
 /// FILE_READ_ATTRIBUTES (MS-SMB2 2.2.13.1.1); sharing everything.
 const READ_ATTRIBUTES: u32 = 0x80;
 const SHARE_ALL: u32 = 7;
 
 impl Link {
+    /// How an Open begins to be looked for under its recorded name.
+    pub(super) fn first_op(&self, open: &Open) -> Op {
+        if self.reclaim_options(open) & DELETE_ON_CLOSE != 0 {
+            Op::Look(open.token, Under::Recorded)
+        } else {
+            Op::Reclaim(open.token)
+        }
+    }
+
     pub(super) fn send_look(&mut self, token: OpenToken, under: Under) {
         let Some(open) = self.opens.get(token) else { return };
         let name = self.name_under(token, under).unwrap_or(&open.name);
@@ -64,8 +77,13 @@ impl Link {
         let gone = [Status::OBJECT_NAME_NOT_FOUND, Status::OBJECT_PATH_NOT_FOUND].contains(&status);
         let found = create::Response::parse(msg).ok().filter(|_| status.is_success());
         let Some(open) = self.opens.get(token) else { return };
+        let is_it = |identity| match identity {
+            Identity::Same => true,
+            Identity::Alike => under == Under::Recorded,
+            Identity::Other => false,
+        };
         match found.map(|response| (response.file_id, identity(open, &response))) {
-            Some((id, Identity::Same)) => {
+            Some((id, identity)) if is_it(identity) => {
                 let session = open.session.0;
                 let header = self.own_header(Command::CLOSE, session, self.node_tree(open));
                 self.send_in_session(session, &encode::close(&header, 0, id), Op::LookClose(token, under));

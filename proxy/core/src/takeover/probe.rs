@@ -304,7 +304,8 @@ impl Link {
         };
         let in_flight = || self.requests.iter().filter(|r| r.deaths > 0);
         let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
-        in_flight().any(closes) && (flagged || in_flight().any(deletes))
+        // Of one whose answer was not the node's nobody can tell what became of it either.
+        (open.closing || in_flight().any(closes)) && (flagged || in_flight().any(deletes))
     }
 
     /// The options by which an Open is had again. The file found may be another one, made since the lost node deleted the
@@ -352,7 +353,8 @@ impl Link {
             let is_on_it = self.opens.of(r).is_some_and(|o| o.token == open);
             r.deaths == 1 && is_on_it && r.header.command == Command::CLOSE
         };
-        let gone = gone || stranger && self.requests.iter().any(closes);
+        let may_be_closed = self.opens.get(open).is_some_and(|open| open.closing);
+        let gone = gone || stranger && (may_be_closed || self.requests.iter().any(closes));
         let State::Recovering(recovery) = &mut self.state else { return };
         if !gone && !stranger {
             recovery.search.note_refusal(open);

@@ -71,9 +71,9 @@ impl Link {
             } else if self.may_be_kept(open, leg.node) {
                 kept.push(Op::Reconnect(open.token));
             } else if open.wants_access() {
-                open_ended.push(Op::Reclaim(open.token));
+                open_ended.push(self.first_op(open));
             } else {
-                fresh.push(Op::Reclaim(open.token));
+                fresh.push(self.first_op(open));
             }
         }
         // What may be granted more than it had, by MAXIMUM_ALLOWED, must take nothing from the others.
