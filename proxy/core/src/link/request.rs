@@ -371,9 +371,9 @@ impl Request {
     }
 
     /// Whether it may be refused when it has waited for too long. What is not cancelled is not refused either, but in a
-    /// compound, which goes as a whole.
+    /// compound, which goes as a whole; unless the node that is lost has answered what it works on.
     pub(crate) fn may_be_late(&self) -> bool {
-        self.compounded || self.may_be_cancelled()
+        self.compounded && (self.deaths == 0 || self.leans()) || self.may_be_cancelled()
     }
 
     /// Whether our STATUS_PENDING may be sent for it: one in its life, never in a compound, never where it must be
