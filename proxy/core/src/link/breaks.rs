@@ -582,7 +582,7 @@ impl Link {
     }
 
     /// The node is lost: nobody but us waits for acknowledgements now. What the client is still to be told it is told.
-    pub(super) fn inherit_breaks(&mut self, now: Instant) {
+    pub(crate) fn inherit_breaks(&mut self, now: Instant) {
         for open in self.opens.iter_mut() {
             if let Some(breaking) = &mut open.breaking {
                 breaking.ours = true;
@@ -594,7 +594,7 @@ impl Link {
     }
 
     /// Acknowledgements that only we wait for are answered while a node is sought.
-    pub(super) fn answer_own_breaks(&mut self, now: Instant, ids: &[MessageId]) {
+    pub(crate) fn answer_own_breaks(&mut self, now: Instant, ids: &[MessageId]) {
         for id in ids {
             let is_ack = |r: &&Request| r.header.command == Command::OPLOCK_BREAK && !r.compounded;
             let Some(request) = self.requests.get(*id).filter(is_ack) else { continue };

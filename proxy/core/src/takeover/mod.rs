@@ -246,7 +246,7 @@ impl Link {
                     return;
                 }
                 self.out.close_leg(attached.leg, Close::Reset);
-                self.unreclaim();
+                self.unreclaim(now);
             }
         }
         self.go_to(now, assignment);
@@ -276,7 +276,7 @@ impl Link {
     }
 
     /// What was reclaimed on a node since lost is not reclaimed.
-    fn unreclaim(&mut self) {
+    fn unreclaim(&mut self, now: Instant) {
         for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
             open.state = OpenState::Unreclaimed;
         }
@@ -285,6 +285,9 @@ impl Link {
         self.flagging.clear();
         self.retries = Retries::default();
         self.out.file(FileEvent::Lost);
+        // It may have told of breaks.
+        self.inherit_breaks(now);
+        self.answer_own_breaks(now, &self.requests.ids());
         if let State::Recovering(recovery) = &mut self.state {
             recovery.search = Search::default();
             recovery.handles = Handles::default();
@@ -304,7 +307,7 @@ impl Link {
         if in_login && loss == LegLoss::Silent {
             self.name_no_session_of(attached.node);
         }
-        self.unreclaim();
+        self.unreclaim(now);
         self.report_loss(attached, loss);
         if let Some(assignment) = self.assignment.filter(|a| a.generation > attached.generation) {
             self.recovery_assignment(now, assignment);
