@@ -724,10 +724,15 @@ impl Open {
         self.epoch_shift = mate.epoch_shift;
     }
 
-    /// While a break is not acknowledged, no more is asked for than the client was told.
+    /// While a break of ours is not acknowledged, the client gets no more than it was told. One of the node's that grants more
+    /// is over for the node: what the client is told then is what it has.
     pub(super) fn keep_to_break(&mut self) {
-        if let Some(breaking) = self.breaking {
-            set_level(self, breaking.allows(Level::of(self)));
+        let Some(breaking) = self.breaking else { return };
+        let level = Level::of(self);
+        if breaking.ours {
+            set_level(self, breaking.allows(level));
+        } else if !level.is_within(breaking.told) {
+            self.breaking = None;
         }
     }
 

@@ -194,3 +194,17 @@ fn locks_are_taken_again_in_order_at_once_or_not_at_all_and_as_no_replay() {
     let seen = rig.nodes[1].seen(Command::LOCK);
     assert_eq!(smb_parse::cmd::lock::Request::parse(&seen[1].1).unwrap().lock_sequence, 0x54);
 }
+
+#[test]
+fn what_is_granted_when_a_node_waits_no_longer_is_broken_again() {
+    let (mut rig, _) = leased(3, (3, 5));
+    rig.fail_over();
+    node_breaks(&mut rig, 3, 0, 6);
+    assert_eq!(heard(&rig), [(6, true, 3, 0)]);
+    // The client acknowledges too late, and opens the file once more.
+    rig.nodes[1].habits.lease = Some((1, 7));
+    let (_, lease) = open_leased(&mut rig, 1);
+    assert_eq!(lease.state, 1);
+    node_breaks(&mut rig, 1, 0, 8);
+    assert_eq!(heard(&rig)[1..], [(8, false, 1, 0)]);
+}
