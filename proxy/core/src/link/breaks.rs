@@ -501,8 +501,9 @@ impl Link {
             return;
         };
         // What it writes before it closes an Open reaches the node first, so that only what holds no file is given back by then.
+        // Of what was being closed when its node was lost nobody holds the file, for it is not cached any more.
         let gives_up =
-            |open: &Open| !breaking.holds() && (open.closing || self.closings(open).next().is_some());
+            |open: &Open| open.closing || !breaking.holds() && self.closings(open).next().is_some();
         let is_owed = cached.of(&self.opens).any(|o| o.breaking.is_none_or(|b| !b.joined) && !gives_up(o));
         if breaking.ours && !is_owed && (breaking.next.is_some() || breaking.holds()) {
             self.release(cached);
