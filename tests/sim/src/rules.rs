@@ -42,6 +42,7 @@ pub const RULES: &[(&str, Belongs)] = &[
     ("applied twice", Invariant(4)),
     ("told done", Invariant(4)),
     ("told undone", Invariant(4)),
+    ("not found out", Invariant(4)),
     ("foreign id", Invariant(5)),
     ("after its epoch", Invariant(6)),
     ("more than asked", Invariant(7)),

@@ -79,10 +79,12 @@ impl Link {
     pub(super) fn note_what_compounds_delete(&mut self) {
         let mut deleting = Vec::new();
         for request in self.requests.iter().filter(|r| r.compounded) {
-            let create = self.own_create(request);
+            let facts = Facts::of(request, &self.opens);
             if request.header.command == Command::CLOSE {
-                deleting.extend(create.filter(|create| deletes_on_close(create)).map(Request::message_id));
-            } else if create.is_some() && Facts::of(request, &self.opens).kind == Kind::Delete {
+                let create = self.own_create(request).filter(|create| deletes_on_close(create));
+                deleting.extend(create.map(Request::message_id));
+            } else if facts.subject == Subject::OwnCreate && facts.kind == Kind::Delete {
+                // Also if its CREATE is not here any more, for the client has cancelled that.
                 deleting.push(request.message_id());
             }
         }

@@ -102,7 +102,11 @@ impl World {
             Event::Replay(row) => {
                 const SELDOM: [&str; 6] = ["append", "link", "overwrite", "delete", "rename", "teardown"];
                 self.pairs[at].sent_again |= row.verdict == "resend" && SELDOM.contains(&row.request);
-                self.coverage.count(required::row(row.request, row.known, row.verdict));
+                let text = required::row(row.request, row.known, row.verdict);
+                if row.verdict == "not_probed" {
+                    self.fail(Violation::new("not found out", text.clone()));
+                }
+                self.coverage.count(text);
             }
             Event::Succession(succession) => {
                 for other in (0..self.pairs.len()).filter(|other| *other != at) {
