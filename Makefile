@@ -32,10 +32,10 @@ unit:
 	cargo test --workspace --all-features --locked --quiet
 
 # Seeds of the simulator (RUNS=, FROM=); stops at the first that breaks a rule, and tells its story. COVERAGE= says how often
-# every row of the replay table and every stage of a takeover has to be hit.
+# every row of the replay table and every stage of a takeover has to be hit; without RUNS=, 10 times.
 sim:
 	cargo run --release --locked --quiet -p understudy-sim -- run --runs $(or $(RUNS),20000) --from $(or $(FROM),0) \
-		$(if $(COVERAGE),--require-coverage $(COVERAGE))
+		$(if $(COVERAGE)$(if $(RUNS),,1),--require-coverage $(or $(COVERAGE),10))
 
 # Faults that are made on purpose, one against each invariant: the simulator has to find every one (RUNS= seeds at most).
 # MUTANT= picks by a part of the name. Never in CI.

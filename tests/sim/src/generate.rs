@@ -1,6 +1,7 @@
 //! Which step comes next, by a seed.
 
 use crate::{
+    aim::Aim,
     chance::Chance,
     plan::{Act, CACHES, CHANGES, Change, Hop, Step},
     users::User,
@@ -11,6 +12,10 @@ const HOPS: [Hop; 6] =
     [Hop::ToProxy, Hop::ToNode, Hop::FromNode, Hop::ToClient, Hop::ToNodeBeside, Hop::FromNodeBeside];
 /// How many Opens a client has at most.
 const SLOTS: usize = 4;
+/// One in so many runs is devoted to something rare.
+const AIMED: usize = 8;
+/// The kinds of request, as the replay table has them, that are seldom sent again.
+const SELDOM: [&str; 6] = ["append", "link", "overwrite", "delete", "rename", "teardown"];
 
 /// How likely what is, which differs from run to run.
 #[derive(Debug, Clone)]
@@ -23,6 +28,8 @@ pub struct Mood {
     focus: Option<Focus>,
     /// Whether nodes die more often while something is being made good.
     storm: bool,
+    /// What all of the run is about, if it is devoted to something rare.
+    aim: Option<Aim>,
 }
 
 /// See [`Mood`].
@@ -41,6 +48,10 @@ enum Focus {
 impl Mood {
     /// The mood of a run.
     pub fn drawn(chance: &mut Chance) -> Self {
+        if chance.one_in(AIMED) {
+            let aim = Some(Aim::drawn(chance));
+            return Self { acts: 25, faults: 0, waits: 3, evil: 0, focus: None, storm: false, aim };
+        }
         Self {
             acts: chance.pick(&[15, 25, 40]),
             faults: chance.pick(&[5, 15, 30, 60]),
@@ -63,13 +74,17 @@ impl Mood {
                 Some(Focus::Overwrite),
             ]),
             storm: chance.one_in(2),
+            aim: None,
         }
     }
 
     /// The next step.
     pub fn next(&self, world: &World, chance: &mut Chance) -> Step {
+        if let Some(step) = self.aim.and_then(|aim| aim.step(world, chance)) {
+            return step;
+        }
         let draw = chance.below(1000);
-        if self.storm && draw < 300 && world.is_sent_again() {
+        if self.storm && draw < 300 && world.is_sent_again(&SELDOM) {
             let node = world.serving_node().unwrap_or(0);
             return Step::Crash { node, kept: chance.below(2) };
         }
@@ -112,6 +127,9 @@ impl Mood {
 
     fn act(&self, chance: &mut Chance) -> Act {
         let slot = u8::try_from(chance.below(SLOTS)).unwrap_or(0);
+        if let Some(aim) = self.aim {
+            return aim.act(slot, chance);
+        }
         let block = chance.below(2) as u64;
         if chance.below(100) < self.evil {
             return if chance.one_in(2) { Act::EvilWrite { slot } } else { Act::EvilCreate };

@@ -25,6 +25,7 @@
 //! more than one directory.
 #![allow(clippy::missing_errors_doc, reason = "a test")]
 
+mod aim;
 pub mod chance;
 pub mod client;
 mod cover;

@@ -137,6 +137,62 @@ pub(crate) enum Kind {
     Other,
 }
 
+/// What a run may be devoted to: the kinds of request of which the replay table has rows that are rare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaited {
+    Append,
+    Close,
+    /// Within a compound.
+    Delete,
+    /// CREATE of a file that must be new.
+    Exclusive,
+    /// CREATE of a file that is new, and may be there.
+    More,
+    Link,
+    Rename,
+    /// CREATE that empties.
+    Overwrite,
+    Login,
+    Notify,
+    Ioctl,
+}
+
+impl Awaited {
+    /// As the replay table calls it.
+    pub(crate) fn row(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Close => "close",
+            Self::Delete => "delete",
+            Self::Exclusive => "exclusive_create",
+            Self::More => "open_if",
+            Self::Link => "link",
+            Self::Rename => "rename",
+            Self::Overwrite => "overwrite",
+            Self::Login => "login",
+            Self::Notify => "notify",
+            Self::Ioctl => "other_ioctl",
+        }
+    }
+
+    fn is(self, asked: &Asked) -> bool {
+        match (self, &asked.kind) {
+            (Self::Append, Kind::Append { .. })
+            | (Self::Close, Kind::Close)
+            | (Self::Delete, Kind::Counted(_))
+            | (Self::Exclusive, Kind::Create { once: true, .. })
+            | (Self::Link, Kind::Link { .. })
+            | (Self::Rename, Kind::Rename { .. })
+            | (Self::Overwrite, Kind::Create { empties: Some(_), .. })
+            | (Self::Login, Kind::Login) => true,
+            (Self::More, Kind::Create { once: false, name, .. }) => name.starts_with('x'),
+            (Self::Notify, _) => asked.command == Command::CHANGE_NOTIFY,
+            (Self::Ioctl, _) => asked.command == Command::IOCTL,
+            _ => false,
+        }
+    }
+}
+
 /// A request that is not answered yet.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -249,6 +305,11 @@ impl Client {
     /// Whether nothing is awaited but what may wait for ever.
     pub fn waits_for_ever(&self) -> bool {
         self.asked.values().all(|a| matches!(a.command, Command::CHANGE_NOTIFY | Command::LOCK))
+    }
+
+    /// Whether such a request is not answered.
+    pub(crate) fn awaits(&self, what: Awaited) -> bool {
+        self.asked.values().any(|asked| what.is(asked))
     }
 
     /// Whether a request of that kind is not answered, and whether a STATUS_PENDING has said so.

@@ -18,6 +18,11 @@ impl World {
         self.placement.serving()
     }
 
+    /// A node that has crashed.
+    pub fn fallen_node(&self) -> Option<usize> {
+        self.up.iter().position(|up| !up)
+    }
+
     /// The end of a connection whose node has gone: what was under way to the node is lost, and so are all but the first
     /// answers.
     fn break_wire(wire: &mut Wire, kept: usize, said: bool) {

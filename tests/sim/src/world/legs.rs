@@ -233,7 +233,7 @@ impl World {
     /// Requests that wait for an answer have one node less.
     pub(super) fn lose_in_flight(&mut self, at: usize) {
         let pair = &mut self.pairs[at];
-        pair.sent_again = false;
+        pair.sent_again.clear();
         for id in pair.client.asked.keys() {
             *pair.in_flight.entry(*id).or_default() += 1;
         }

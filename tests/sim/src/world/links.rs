@@ -8,10 +8,12 @@ use understudy_core::{
     ids::LinkId,
 };
 
-use super::{World, legs::Wire};
+use super::{Pair, World, legs::Wire};
 use crate::{
+    client::Awaited,
     node::{Had, Mark},
     oracle::Violation,
+    plan::Hop,
     required,
 };
 
@@ -86,9 +88,25 @@ impl World {
         self.pairs.iter().any(|pair| pair.closed.is_none() && !pair.in_flight.is_empty())
     }
 
-    /// Whether something of a kind that seldom is was sent again, and is not answered.
-    pub fn is_sent_again(&self) -> bool {
-        self.pairs.iter().any(|pair| pair.closed.is_none() && pair.sent_again && !pair.in_flight.is_empty())
+    /// Whether something of one of these kinds was sent again, and is not answered.
+    pub fn is_sent_again(&self, kinds: &[&str]) -> bool {
+        let is_it = |pair: &Pair| {
+            pair.closed.is_none()
+                && !pair.in_flight.is_empty()
+                && kinds.iter().any(|kind| pair.sent_again.contains(kind))
+        };
+        self.pairs.iter().any(is_it)
+    }
+
+    /// Whether the proxy has such a request of a client, none of whose requests has lost a node. `sent`: and nothing else is
+    /// under way to the node.
+    pub(crate) fn is_in_flight(&self, what: Awaited, sent: bool) -> bool {
+        let is_it = |at: &usize| {
+            let pair = &self.pairs[*at];
+            let is_here = pair.closed.is_none() && pair.to_proxy.is_empty() && pair.in_flight.is_empty();
+            is_here && pair.client.awaits(what) && !(sent && self.has(*at, Hop::ToNode))
+        };
+        (0..self.pairs.len()).any(|at| is_it(&at))
     }
 
     fn event(&mut self, at: usize, event: Event) {
@@ -100,8 +118,9 @@ impl World {
                 self.coverage.takeover(&report);
             }
             Event::Replay(row) => {
-                const SELDOM: [&str; 6] = ["append", "link", "overwrite", "delete", "rename", "teardown"];
-                self.pairs[at].sent_again |= row.verdict == "resend" && SELDOM.contains(&row.request);
+                if row.verdict == "resend" {
+                    self.pairs[at].sent_again.insert(row.request);
+                }
                 let text = required::row(row.request, row.known, row.verdict);
                 if row.verdict == "not_probed" {
                     self.fail(Violation::new("not found out", text.clone()));

@@ -78,8 +78,8 @@ pub struct Pair {
     left: bool,
     /// Requests in flight when a node was lost: MessageId, command, deaths.
     in_flight: BTreeMap<u64, u32>,
-    /// Some of them were sent again, of the kinds that seldom are.
-    sent_again: bool,
+    /// The kinds, as the replay table has them, of those that were sent again.
+    sent_again: BTreeSet<&'static str>,
 }
 
 impl Pair {
@@ -161,7 +161,7 @@ impl World {
                 closed: None,
                 left: false,
                 in_flight: BTreeMap::new(),
-                sent_again: false,
+                sent_again: BTreeSet::new(),
             }
         };
         let mut world = Self {
