@@ -1,6 +1,9 @@
 //! What a [`Link`](crate::link::Link) tells the code that drives it: for the Fleet, for Files, for log and metrics.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use smb_parse::FileId;
@@ -382,7 +385,7 @@ pub struct Claim {
     /// `DOMAIN\user` as the client named it.
     pub user: String,
     /// The share's name in lower case.
-    pub share: String,
+    pub share: Arc<str>,
     /// The name that the request gives.
     pub key: FileKey,
 }

@@ -26,7 +26,7 @@ mod renames;
 mod tail;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Instant,
 };
@@ -118,15 +118,15 @@ struct File {
     /// It is deleted when the last of its Opens is closed.
     doomed: bool,
     /// Links that may have changed it just before they lost their nodes.
-    wrote: HashSet<LinkId>,
+    #[expect(clippy::box_collection, reason = "few files have any, and all would pay for it")]
+    wrote: Option<Box<BTreeSet<LinkId>>>,
     tail: Tail,
 }
 
 /// What a Link is to know of one of its Opens before it reclaims it.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
-    /// The path in the share, UTF-16LE.
-    pub(crate) path: &'a [u8],
+    pub(crate) name: &'a Name,
     /// When it was heard of that it is called so.
     pub(crate) since: Instant,
     pub(crate) birth: Birth,
@@ -137,8 +137,8 @@ pub(crate) struct Place<'a> {
 /// The Opens of all Links, by file.
 #[derive(Debug, Default)]
 pub struct Files {
-    links: HashMap<LinkId, HashMap<OpenToken, Entry>>,
-    files: BTreeMap<FileKey, File>,
+    links: HashMap<LinkId, BTreeMap<OpenToken, Box<Entry>>>,
+    files: BTreeMap<FileKey, Box<File>>,
     unreclaimed: u64,
     /// The same by the number of a file on the disk, while there are any.
     numbers: HashMap<u64, Barrier>,
@@ -219,7 +219,7 @@ impl Files {
 
     /// Recorded Opens of clients that are there.
     pub fn opens(&self) -> usize {
-        let opens: usize = self.links.values().map(HashMap::len).sum();
+        let opens: usize = self.links.values().map(BTreeMap::len).sum();
         opens - self.absent()
     }
 
@@ -289,7 +289,8 @@ impl Files {
         let writes = |(other, open): &(LinkId, OpenToken)| {
             *other != link && self.entry(*other, *open).is_some_and(|entry| entry.writes)
         };
-        file.wrote.iter().any(|other| *other != link) || node_lives && file.opens.iter().any(writes)
+        file.wrote.iter().any(|links| links.iter().any(|other| *other != link))
+            || node_lives && file.opens.iter().any(writes)
     }
 
     /// What is known of the end of an Open's file. `None`: another name may be the same file's.
@@ -300,7 +301,7 @@ impl Files {
                 && other.file.number == entry.file.number
                 && other.name.key != entry.name.key
         };
-        let has_alias = self.links.values().flat_map(HashMap::values).any(is_alias);
+        let has_alias = self.links.values().flat_map(BTreeMap::values).any(|other| is_alias(other));
         self.files.get(&entry.name.key).filter(|_| !has_alias && !self.blind).map(|file| &file.tail)
     }
 
@@ -374,7 +375,7 @@ impl Files {
     pub(crate) fn place(&self, link: LinkId, open: OpenToken) -> Option<Place<'_>> {
         let entry = self.entry(link, open)?;
         let doomed = entry.deletes || self.files.get(&entry.name.key).is_some_and(|file| file.doomed);
-        Some(Place { path: &entry.name.path, since: entry.named, birth: entry.file.birth, doomed })
+        Some(Place { name: &entry.name, since: entry.named, birth: entry.file.birth, doomed })
     }
 
     /// Where else to look for the file of an Open: it is not there under these names.
@@ -560,7 +561,7 @@ impl Files {
             FileEvent::Wrote { open } => {
                 let key = self.entry(link, open).map(|entry| entry.name.key.clone());
                 if let Some(file) = key.and_then(|key| self.files.get_mut(&key)) {
-                    file.wrote.insert(link);
+                    file.wrote.get_or_insert_default().insert(link);
                 }
             }
             FileEvent::Sized { open, end, asked } => self.sized(link, open, end, asked),
@@ -640,7 +641,7 @@ impl Files {
         self.version += u64::from(self.pending.remove(&link).is_some());
         self.renames.link_gone(link);
         self.end_deferring();
-        let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(HashMap::keys).copied().collect();
+        let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(BTreeMap::keys).copied().collect();
         for open in opens {
             self.release(link, open);
             if let Some((entry, _)) = self.remove(link, open) {
@@ -650,11 +651,11 @@ impl Files {
     }
 
     fn entry(&self, link: LinkId, open: OpenToken) -> Option<&Entry> {
-        self.links.get(&link)?.get(&open)
+        Some(&**self.links.get(&link)?.get(&open)?)
     }
 
     fn entry_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Entry> {
-        self.links.get_mut(&link)?.get_mut(&open)
+        Some(&mut **self.links.get_mut(&link)?.get_mut(&open)?)
     }
 
     fn gone(&mut self, now: Instant, key: FileKey, birth: Birth) {
@@ -688,15 +689,20 @@ impl Files {
         if link == ABSENT {
             self.absent.named(open, &entry.name.key);
         }
-        self.files.entry(entry.name.key.clone()).or_default().opens.push((link, open));
+        let opens = &mut self.files.entry(entry.name.key.clone()).or_default().opens;
+        if opens.is_empty() {
+            // Most files are open once.
+            opens.reserve_exact(1);
+        }
+        opens.push((link, open));
         self.raise(&entry.name.key, entry.file.number, entry.wants());
-        self.links.entry(link).or_default().insert(open, entry);
+        self.links.entry(link).or_default().insert(open, Box::new(entry));
     }
 
     /// Takes an Open out, and with it its file, if it was the last.
-    fn remove(&mut self, link: LinkId, open: OpenToken) -> Option<(Entry, Option<File>)> {
+    fn remove(&mut self, link: LinkId, open: OpenToken) -> Option<(Entry, Option<Box<File>>)> {
         let opens = self.links.get_mut(&link)?;
-        let entry = opens.remove(&open)?;
+        let entry = *opens.remove(&open)?;
         if link == ABSENT {
             self.absent.unnamed(open, &entry.name.key);
         }
@@ -926,11 +932,13 @@ impl Files {
         if link == ABSENT {
             self.absent_moved(open, &path);
         } else {
-            self.moved_opens.push_back((link, open, path));
+            self.moved_opens.push_back((link, open, path.as_ref().into()));
         }
         if let Some(file) = self.files.get_mut(&to) {
             file.doomed |= doomed;
-            file.wrote.extend(wrote);
+            if let Some(wrote) = wrote {
+                file.wrote.get_or_insert_default().extend(*wrote);
+            }
             if file.opens.len() == 1 {
                 file.tail = tail;
             } else if file.tail.version() != tail.version() {

@@ -1,5 +1,7 @@
 //! Records of Opens and sessions: enough to give a client back what it had, and no secret.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -84,18 +86,21 @@ pub struct OpenRecord {
     /// ClientGuid of the connection.
     pub client: Hex<16>,
     /// `DOMAIN\user` as the client named it.
-    pub user: String,
+    #[serde(with = "text::shared")]
+    pub user: Arc<str>,
     /// The client's SessionId.
     pub session: Hex<8>,
     /// FileId as the client knows it.
     pub file_id: FileIdRecord,
     /// The share's name in lower case.
-    pub share: String,
+    #[serde(with = "text::shared")]
+    pub share: Arc<str>,
     /// The path in the share, UTF-16LE.
     #[serde(with = "text::path")]
-    pub path: Vec<u8>,
+    pub path: Arc<[u8]>,
     /// The node that has, or had, the Open.
-    pub node: String,
+    #[serde(with = "text::shared")]
+    pub node: Arc<str>,
     /// The epoch in which that node had it.
     pub epoch: u64,
     /// FileId as that node knows it.
@@ -309,7 +314,7 @@ mod tests {
     #[test]
     fn a_path_that_is_no_unicode_survives() {
         let mut record = record();
-        record.path = vec![0x00, 0xd8, b'x', 0];
+        record.path = [0x00, 0xd8, b'x', 0].into();
         let Change::Put(_, bytes) = record.to_change().unwrap() else { panic!("a record is put") };
         assert!(String::from_utf8_lossy(&bytes).contains(r#""path":"?00d87800""#));
         assert_eq!(OpenRecord::from_bytes(&bytes).unwrap().path, record.path);

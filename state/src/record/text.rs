@@ -1,6 +1,6 @@
 //! How bytes look in a record: as hexadecimal digits, and paths as text where they are text.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
@@ -68,9 +68,22 @@ impl<'de> Deserialize<'de> for FileIdRecord {
     }
 }
 
+/// A text of which there is one copy for many records.
+pub(super) mod shared {
+    use super::{Arc, Deserialize, Deserializer, Serializer};
+
+    pub(crate) fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(text)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+        Ok(String::deserialize(deserializer)?.into())
+    }
+}
+
 /// A path, UTF-16LE. What is no Unicode is written as `?` and digits, for no path has a `?`.
 pub(super) mod path {
-    use super::{Deserialize, Deserializer, Error, Serializer, from_hex};
+    use super::{Arc, Deserialize, Deserializer, Error, Serializer, from_hex};
 
     pub(crate) fn serialize<S: Serializer>(path: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         let units: Vec<u16> =
@@ -86,10 +99,12 @@ pub(super) mod path {
         }
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[u8]>, D::Error> {
         let text = String::deserialize(deserializer)?;
         match text.strip_prefix('?') {
-            Some(digits) => from_hex(digits).ok_or_else(|| D::Error::custom("not hexadecimal")),
+            Some(digits) => {
+                from_hex(digits).map(Into::into).ok_or_else(|| D::Error::custom("not hexadecimal"))
+            }
             None => Ok(text.encode_utf16().flat_map(u16::to_le_bytes).collect()),
         }
     }

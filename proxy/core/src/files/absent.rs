@@ -14,7 +14,9 @@
 //! ([`FileEvent::Claim`](crate::event::FileEvent::Claim)), is told by [`Files::claimed`], and says how it ended.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    hash::{BuildHasher as _, Hash, RandomState},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -42,7 +44,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(60);
 /// One of them.
 #[derive(Debug)]
 struct Absentee {
-    record: Box<OpenRecord>,
+    record: OpenRecord,
     /// Until when its client may come back.
     until: Instant,
     /// Until when nobody else is admitted.
@@ -62,12 +64,21 @@ struct Absentee {
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Absent {
-    opens: BTreeMap<OpenToken, Absentee>,
-    by_id: HashMap<u64, BTreeSet<OpenToken>>,
-    /// By the last components of their names: one directory may be in two shares.
-    by_leaf: HashMap<Box<str>, BTreeSet<OpenToken>>,
+    opens: BTreeMap<OpenToken, Box<Absentee>>,
+    by_id: BTreeSet<(u64, OpenToken)>,
+    /// By the last components of their names, as hashes: one directory may be in two shares.
+    by_leaf: BTreeSet<(u64, OpenToken)>,
+    /// By whoever may claim them: the hash of a ClientGuid, or of a user's name, see [`Owner`].
+    by_owner: BTreeSet<(u64, OpenToken)>,
+    /// By when something is due for them.
+    by_time: BTreeSet<(Instant, OpenToken)>,
+    hasher: RandomState,
+    /// What many records have in common, once.
+    words: HashSet<Arc<str>>,
     /// How many keep others from their files.
     keeping: usize,
+    /// How many are there still although their clients have them again.
+    back: usize,
     claims: HashMap<(LinkId, OpenToken), Result<OpenToken, Status>>,
     next: u64,
     grace: Duration,
@@ -75,7 +86,7 @@ pub(super) struct Absent {
 }
 
 impl Absentee {
-    fn new(record: Box<OpenRecord>, until: Instant, grace: Option<Instant>) -> Self {
+    fn new(record: OpenRecord, until: Instant, grace: Option<Instant>) -> Self {
         let fresh = grace.is_some();
         Self { record, until, grace, fresh, claimed: false, written: false, taken: false, back: false }
     }
@@ -83,6 +94,12 @@ impl Absentee {
     /// Whether others are kept from its file.
     fn keeps(&self) -> bool {
         self.grace.is_some() || self.back
+    }
+
+    /// When its grace or its time is over, unless a Link is about to have it.
+    fn due(&self) -> Option<Instant> {
+        let first = self.grace.map_or(self.until, |grace| grace.min(self.until));
+        (!self.claimed).then_some(first)
     }
 }
 
@@ -99,22 +116,112 @@ impl Absent {
 
     /// One is called so now.
     pub(super) fn named(&mut self, token: OpenToken, key: &FileKey) {
-        self.by_leaf.entry(leaf(key).into()).or_default().insert(token);
+        self.by_leaf.insert((self.hash(leaf(key)), token));
     }
 
     /// One is not called so any more.
     pub(super) fn unnamed(&mut self, token: OpenToken, key: &FileKey) {
-        forget(&mut self.by_leaf, &leaf(key).into(), token);
+        self.by_leaf.remove(&(self.hash(leaf(key)), token));
     }
+
+    fn hash(&self, what: impl Hash) -> u64 {
+        self.hasher.hash_one(what)
+    }
+
+    /// Those that this owner may claim, and perhaps others.
+    fn of(&self, owner: Owner<'_>) -> impl Iterator<Item = &Absentee> {
+        let tokens = tokens(&self.by_owner, self.hash(owner));
+        tokens.filter_map(|token| self.opens.get(&token)).map(|open| &**open)
+    }
+
+    fn insert(&mut self, mut absentee: Absentee) -> OpenToken {
+        self.next += 1;
+        let token = OpenToken(self.next);
+        let OpenRecord { user, share, node, .. } = &mut absentee.record;
+        for word in [user, share, node] {
+            match self.words.get(word) {
+                Some(known) => *word = Arc::clone(known),
+                None => drop(self.words.insert(Arc::clone(word))),
+            }
+        }
+        self.by_id.insert((absentee.record.file_id.persistent, token));
+        self.by_owner.insert((self.hash(Owner::of(&absentee.record)), token));
+        self.count(token, &absentee);
+        self.opens.insert(token, Box::new(absentee));
+        token
+    }
+
+    fn remove(&mut self, token: OpenToken) -> Option<Absentee> {
+        let absentee = *self.opens.remove(&token)?;
+        self.uncount(token, &absentee);
+        self.by_id.remove(&(absentee.record.file_id.persistent, token));
+        self.by_owner.remove(&(self.hash(Owner::of(&absentee.record)), token));
+        if self.opens.is_empty() {
+            self.words.clear();
+        }
+        Some(absentee)
+    }
+
+    /// Changes one. Who may have it stays as it is.
+    fn change(&mut self, token: OpenToken, change: impl FnOnce(&mut Absentee)) {
+        let Some(mut absentee) = self.opens.remove(&token) else { return };
+        self.uncount(token, &absentee);
+        change(&mut absentee);
+        self.count(token, &absentee);
+        self.opens.insert(token, absentee);
+    }
+
+    fn count(&mut self, token: OpenToken, absentee: &Absentee) {
+        self.by_time.extend(absentee.due().map(|due| (due, token)));
+        self.keeping += usize::from(absentee.keeps());
+        self.back += usize::from(absentee.back);
+    }
+
+    fn uncount(&mut self, token: OpenToken, absentee: &Absentee) {
+        if let Some(due) = absentee.due() {
+            self.by_time.remove(&(due, token));
+        }
+        self.keeping -= usize::from(absentee.keeps());
+        self.back -= usize::from(absentee.back);
+    }
+}
+
+/// Who may claim an Open.
+#[derive(Hash)]
+enum Owner<'a> {
+    /// With a lease: its user, as this client.
+    Client(&'a [u8; 16]),
+    /// Without one nobody asks for the ClientGuid. The user, in lower case.
+    User(String),
+}
+
+impl<'a> Owner<'a> {
+    fn of(record: &'a OpenRecord) -> Self {
+        if record.lease.is_some() { Self::Client(&record.client.0) } else { Self::user(&record.user) }
+    }
+
+    fn user(name: &str) -> Self {
+        Self::User(name.to_lowercase())
+    }
+}
+
+/// What stands in an index under a number.
+fn tokens(index: &BTreeSet<(u64, OpenToken)>, number: u64) -> impl Iterator<Item = OpenToken> {
+    index.range((number, OpenToken(0))..=(number, OpenToken(u64::MAX))).map(|(_, token)| *token)
 }
 
 impl Default for Absent {
     fn default() -> Self {
         Self {
             opens: BTreeMap::new(),
-            by_id: HashMap::new(),
-            by_leaf: HashMap::new(),
+            by_id: BTreeSet::new(),
+            by_leaf: BTreeSet::new(),
+            by_owner: BTreeSet::new(),
+            by_time: BTreeSet::new(),
+            hasher: RandomState::new(),
+            words: HashSet::new(),
             keeping: 0,
+            back: 0,
             claims: HashMap::new(),
             next: 0,
             grace: GRACE,
@@ -134,9 +241,14 @@ impl Absent {
 
     /// By ClientGuid and SessionId, the sessions of what these users may have had open as whatever client.
     pub(super) fn sessions(&self, users: &[&str]) -> BTreeSet<([u8; 16], SessionId)> {
-        let is_theirs = |open: &&Absentee| users.iter().any(|user| is_user(&open.record.user, user));
-        let open_to_all = self.opens.values().filter(|open| open.record.lease.is_none()).filter(is_theirs);
-        open_to_all
+        let of_user = |user: &&str| {
+            let is_theirs =
+                |open: &&Absentee| open.record.lease.is_none() && is_user(&open.record.user, user);
+            self.of(Owner::user(user)).filter(is_theirs).collect::<Vec<_>>()
+        };
+        users
+            .iter()
+            .flat_map(of_user)
             .map(|open| (open.record.client.0, SessionId::from_be_bytes(open.record.session.0)))
             .collect()
     }
@@ -165,11 +277,12 @@ impl Files {
     }
 
     /// A record of an earlier run of the proxy. `left`: how long its client, which was away then, may still come back.
-    pub fn load(&mut self, now: Instant, record: OpenRecord, left: Option<Duration>) {
+    pub fn load(&mut self, now: Instant, mut record: OpenRecord, left: Option<Duration>) {
         let lasts = if is_lasting(&record) { patience(&record) } else { self.absent.grace };
         let left = left.unwrap_or(lasts);
         let grace = now + self.absent.grace_of(&record).min(left);
         let name = Name::new(&record.share, &record.path);
+        record.path = Arc::clone(&name.path);
         let name = record.timewarp.into_iter().fold(name, Name::in_the_past);
         let number = record.on_disk_id.map(|id| id.0).filter(|_| record.timewarp.is_none());
         let file = FileIdentity::new(birth(&record), number);
@@ -177,12 +290,12 @@ impl Files {
         let writes = crate::link::breaks::may_write(record.desired_access);
         let entry =
             Entry { name, file, heard, named: now, reclaimed: true, unflagged: false, deletes, writes };
-        self.absent_is(Absentee::new(Box::new(record), now + left, Some(grace)), entry);
+        self.absent_is(Absentee::new(record, now + left, Some(grace)), entry);
     }
 
     /// How many Opens there are whose clients are away.
     pub fn absent(&self) -> usize {
-        self.absent.opens.values().filter(|open| !open.back).count()
+        self.absent.opens.len() - self.absent.back
     }
 
     /// What is to be stored of them.
@@ -192,43 +305,35 @@ impl Files {
 
     /// When [`Self::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let unclaimed = self.absent.opens.values().filter(|open| !open.claimed);
-        unclaimed.flat_map(|open| open.grace.into_iter().chain([open.until])).chain(self.bygone_until()).min()
+        let first = self.absent.by_time.first().map(|(due, _)| *due);
+        first.into_iter().chain(self.bygone_until()).min()
     }
 
     /// Those whose time is over are gone, and files whose grace is over are free.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.end_bygone(now);
-        let due = |open: &Absentee| !open.claimed;
-        let late =
-            |(token, open): (&OpenToken, &Absentee)| (now >= open.until && due(open)).then_some(*token);
-        for token in self.absent.opens.iter().filter_map(late).collect::<Vec<_>>() {
-            self.absent_gone(now, token, None);
-        }
-        let over = |open: &Absentee| due(open) && open.grace.is_some_and(|at| now >= at);
-        let over = self.absent.opens.iter().filter(|(_, open)| over(open)).map(|(token, _)| *token);
-        for token in over.collect::<Vec<_>>() {
-            if let Some(open) = self.absent.opens.get_mut(&token) {
-                open.grace = None;
+        while let Some((_, token)) = self.absent.by_time.first().copied().filter(|(due, _)| now >= *due) {
+            if self.absent.opens.get(&token).is_some_and(|open| now >= open.until) {
+                self.absent_gone(now, token, None);
+            } else {
+                self.absent.change(token, |open| open.grace = None);
+                self.version += 1;
             }
-            self.absent.keeping -= 1;
-            self.version += 1;
         }
     }
 
     /// Whether a client that has logged in is to be served by legs of the proxy's own, for it may claim what the node does not
     /// know by the ids that it will name.
     pub(crate) fn wants_bridge(&self, client: [u8; 16], user: &str) -> bool {
-        // What is quick to tell first: there may be many, and this is asked at every login.
-        let is_strange = |open: &&Absentee| {
-            // Without a lease nobody asks for the ClientGuid.
+        let is_strange = |open: &Absentee| {
             (open.record.client.0 == client || open.record.lease.is_none())
                 && !open.back
                 && (open.fresh || open.record.file_id != open.record.node_file_id)
                 && is_lasting(&open.record)
                 && is_user(&open.record.user, user)
         };
-        self.absent.opens.values().any(|open| is_strange(&open))
+        let owners = [Owner::Client(&client), Owner::user(user)];
+        owners.into_iter().any(|owner| self.absent.of(owner).any(is_strange))
     }
 
     /// What became of a Link's claim.
@@ -268,33 +373,24 @@ impl Files {
         (entry.reclaimed, entry.unflagged) = (true, false);
         let until = now + patience(&record);
         let grace = lost.then(|| until.min(now + self.absent.grace_of(&record)));
-        let away = self.absent_is(Absentee::new(record, until, grace), entry);
-        if let Some(open) = self.absent.opens.get(&away) {
-            let left = patience(&open.record);
-            self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), left));
-        }
+        let left = patience(&record);
+        self.absent.mutations.push_back(Mutation::PutAway(record.clone(), left));
+        self.absent_is(Absentee::new(*record, until, grace), entry);
     }
 
-    fn absent_is(&mut self, absentee: Absentee, entry: Entry) -> OpenToken {
-        self.absent.next += 1;
-        let token = OpenToken(self.absent.next);
-        self.absent.by_id.entry(absentee.record.file_id.persistent).or_default().insert(token);
-        self.absent.keeping += usize::from(absentee.keeps());
-        self.absent.opens.insert(token, absentee);
+    fn absent_is(&mut self, absentee: Absentee, entry: Entry) {
+        let token = self.absent.insert(absentee);
         self.insert(ABSENT, token, entry);
         self.version += 1;
-        token
     }
 
     /// Forgets one. `kept`: it is a Link's again, with this key.
     fn absent_gone(&mut self, now: Instant, token: OpenToken, kept: Option<OpenKey>) {
-        let Some(absentee) = self.absent.opens.remove(&token) else { return };
-        forget(&mut self.absent.by_id, &absentee.record.file_id.persistent, token);
+        let Some(absentee) = self.absent.remove(token) else { return };
         let key = absentee.record.key();
         if kept != Some(key) && !absentee.back {
             self.absent.mutations.push_back(Mutation::RemoveOpen(key));
         }
-        self.absent.keeping -= usize::from(absentee.keeps());
         if let Some((entry, _)) = self.remove(ABSENT, token) {
             self.lately.closed(&entry.name.key, Some(now));
         }
@@ -302,43 +398,45 @@ impl Files {
     }
 
     /// One has another name.
-    pub(super) fn absent_moved(&mut self, token: OpenToken, path: &[u8]) {
+    pub(super) fn absent_moved(&mut self, token: OpenToken, path: &Arc<[u8]>) {
         if let Some(open) = self.absent.opens.get_mut(&token).filter(|open| !open.back) {
-            open.record.path = path.to_vec();
-            self.absent.mutations.push_back(Mutation::PutAway(open.record.clone(), patience(&open.record)));
+            open.record.path = Arc::clone(path);
+            let left = patience(&open.record);
+            self.absent.mutations.push_back(Mutation::PutAway(Box::new(open.record.clone()), left));
         }
     }
 
     /// The state of all nodes before this is lost.
     pub(super) fn absent_lost(&mut self, now: Instant) {
-        for open in self.absent.opens.values_mut().filter(|open| !open.back && !open.taken && !open.fresh) {
-            let grace = self.absent.grace.max(resilience(&open.record));
-            (open.fresh, open.grace) = (true, Some(open.until.min(now + grace)));
-            self.absent.keeping += 1;
+        let is_kept = |open: &Absentee| !open.back && !open.taken && !open.fresh;
+        let kept = self.absent.opens.iter().filter(|(_, open)| is_kept(open)).map(|(token, _)| *token);
+        for token in kept.collect::<Vec<_>>() {
+            let grace = self.absent.grace;
+            self.absent.change(token, |open| {
+                let grace = now + grace.max(resilience(&open.record));
+                (open.fresh, open.grace) = (true, Some(open.until.min(grace)));
+            });
             self.version += 1;
         }
     }
 
     /// A Link claims an Open.
     pub(super) fn claim(&mut self, link: LinkId, open: OpenToken, claim: &Claim) {
-        let found = self.absent.by_id.get(&claim.file_id.persistent).into_iter().flatten();
         let mut answer = Err(Status::OBJECT_NAME_NOT_FOUND);
-        for token in found {
-            let Some(absentee) = self.absent.opens.get(token).filter(|open| !open.claimed && !open.back)
+        for token in tokens(&self.absent.by_id, claim.file_id.persistent) {
+            let Some(absentee) = self.absent.opens.get(&token).filter(|open| !open.claimed && !open.back)
             else {
                 continue;
             };
-            let Some(entry) = self.entry(ABSENT, *token) else { continue };
+            let Some(entry) = self.entry(ABSENT, token) else { continue };
             match permits(&absentee.record, &entry.name, claim) {
-                Ok(()) => answer = Ok(*token),
+                Ok(()) => answer = Ok(token),
                 Err(status) if answer.is_err() => answer = Err(status),
                 Err(_) => {}
             }
         }
-        if let Ok(token) = answer
-            && let Some(absentee) = self.absent.opens.get_mut(&token)
-        {
-            absentee.claimed = true;
+        if let Ok(token) = answer {
+            self.absent.change(token, |open| open.claimed = true);
         }
         self.absent.claims.insert((link, open), answer);
         self.version += 1;
@@ -347,10 +445,12 @@ impl Files {
     /// A claim is over. `kept`: the Link has the Open, with this key; else it is lost.
     pub(super) fn claim_ended(&mut self, now: Instant, link: LinkId, open: OpenToken, kept: Option<OpenKey>) {
         let Some(Ok(token)) = self.absent.claims.remove(&(link, open)) else { return };
-        match self.absent.opens.get_mut(&token).filter(|open| kept.is_some() && open.grace.is_some()) {
-            Some(open) => {
-                (open.back, open.claimed, open.until, open.grace) = (true, false, now + LINGER, None);
-                let key = open.record.key();
+        let lingers = |open: &Absentee| kept.is_some() && open.grace.is_some();
+        match self.absent.opens.get(&token).filter(|open| lingers(open)).map(|open| open.record.key()) {
+            Some(key) => {
+                self.absent.change(token, |open| {
+                    (open.back, open.claimed, open.until, open.grace) = (true, false, now + LINGER, None);
+                });
                 if kept != Some(key) {
                     self.absent.mutations.push_back(Mutation::RemoveOpen(key));
                 }
@@ -361,10 +461,8 @@ impl Files {
 
     /// A claim is given up: the Open may be claimed again.
     pub(super) fn unclaim(&mut self, link: LinkId, open: OpenToken) {
-        if let Some(Ok(token)) = self.absent.claims.remove(&(link, open))
-            && let Some(absentee) = self.absent.opens.get_mut(&token)
-        {
-            absentee.claimed = false;
+        if let Some(Ok(token)) = self.absent.claims.remove(&(link, open)) {
+            self.absent.change(token, |open| open.claimed = false);
         }
     }
 
@@ -425,23 +523,18 @@ impl Files {
 
     /// Whether a file is kept for a client that is away. The last component is enough.
     pub(crate) fn is_name_in_grace(&self, link: LinkId, key: &FileKey) -> bool {
-        let at = self.absent.by_leaf.get(leaf(key)).filter(|_| self.absent.is_keeping());
-        at.into_iter().flatten().any(|token| self.kept_from(link, *token).is_some())
+        let is_meant = |token: &OpenToken| {
+            self.entry(ABSENT, *token).is_some_and(|entry| leaf(&entry.name.key) == leaf(key))
+        };
+        let mut at = tokens(&self.absent.by_leaf, self.absent.hash(leaf(key))).filter(is_meant);
+        self.absent.is_keeping() && at.any(|token| self.kept_from(link, token).is_some())
     }
 
     /// An Open whose file is kept from this Link.
     fn kept_from(&self, link: LinkId, token: OpenToken) -> Option<&Absentee> {
         let client = self.clients.get(&link).copied();
-        self.absent.opens.get(&token).filter(|open| open.keeps() && Some(open.record.client.0) != client)
-    }
-}
-
-fn forget<K: std::hash::Hash + Eq>(index: &mut HashMap<K, BTreeSet<OpenToken>>, key: &K, token: OpenToken) {
-    if let Some(tokens) = index.get_mut(key) {
-        tokens.remove(&token);
-        if tokens.is_empty() {
-            index.remove(key);
-        }
+        let open = self.absent.opens.get(&token).map(|open| &**open);
+        open.filter(|open| open.keeps() && Some(open.record.client.0) != client)
     }
 }
 

@@ -11,7 +11,7 @@ pub struct Name {
     /// By which it is told from others.
     pub key: FileKey,
     /// As it is spelt in the share, UTF-16LE.
-    pub path: Box<[u8]>,
+    pub path: Arc<[u8]>,
 }
 
 const BACKSLASH: [u8; 2] = [b'\\', 0];

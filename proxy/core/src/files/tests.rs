@@ -51,7 +51,7 @@ fn renamed(files: &mut Files, link: LinkId, open: u64, to: &str, at: Instant) {
 
 fn path(files: &Files, link: LinkId, open: u64) -> String {
     let place = files.place(link, OpenToken(open)).expect("it is open");
-    smb_parse::Utf16(place.path).to_string_lossy()
+    smb_parse::Utf16(&place.name.path).to_string_lossy()
 }
 
 fn is_blocked(files: &Files, path: &str) -> bool {
@@ -504,7 +504,7 @@ fn counts_agree_with_the_opens_whatever_happens() {
             }
             _ => files.handle(now(), link, FileEvent::GivenUp { open: OpenToken(open), deleted: false }),
         }
-        let entries = || files.links.values().flat_map(HashMap::values);
+        let entries = || files.links.values().flat_map(BTreeMap::values);
         assert_eq!(files.unreclaimed, entries().filter(|e| !e.reclaimed).count() as u64);
         for (key, file) in &files.files {
             let of_file = || entries().filter(|e| e.name.key == *key);

@@ -29,7 +29,8 @@ const MULTI_CHANNEL: u32 = 0x0000_0008;
 
 /// Open.LockSequenceArray: the last number of each index.
 #[derive(Debug, Default)]
-pub(crate) struct LockSequences(BTreeMap<u32, u32>);
+#[expect(clippy::box_collection, reason = "few Opens have any, and all would pay for it")]
+pub(crate) struct LockSequences(Option<Box<BTreeMap<u32, u32>>>);
 
 /// Index and number.
 fn parts(sequence: u32) -> Option<(u32, u32)> {
@@ -39,17 +40,18 @@ fn parts(sequence: u32) -> Option<(u32, u32)> {
 
 impl LockSequences {
     fn repeats(&self, sequence: u32) -> bool {
-        parts(sequence).is_some_and(|(index, number)| self.0.get(&index) == Some(&number))
+        let Some(known) = &self.0 else { return false };
+        parts(sequence).is_some_and(|(index, number)| known.get(&index) == Some(&number))
     }
 
     /// A request that repeats nothing was done, or refused.
     pub(super) fn answered(&mut self, sequence: u32, done: bool) {
         match parts(sequence) {
             Some((index, number)) if done => {
-                self.0.insert(index, number);
+                self.0.get_or_insert_default().insert(index, number);
             }
             Some((index, _)) => {
-                self.0.remove(&index);
+                self.0.as_mut().map(|known| known.remove(&index));
             }
             None => {}
         }

@@ -1,6 +1,6 @@
 //! What a successful answer teaches, in Relay and in Bridge alike.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use smb_parse::{
     FileId,
@@ -187,7 +187,7 @@ impl Link {
             return;
         }
         let Some(tree) = self.sessions.tree(session, tree_id) else { return };
-        let (share, is_pipe) = (tree.share.clone(), tree.is_pipe());
+        let (share, is_pipe) = (Arc::clone(&tree.share), tree.is_pipe());
         let place = Place { session, tree: tree_id, share, is_pipe };
         let token = self.opens.next_token();
         let Some(mut open) = open_from(token, place, &request.msg, msg, Client(client)) else { return };
@@ -200,7 +200,7 @@ impl Link {
             }
         }
         self.requests.opened(request, client);
-        let (name, file, asked) = (open.file_name(), open.file(), request.at);
+        let (name, file, asked) = (open.name.clone(), open.file(), request.at);
         let (generation, deletes) = (self.generation(), open.create_options & DELETE_ON_CLOSE != 0);
         self.out.file(FileEvent::Opened { open: token, name, file, asked, generation, deletes });
         let response = create::Response::parse(msg).ok();
@@ -298,9 +298,9 @@ impl Link {
         found: bool,
     ) {
         let Some(open) = self.opens.get_mut(token) else { return };
-        open.name = open.full_name(name);
+        open.set_path(&open.full_name(name));
         open.called = None;
-        let to = open.file_name();
+        let to = open.name.clone();
         self.out.file(FileEvent::Renamed { open: token, to, asked, found });
     }
 

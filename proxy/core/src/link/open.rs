@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::{BuildHasher as _, RandomState},
+    sync::Arc,
     time::Instant,
 };
 
@@ -81,13 +83,13 @@ pub(crate) struct Open {
     /// The node that has given out `node_id`, once it is lost.
     pub(crate) had_by: Option<NodeId>,
     pub(crate) state: OpenState,
-    /// The path in the share, UTF-16LE, renames by this handle followed; those by others when it is reclaimed.
-    pub(crate) name: Vec<u8>,
+    /// Its name, renames by this handle followed; those by others when it is reclaimed.
+    pub(crate) name: Name,
     /// What others have made of that name since.
     pub(crate) called: Option<Box<[u8]>>,
     /// When others have given it that name, if they have.
     pub(crate) moved_at: Option<Instant>,
-    pub(crate) share: String,
+    pub(crate) share: Arc<str>,
     pub(crate) desired_access: u32,
     /// What MAXIMUM_ALLOWED came to, if the node was asked.
     pub(crate) granted_access: Option<u32>,
@@ -130,7 +132,7 @@ pub(crate) struct Open {
     pub(crate) owes_read_only: bool,
     /// It has locks, and a node was asked for it by DHnC or DH2C, and has not answered: if its process ends over that, it is
     /// not asked again, unless its locks are still in the way there.
-    pub(crate) reconnecting: Option<Disconnected>,
+    pub(crate) reconnecting: Option<Box<Disconnected>>,
     pub(crate) cursor: Cursor,
     /// A break that the client has not acknowledged.
     pub(crate) breaking: Option<Breaking>,
@@ -178,16 +180,16 @@ impl Open {
 
     /// The file as [`Files`](crate::files::Files) knows it.
     pub(crate) fn key(&self) -> FileKey {
-        self.file_name().key
+        self.name.key.clone()
     }
 
-    /// Its name.
-    pub(crate) fn file_name(&self) -> Name {
-        let name = Name::new(&self.share, &self.name);
-        match self.timewarp {
+    /// It is called so, in the version of the share in which it is.
+    pub(crate) fn set_path(&mut self, path: &[u8]) {
+        let name = Name::new(&self.share, path);
+        self.name = match self.timewarp {
             Some(timestamp) => name.in_the_past(timestamp),
             None => name,
-        }
+        };
     }
 
     /// Which file it is.
@@ -202,7 +204,7 @@ impl Open {
         if !name.get(..2).is_some_and(colon) {
             return name.to_vec();
         }
-        let file = self.name.chunks(2).take_while(|unit| !colon(unit)).flatten();
+        let file = self.name.path.chunks(2).take_while(|unit| !colon(unit)).flatten();
         file.chain(name).copied().collect()
     }
 }
@@ -215,11 +217,14 @@ pub(crate) fn file_key(share: &str, name: &[u8]) -> FileKey {
 /// All Opens of a Link.
 #[derive(Debug, Default)]
 pub(crate) struct Opens {
-    by_token: BTreeMap<OpenToken, Open>,
+    /// Apart from each other: half of the places in the nodes of a map that grows at its end stay empty.
+    by_token: BTreeMap<OpenToken, Box<Open>>,
     by_client: HashMap<Client<FileId>, OpenToken>,
+    /// Those that are not known by the same FileId on both legs, as they are in Relay.
     by_node: HashMap<Node<FileId>, OpenToken>,
-    /// By the key of the lease that they hold. It never becomes another.
-    by_lease: BTreeSet<([u8; 16], OpenToken)>,
+    /// By the key of the lease that they hold, as a hash. It never becomes another.
+    by_lease: BTreeSet<(u64, OpenToken)>,
+    hasher: RandomState,
     /// How many are [`unused`](Open::unused).
     unused: usize,
     next: u64,
@@ -240,7 +245,11 @@ impl Opens {
     }
 
     pub(crate) fn insert(&mut self, open: Open) {
-        self.by_node.insert(open.node_id, open.token);
+        if open.node_id.0 == open.client_id.0 {
+            self.by_node.remove(&open.node_id);
+        } else {
+            self.by_node.insert(open.node_id, open.token);
+        }
         self.unused += usize::from(open.unused);
         self.insert_unreclaimed(open);
     }
@@ -248,9 +257,9 @@ impl Opens {
     /// One that the present node does not have yet.
     pub(crate) fn insert_unreclaimed(&mut self, open: Open) {
         self.by_client.insert(open.client_id, open.token);
-        self.by_lease.extend(open.lease.map(|lease| (lease.key, open.token)));
+        self.by_lease.extend(open.lease.map(|lease| (self.hasher.hash_one(lease.key), open.token)));
         self.touched.insert(open.token);
-        self.by_token.insert(open.token, open);
+        self.by_token.insert(open.token, Box::new(open));
     }
 
     pub(crate) fn remove(&mut self, token: OpenToken) -> Option<Open> {
@@ -268,22 +277,22 @@ impl Opens {
         self.unused -= usize::from(open.unused);
         self.by_client.remove(&open.client_id);
         if let Some(lease) = open.lease {
-            self.by_lease.remove(&(lease.key, token));
+            self.by_lease.remove(&(self.hasher.hash_one(lease.key), token));
         }
         if self.by_node.get(&open.node_id) == Some(&token) {
             self.by_node.remove(&open.node_id);
         }
-        Some(open)
+        Some(*open)
     }
 
     pub(crate) fn get(&self, token: OpenToken) -> Option<&Open> {
-        self.by_token.get(&token)
+        self.by_token.get(&token).map(|open| &**open)
     }
 
     pub(crate) fn get_mut(&mut self, token: OpenToken) -> Option<&mut Open> {
         let open = self.by_token.get_mut(&token)?;
         self.touched.insert(token);
-        Some(open)
+        Some(&mut **open)
     }
 
     pub(crate) fn set_written(&mut self, token: OpenToken, written: Written) {
@@ -309,11 +318,14 @@ impl Opens {
     }
 
     pub(crate) fn by_client(&self, id: FileId) -> Option<&Open> {
-        self.by_token.get(self.by_client.get(&Client(id))?)
+        self.get(*self.by_client.get(&Client(id))?)
     }
 
     pub(crate) fn by_node(&self, id: FileId) -> Option<&Open> {
-        self.by_token.get(self.by_node.get(&Node(id))?)
+        match self.by_node.get(&Node(id)) {
+            Some(token) => self.get(*token),
+            None => self.by_client(id).filter(|o| o.node_id == Node(id) && o.state == OpenState::Live),
+        }
     }
 
     /// The Open a request is about. A request's FileId is the client's while it is raw, else the node's.
@@ -350,17 +362,18 @@ impl Opens {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Open> {
-        self.by_token.values()
+        self.by_token.values().map(|open| &**open)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Open> {
         self.touched.extend(self.by_token.keys());
-        self.by_token.values_mut()
+        self.by_token.values_mut().map(|open| &mut **open)
     }
 
     /// Those that share a lease.
     pub(crate) fn with_lease(&self, key: [u8; 16]) -> impl Iterator<Item = &Open> {
-        self.tokens_with_lease(key).filter_map(|token| self.by_token.get(&token))
+        let known = self.tokens_with_lease(key).filter_map(|token| self.get(token));
+        known.filter(move |open| open.has_lease(key))
     }
 
     /// The same, to change them.
@@ -369,11 +382,13 @@ impl Opens {
         let all =
             tokens.first().zip(tokens.last()).map(|(first, last)| self.by_token.range_mut(first..=last));
         self.touched.extend(tokens);
-        all.into_iter().flatten().map(|(_, open)| open).filter(move |open| open.has_lease(key))
+        all.into_iter().flatten().map(|(_, open)| &mut **open).filter(move |open| open.has_lease(key))
     }
 
+    /// These, and perhaps others.
     fn tokens_with_lease(&self, key: [u8; 16]) -> impl Iterator<Item = OpenToken> {
-        let all = (key, OpenToken(0))..=(key, OpenToken(u64::MAX));
+        let hash = self.hasher.hash_one(key);
+        let all = (hash, OpenToken(0))..=(hash, OpenToken(u64::MAX));
         self.by_lease.range(all).map(|(_, token)| *token)
     }
 
@@ -393,7 +408,7 @@ impl Opens {
 pub(crate) struct Place {
     pub(crate) session: SessionId,
     pub(crate) tree: TreeId,
-    pub(crate) share: String,
+    pub(crate) share: Arc<str>,
     pub(crate) is_pipe: bool,
 }
 
@@ -413,7 +428,7 @@ impl Open {
             node_id,
             had_by: None,
             state: OpenState::Live,
-            name: Vec::new(),
+            name: Name::new(&place.share, &[]),
             called: None,
             moved_at: None,
             share: place.share,
@@ -466,7 +481,6 @@ pub(crate) fn open_from(
     let asked = create::Request::parse(request).ok()?;
     let granted = create::Response::parse(response).ok()?;
     let mut open = Open {
-        name: asked.name.0.to_vec(),
         desired_access: asked.desired_access,
         share_access: asked.share_access,
         create_options: asked.create_options,
@@ -506,6 +520,7 @@ pub(crate) fn open_from(
             _ => {}
         }
     }
+    open.set_path(asked.name.0);
     open.promised = open.durable;
     if let (Some(lease), Some(asked)) = (&mut open.lease, asked_lease) {
         // What only the client can say, and not every node repeats. A break that was in progress is no wish.

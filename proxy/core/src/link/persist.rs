@@ -60,14 +60,14 @@ pub(crate) struct Persist {
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Written {
     digest: u64,
-    /// `None`: nothing.
-    by: Option<StoreToken>,
+    /// 0: nothing.
+    by: StoreToken,
 }
 
 impl Written {
     /// Whether there is a record.
     pub(crate) fn is_there(self) -> bool {
-        self.by.is_some()
+        self.by > StoreToken(0)
     }
 }
 
@@ -99,7 +99,7 @@ impl Link {
     /// Somebody has given another name to the file of an Open.
     pub fn handle_moved(&mut self, now: Instant, open: OpenToken, path: Box<[u8]>) {
         if let Some(open) = self.opens.get_mut(open) {
-            open.called = Some(path).filter(|path| **path != *open.name);
+            open.called = Some(path).filter(|path| **path != *open.name.path);
         }
         self.write_touched(now);
     }
@@ -170,7 +170,8 @@ impl Link {
         }
         self.write_open(token);
         let Some(open) = self.opens.get(token) else { return };
-        if let Some(by) = open.written.by.filter(|by| *by > self.persist.stored) {
+        let by = open.written.by;
+        if by > self.persist.stored {
             let lease = open.lease.map(|lease| Named::Lease(lease.key));
             self.out.wait_for(by, [Named::File(open.client_id.0)].into_iter().chain(lease));
         }
@@ -182,7 +183,7 @@ impl Link {
         let (digest, written) = (digest(&record), open.written);
         if !written.is_there() || written.digest != digest {
             let by = self.store(Mutation::PutOpen(Box::new(record)));
-            self.opens.set_written(token, Written { digest, by: Some(by) });
+            self.opens.set_written(token, Written { digest, by });
         }
     }
 
@@ -234,12 +235,12 @@ impl Link {
         Some(OpenRecord {
             v: VERSION,
             client: Hex(self.conn.client_guid),
-            user: session.user.clone(),
+            user: session.user.as_str().into(),
             session: Hex(open.session.0.to_be_bytes()),
             file_id: file_id_record(open.client_id.0),
-            share: open.share.clone(),
-            path: open.called.as_deref().unwrap_or(&open.name).to_vec(),
-            node: self.node_name(node)?.as_ref().into(),
+            share: Arc::clone(&open.share),
+            path: open.called.as_deref().map_or_else(|| Arc::clone(&open.name.path), Into::into),
+            node: self.node_name(node)?,
             epoch: self.assignment?.epoch,
             node_file_id: file_id_record(open.node_id.0),
             desired_access: open.desired_access,
@@ -291,7 +292,6 @@ impl Link {
 
 /// What a record says of an Open is put into the Open.
 pub(crate) fn restore(open: &mut Open, record: &OpenRecord) {
-    open.name.clone_from(&record.path);
     open.desired_access = record.desired_access;
     open.granted_access = record.granted_access;
     open.share_access = record.share_access;
@@ -313,6 +313,7 @@ pub(crate) fn restore(open: &mut Open, record: &OpenRecord) {
     open.epoch_shift = record.lease.map_or(0, |lease| lease.epoch_shift);
     open.locks = record.locks.iter().map(lock).collect::<LockTable>();
     open.timewarp = record.timewarp;
+    open.set_path(&record.path);
     open.on_disk_id = record.on_disk_id.map(|id| id.0);
     open.birth = birth(record);
     open.is_directory = record.directory;

@@ -12,7 +12,7 @@
 //! When a client goes, what it may come back to is left to Files ([`Link::leave`]); so it is if it logs off or disconnects the
 //! tree, for nodes keep durable Opens then, too.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use smb_parse::{
     FileId,
@@ -223,7 +223,7 @@ impl Link {
         let Named { file_id, create_guid, lease_key } = named;
         let id = request.header.session_id;
         let (session, tree) = (self.sessions.get(id)?, self.sessions.tree(id, request.header.tree_id()?)?);
-        let (client, user, share) = (self.conn.client_guid, session.user.clone(), tree.share.clone());
+        let (client, user, share) = (self.conn.client_guid, session.user.clone(), Arc::clone(&tree.share));
         let key = self.create_key(request)?;
         Some(Claim { file_id, create_guid, lease_key, client, user, share, key })
     }
@@ -291,7 +291,7 @@ impl Link {
             let (oplock, lease, birth) = (open.oplock_level, open.lease, open.birth);
             restore(open, claimed.record);
             (open.oplock_level, open.lease, open.birth, open.epoch_shift) = (oplock, lease, birth, 0);
-            open.name = claimed.name.path.to_vec();
+            open.name = claimed.name.clone();
         }
         self.out.file(FileEvent::ClaimEnded { open: token, kept: key });
     }
@@ -305,13 +305,13 @@ impl Link {
             return false;
         };
         let Some(tree) = self.sessions.tree(session, tree_id) else { return false };
-        let place = Place { session, tree: tree_id, share: tree.share.clone(), is_pipe: tree.is_pipe() };
+        let place = Place { session, tree: tree_id, share: Arc::clone(&tree.share), is_pipe: tree.is_pipe() };
         let known = file_id(record.file_id);
         let is_free = self.opens.by_client(known).is_none();
         let client_id = if is_free { known } else { self.mint_file_id() };
         let mut open = Open::new(token, place, Client(client_id), Node(file_id(record.node_file_id)));
         restore(&mut open, record);
-        open.name = claimed.name.path.to_vec();
+        open.name = claimed.name.clone();
         open.birth = claimed.birth;
         open.state = OpenState::Unreclaimed;
         let same_epoch = self.assignment.is_some_and(|a| a.node == node && a.epoch == record.epoch);
@@ -366,7 +366,7 @@ impl Link {
         };
         let Some(request) = self.requests.remove(request) else { return };
         let Some(open) = self.opens.get(token) else { return };
-        let (name, file, asked) = (open.file_name(), open.file(), request.at);
+        let (name, file, asked) = (open.name.clone(), open.file(), request.at);
         let (key, writes) = (open.client_id.0, may_write(open.desired_access));
         let generation = self.generation();
         self.out.file(FileEvent::Opened { open: token, name, file, asked, generation, deletes: false });

@@ -134,7 +134,7 @@ pub(crate) struct Tree {
     /// `\\server\share` as the client asked for it, UTF-16LE.
     pub(crate) path: Vec<u8>,
     /// The share's name in lower case.
-    pub(crate) share: String,
+    pub(crate) share: Arc<str>,
     pub(crate) share_type: u8,
     /// Requests that are not sealed are refused.
     pub(crate) encrypt_data: bool,
@@ -397,7 +397,7 @@ pub(crate) fn tree_from(request: &[u8], header: &Header, response: &[u8]) -> Opt
         client_id: Client(id),
         node_id: Node(id),
         path: asked.path.0.to_vec(),
-        share,
+        share: share.into(),
         share_type: granted.share_type,
         encrypt_data: granted.share_flags & SHARE_ENCRYPT_DATA != 0,
         lost: false,

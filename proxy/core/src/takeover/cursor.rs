@@ -13,41 +13,49 @@ use smb_parse::{
 /// `SMB2_RESTART_SCANS` and `SMB2_REOPEN` (MS-SMB2 2.2.33).
 const ANEW: u8 = 0x01 | 0x10;
 
-/// The names a client has had, as hashes.
+/// Where a client stands.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
-    seen: HashSet<u64>,
-    hasher: RandomState,
+    /// Few Opens are enumerated.
+    seen: Option<Box<Seen>>,
     ended: bool,
     restoring: bool,
+}
+
+/// The names a client has had, as hashes.
+#[derive(Debug, Default)]
+struct Seen {
+    names: HashSet<u64>,
+    hasher: RandomState,
 }
 
 impl Cursor {
     /// A QUERY_DIRECTORY was answered so.
     pub(crate) fn note(&mut self, asked: &query_directory::Request<'_>, status: Status, msg: &[u8]) {
         if asked.flags & ANEW != 0 {
-            self.seen.clear();
+            self.seen = None;
             self.ended = false;
             self.restoring = false;
         }
         if status == Status::NO_MORE_FILES {
             self.ended = true;
             // What comes next is the end, or all names anew.
-            self.seen = HashSet::new();
+            self.seen = None;
             return;
         }
         if !status.is_success() {
             return;
         }
         let Ok(answer) = query_directory::Response::parse(msg) else { return };
+        let Seen { names, hasher } = &mut **self.seen.get_or_insert_default();
         for entry in entries(asked.info_class, answer.buffer).filter_map(Result::ok) {
-            self.seen.insert(self.hasher.hash_one(entry.name.0));
+            names.insert(hasher.hash_one(entry.name.0));
         }
     }
 
     /// The handle was opened again: the node starts from the first name.
     pub(crate) fn reopened(&mut self) {
-        self.restoring = self.ended || !self.seen.is_empty();
+        self.restoring = self.ended || self.seen.as_ref().is_some_and(|seen| !seen.names.is_empty());
     }
 
     /// Whether the present node may have to be asked for names that the client has had.
@@ -65,6 +73,10 @@ impl Cursor {
         self.is_restoring(asked) && self.ended
     }
 
+    fn has_had(&self, name: &[u8]) -> bool {
+        self.seen.as_ref().is_some_and(|seen| seen.names.contains(&seen.hasher.hash_one(name)))
+    }
+
     /// The entries of a buffer that the client has not had; `None` if that is all of them, or the class is unknown.
     pub(crate) fn filter(&self, class: u8, buffer: &[u8]) -> Option<Vec<u8>> {
         let mut kept: Vec<&[u8]> = Vec::new();
@@ -72,7 +84,7 @@ impl Cursor {
         for entry in entries(class, buffer) {
             let entry = entry.ok()?;
             total += 1;
-            if !self.seen.contains(&self.hasher.hash_one(entry.name.0)) {
+            if !self.has_had(entry.name.0) {
                 kept.push(buffer.get(entry.range)?);
             }
         }

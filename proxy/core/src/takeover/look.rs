@@ -48,7 +48,7 @@ impl Link {
 
     pub(super) fn send_look(&mut self, token: OpenToken, under: Under) {
         let Some(open) = self.opens.get(token) else { return };
-        let name = self.name_under(token, under).unwrap_or(&open.name);
+        let name = self.name_under(token, under).unwrap_or(&open.name.path);
         let (session, msg) = (open.session.0, self.create_for_attributes(open, name, READ_ATTRIBUTES));
         self.send_in_session(session, &msg, Op::Look(token, under));
     }

@@ -125,8 +125,8 @@ impl Link {
     fn take_place(&mut self, token: OpenToken, files: &Files) {
         let Some(place) = files.place(self.id, token) else { return };
         let Some(open) = self.opens.get_mut(token) else { return };
-        if *open.name != *place.path {
-            open.name = place.path.to_vec();
+        if open.name.path != place.name.path {
+            open.name = place.name.clone();
             open.called = None;
             open.moved_at = Some(place.since);
         }
@@ -144,7 +144,7 @@ impl Link {
         let Some(open) = self.opens.get(token) else { return };
         let State::Recovering(recovery) = &mut self.state else { return self.give_up(token) };
         let name = match tried {
-            Under::Recorded => Some(open.file_name()),
+            Under::Recorded => Some(open.name.clone()),
             Under::Renamed(rename) => {
                 recovery.attempts.name(token, rename).map(|path| Name::new(&open.share, path))
             }

@@ -224,7 +224,7 @@ impl Link {
         to: &[u8],
     ) -> Option<(files::Name, files::Name)> {
         if let Some(by) = self.opens.of(request) {
-            return Some((by.file_name(), files::Name::new(&by.share, &by.full_name(to))));
+            return Some((by.name.clone(), files::Name::new(&by.share, &by.full_name(to))));
         }
         let create = self.own_create(request)?;
         let tree = self.sessions.tree(create.header.session_id, create.header.tree_id()?)?;
@@ -244,7 +244,7 @@ impl Link {
         let may_still_run = recovery.progress.is_on_the_lost_node();
         let Some(found) = self.opens.get(open) else { return };
         // Another Link may have found it before, and told Files.
-        let shown = recovery.attempts.named(open, &found.name).filter(|_| under == Under::Recorded);
+        let shown = recovery.attempts.named(open, &found.name.path).filter(|_| under == Under::Recorded);
         let renamed = match under {
             Under::Renamed(rename) => Some(rename),
             _ => shown.filter(|_| surely),
@@ -268,7 +268,7 @@ impl Link {
         }
         let lost_at = recovery.lost_at();
         let name = match under {
-            Under::Recorded => renamed.map(|_| found.name.clone()),
+            Under::Recorded => renamed.map(|_| found.name.path.to_vec()),
             Under::Renamed(rename) => recovery.attempts.name(open, rename).map(<[u8]>::to_vec),
             Under::Elsewhere => recovery.search.name(open).map(|name| name.path.to_vec()),
         };
@@ -865,5 +865,5 @@ pub(crate) fn new_name(request: &Request) -> Option<(bool, &[u8])> {
 
 /// What `open` is called after what was called `old` was renamed to `to`, if it is that file, a stream of it, or beneath.
 fn renamed(open: &Open, old: &files::Name, to: &files::Name) -> Option<Vec<u8>> {
-    open.file_name().after(old, to).map(|name| name.path.into())
+    open.name.after(old, to).map(|name| name.path.to_vec())
 }

@@ -90,7 +90,7 @@ impl Link {
     /// Opens the file for its attributes.
     pub(super) fn send_attributes(&mut self, token: OpenToken) {
         let Some(open) = self.opens.get(token) else { return };
-        let (session, msg) = (open.session.0, self.create_for_attributes(open, &open.name, ATTRIBUTES));
+        let (session, msg) = (open.session.0, self.create_for_attributes(open, &open.name.path, ATTRIBUTES));
         self.send_in_session(session, &msg, Op::Attributes(token));
     }
 

@@ -106,7 +106,7 @@ impl Link {
                 share_access: open.share_access,
                 create_disposition: FILE_OPEN,
                 create_options: self.reclaim_options(open),
-                name_utf16: new_name.unwrap_or(&open.name),
+                name_utf16: new_name.unwrap_or(&open.name.path),
                 contexts: &contexts,
             },
         );

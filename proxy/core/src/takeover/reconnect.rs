@@ -103,9 +103,9 @@ impl Link {
     /// DHnC or DH2C, with a lease if the Open has one: with anything else beside it a node says no.
     pub(super) fn send_reconnect(&mut self, token: OpenToken) {
         let Some(open) = self.opens.get_mut(token) else { return };
-        let tries = open.reconnecting.map_or(0, |kept| kept.tries) + 1;
+        let tries = open.reconnecting.as_ref().map_or(0, |kept| kept.tries) + 1;
         let kept = Disconnected { durable: open.durable, node_id: open.node_id, tries };
-        open.reconnecting = Some(kept).filter(|_| !open.locks.is_empty());
+        open.reconnecting = (!open.locks.is_empty()).then(|| Box::new(kept));
         let Some(open) = self.opens.get(token) else { return };
         let mut contexts: Vec<(&'static [u8], Vec<u8>)> = match open.durable {
             Durable::No => Vec::new(),
@@ -129,7 +129,7 @@ impl Link {
                 share_access: open.share_access,
                 create_disposition: FILE_OPEN,
                 create_options: open.create_options,
-                name_utf16: &open.name,
+                name_utf16: &open.name.path,
                 contexts: &contexts,
             },
         );
@@ -187,7 +187,9 @@ impl Link {
     fn reconnect_again(&mut self, token: OpenToken) -> bool {
         let lives = matches!(&self.state, State::Recovering(r) if r.progress.is_on_the_lost_node());
         let Some(open) = self.opens.get_mut(token).filter(|_| lives) else { return false };
-        let Some(kept) = open.reconnecting.filter(|kept| kept.tries < TRIES) else { return false };
+        let Some(kept) = open.reconnecting.as_deref().copied().filter(|kept| kept.tries < TRIES) else {
+            return false;
+        };
         let fresh = open.node_id.0;
         open.durable = kept.durable;
         self.close_stranger(token, fresh);

@@ -6,6 +6,7 @@ mod barrier;
 mod caching;
 mod debug;
 mod directories;
+mod footprint;
 mod judged;
 mod lock_sequences;
 mod logins;

@@ -149,7 +149,7 @@ fn a_durable_open_is_stored_before_the_client_hears_of_it_and_so_is_its_lock() {
     assert_eq!(Status(rig.answer(locked).0.status), Status::SUCCESS);
     let known = records(&rig);
     let record = known.iter().find(|record| record.durable != DurableRecord::No).unwrap();
-    assert_eq!((record.user.as_str(), record.node.as_str(), record.locks.len()), ("WG\\alice", "a", 1));
+    assert_eq!((&*record.user, &*record.node, record.locks.len()), ("WG\\alice", "a", 1));
     assert_eq!(record.lease.unwrap().state, 3, "what the client was told to go down to");
     // What is closed is forgotten.
     let close = encode::close(&rig.header(Command::CLOSE, 0), 0, file);
@@ -388,7 +388,7 @@ fn what_is_renamed_meanwhile_is_recorded_by_its_new_name() {
         _ => None,
     });
     let moved: Vec<u8> = "moved".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    assert_eq!(last.last(), Some(moved));
+    assert_eq!(last.last(), Some(moved.into()));
     files.borrow_mut().all_lost(first.now, 1);
     let mut rig = client(2, &disk, &files);
     rig.log_in("alice");
