@@ -59,12 +59,14 @@ impl Link {
         for ids in units {
             self.defers = false;
             let doubtful = ids.iter().any(|id| self.requests.get(*id).is_some_and(|r| r.doubtful));
-            let blocked = self.is_blocked(&ids, files)
+            let mut blocked = self.is_blocked(&ids, files)
                 || self.is_in_grace(&ids, files)
                 || self.takes_from(&ids, &waiting)
-                || doubtful && told
-                || !self.is_decided(&ids, files);
-            let is_kept = blocked || self.is_held(&ids, files);
+                || doubtful && told;
+            // What is held is not found out before it can be sent: others would not know of it.
+            let is_held = !blocked && self.is_held(&ids, files);
+            blocked = blocked || !is_held && !self.is_decided(&ids, files);
+            let is_kept = blocked || is_held;
             deferred |= self.defers;
             undecided |= doubtful && (is_kept || full) && !self.defers;
             if is_kept {

@@ -476,9 +476,18 @@ impl Link {
 
     /// All that is left to be found out waits for what becomes of others' requests: they have their turn first.
     pub(crate) fn defer(&mut self) {
-        if self.looks == 0 && !self.requests.iter().any(Request::is_being_found_out) {
+        let is_at_it = self.requests.iter().any(Request::is_being_found_out);
+        if self.looks == 0 && !is_at_it && self.judged().next().is_none() {
             self.out.file(FileEvent::Deferring);
         }
+    }
+
+    /// The frames of which a look has told what became of them, and that are neither sent nor answered yet: what they are to do,
+    /// or have done, others do not know of.
+    fn judged(&self) -> impl Iterator<Item = u64> {
+        let unsent = || self.requests.iter().filter(|r| r.doubtful && r.sent.is_none());
+        let looked = unsent().filter(|r| r.probe != Probe::Unasked).map(|r| r.unit);
+        looked.filter(move |unit| unsent().any(|r| r.unit == *unit && r.finding != Finding::Unknown))
     }
 
     fn end_pending(&mut self) {
@@ -511,7 +520,7 @@ impl Link {
             return false;
         }
         let others = |r: &Request| r.unit != unit && r.is_being_found_out();
-        if self.requests.iter().any(others) {
+        if self.requests.iter().any(others) || self.judged().any(|judged| judged != unit) {
             return false;
         }
         // Of one that was cancelled what its look has opened may still be there.
