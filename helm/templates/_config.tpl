@@ -1,7 +1,7 @@
 {{/* understudy.toml. JSON strings are TOML strings. */}}
 {{- define "understudy.config" -}}
 {{- $c := .Values.config -}}
-listen = {{ printf "%s:%v" .Values.listenAddress .Values.ports.smb | toJson }}
+listen = {{ include "understudy.listen" . | toJson }}
 takeover_deadline = {{ $c.takeoverDeadline | toJson }}
 grace_park = {{ $c.gracePark | toJson }}
 grace = {{ $c.grace | toJson }}
@@ -20,7 +20,7 @@ address = {{ last $node | toJson }}
 {{ include "understudy.config.credentials" . }}
 [store]
 {{ include "understudy.config.store" . }}
-
+{{ include "understudy.config.ha" . }}
 [fence]
 {{- with .Values.fence.exec }}
 exec = {{ toJson . }}
@@ -98,13 +98,34 @@ url = "file:/var/lib/understudy"
 on_store_failure = {{ .Values.store.onFailure | toJson }}
 {{- end -}}
 
-{{/* What the test's pod checks: the Service as if it were a node. */}}
+{{/* Which of several proxies serves, and how clients come to it. */}}
+{{- define "understudy.config.ha" -}}
+{{- if .Values.store.etcd.endpoints }}
+[ha]
+name = "$POD_NAME"
+heartbeat = "$POD_IP:{{ .Values.ports.heartbeat }}"
+lease = {{ .Values.config.ha.lease | toJson }}
+silence = {{ .Values.config.ha.silence | toJson }}
+confirm = {{ .Values.config.ha.confirm | toJson }}
+{{- if include "understudy.isByLabel" . }}
+kubernetes = {{ .Release.Namespace | toJson }}
+selector = {{ include "understudy.selector" . | toJson }}
+{{- end }}
+{{ end }}
+{{- if eq .Values.vip.mode "own" }}
+[vip]
+address = {{ toJson .Values.vip.addresses }}
+interface = {{ .Values.vip.interface | toJson }}
+{{ end }}
+{{- end -}}
+
+{{/* What the test's pod checks: the clients' address as if it were a node. */}}
 {{- define "understudy.test.config" -}}
 listen = "127.0.0.1:{{ .Values.ports.smb }}"
 
 [[nodes]]
 name = "service"
-address = "{{ include "understudy.fullname" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.service.port }}"
+address = {{ include "understudy.address" . | toJson }}
 {{ include "understudy.config.credentials" . }}
 [store]
 url = "memory:"

@@ -23,6 +23,47 @@ app.kubernetes.io/name: {{ include "understudy.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* The same, for a list of pods. */}}
+{{- define "understudy.selector" -}}
+app.kubernetes.io/name={{ include "understudy.name" . }},app.kubernetes.io/instance={{ .Release.Name }},app.kubernetes.io/component=proxy
+{{- end -}}
+
+{{/* Not empty if the Service finds the proxy that serves by its label. One that is alone needs none. */}}
+{{- define "understudy.isByLabel" -}}
+{{- if and .Values.store.etcd.endpoints (eq .Values.vip.mode "service") }}true{{ end -}}
+{{- end -}}
+
+{{/* Not empty if there is a Service for clients. */}}
+{{- define "understudy.hasService" -}}
+{{- if and .Values.service.enabled (eq .Values.vip.mode "service") }}true{{ end -}}
+{{- end -}}
+
+{{/* The port on which a pod listens for clients. */}}
+{{- define "understudy.port" -}}
+{{- eq .Values.vip.mode "own" | ternary .Values.vip.port .Values.ports.smb -}}
+{{- end -}}
+
+{{/* The first of the proxy's own addresses, as it stands before a port. */}}
+{{- define "understudy.ownAddress" -}}
+{{- $ip := first .Values.vip.addresses | default "" | splitList "/" | first -}}
+{{- contains ":" $ip | ternary (printf "[%s]" $ip) $ip -}}
+{{- end -}}
+
+{{/* Where the proxy listens. On a machine's network that is its one address, and not the machine's own. */}}
+{{- define "understudy.listen" -}}
+{{- $isOne := and (eq .Values.vip.mode "own") (eq (len .Values.vip.addresses) 1) -}}
+{{- $isOne | ternary (include "understudy.ownAddress" .) .Values.listenAddress }}:{{ include "understudy.port" . -}}
+{{- end -}}
+
+{{/* Where clients in the cluster reach the proxy that serves. */}}
+{{- define "understudy.address" -}}
+{{- if eq .Values.vip.mode "own" -}}
+{{ include "understudy.ownAddress" . }}:{{ .Values.vip.port }}
+{{- else -}}
+{{ include "understudy.fullname" . }}.{{ .Release.Namespace }}.svc.{{ .Values.clusterDomain }}:{{ .Values.service.port }}
+{{- end -}}
+{{- end -}}
+
 {{- define "understudy.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{ include "understudy.selectorLabels" . }}

@@ -50,6 +50,8 @@ def shown(value):
     match value:
         case None | "" | [] | {}:
             return ""
+        case [dict(), *_]:
+            return "see values.yaml"
         case bool():
             return f"`{str(value).lower()}`"
         case list():

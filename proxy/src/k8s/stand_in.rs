@@ -216,6 +216,34 @@ pub(crate) fn grants(rule: &Value, verb: &str, resource: &str, name: Option<&str
     has("apiGroups", "") && has("resources", resource) && has("verbs", verb) && named
 }
 
+/// The rules of the roles in a render of the chart whose names end so.
+pub(crate) fn rendered(render: &str, end: &str) -> Vec<Value> {
+    let documents: Vec<Value> = from_slice(render.as_bytes()).unwrap();
+    let roles = documents
+        .iter()
+        .filter(|document| document["metadata"]["name"].as_str().is_some_and(|name| name.ends_with(end)));
+    roles.filter_map(|role| role["rules"].as_array()).flatten().cloned().collect()
+}
+
+/// All that was done is granted by these rules, and all that they grant was done.
+pub(crate) fn assert_exact(deeds: &[Deed], rules: &[Value]) {
+    for (verb, resource, name) in deeds {
+        let is_granted = rules.iter().any(|rule| grants(rule, verb, resource, name.as_deref()));
+        assert!(is_granted, "{verb} {resource} {name:?} is not granted");
+    }
+    let words = |rule: &Value, key: &str| -> Vec<String> {
+        rule[key].as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect()
+    };
+    for rule in rules {
+        for verb in words(rule, "verbs") {
+            for resource in words(rule, "resources") {
+                let is_used = deeds.iter().any(|deed| (deed.0, deed.1) == (&verb, &resource));
+                assert!(is_used, "{verb} {resource} is granted, and nothing uses it");
+            }
+        }
+    }
+}
+
 fn refusal(code: StatusCode, reason: &str) -> Response {
     let status = json!({
         "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": reason, "reason": reason, "code": code.as_u16()

@@ -1,10 +1,10 @@
 use std::time::Duration;
 
-use k8s_openapi::serde_json::{Value, from_str, json};
+use k8s_openapi::serde_json::json;
 use tokio::time::timeout;
 
 use super::*;
-use crate::k8s::stand_in::{NAMESPACE, StandIn, grants};
+use crate::k8s::stand_in::{NAMESPACE, StandIn, assert_exact, rendered};
 
 const NODE: &str = "samba-0";
 
@@ -114,17 +114,9 @@ async fn what_the_api_server_refuses_is_no_fence() {
     assert_eq!(server.count("delete"), 0, "the machine is asked for first, and that is refused");
 }
 
-/// The rules of the roles that the chart makes.
-fn granted() -> Vec<Value> {
-    let render = include_str!("../../../../tests/chart/golden/fence-kubernetes.json");
-    let documents: Vec<Value> = from_str(render).unwrap();
-    let rules = documents.iter().filter_map(|document| document["rules"].as_array());
-    rules.flatten().cloned().collect()
-}
-
 #[tokio::test]
 async fn the_chart_grants_what_the_fence_does_and_nothing_else() {
-    let rules = granted();
+    let rules = rendered(include_str!("../../../../tests/chart/golden/fence-kubernetes.json"), "-fence");
     let (server, client) = StandIn::start(rules.clone()).await;
     server.run(NODE, "first", "machine-1");
     let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
@@ -133,21 +125,5 @@ async fn the_chart_grants_what_the_fence_does_and_nothing_else() {
     server.until(|server| server.count("delete") == 1).await;
     server.terminate(NODE);
     is_done(task).await;
-    for (verb, resource, name) in server.deeds() {
-        let is_granted = rules.iter().any(|rule| grants(rule, verb, resource, name.as_deref()));
-        assert!(is_granted, "{verb} {resource} {name:?} is not granted");
-    }
-    let used: Vec<_> = server.deeds().into_iter().map(|(verb, resource, _)| (verb, resource)).collect();
-    for rule in &rules {
-        for (verb, resource) in rule["verbs"].as_array().unwrap().iter().flat_map(|verb| {
-            rule["resources"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(move |resource| (verb.as_str(), resource.as_str()))
-        }) {
-            let is_used = used.contains(&(verb.unwrap(), resource.unwrap()));
-            assert!(is_used, "{verb:?} {resource:?} is granted, and nothing uses it");
-        }
-    }
+    assert_exact(&server.deeds(), &rules);
 }

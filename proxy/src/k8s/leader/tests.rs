@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::k8s::stand_in::{NAMESPACE, StandIn};
+use crate::k8s::stand_in::{NAMESPACE, StandIn, assert_exact, rendered};
 
 const OWN: &str = "understudy-0";
 const OTHER: &str = "understudy-1";
@@ -114,4 +114,23 @@ async fn what_would_be_refused_is_found_out_and_nothing_changed() {
         let other = PodsConfig { own: OTHER.into(), ..proxies() };
         assert!(try_out(client, &other).await.is_err());
     }
+}
+
+#[tokio::test]
+async fn the_chart_grants_what_the_label_takes_and_nothing_else() {
+    let rules = rendered(include_str!("../../../../tests/chart/golden/two-proxies.json"), "-label");
+    let (server, client) = StandIn::start(rules.clone()).await;
+    for name in [OWN, OTHER] {
+        server.run(name, name, "machine-1");
+    }
+    server.label(OTHER, LABEL, ACTIVE);
+    try_out(client.clone(), &proxies()).await.unwrap();
+    let label = RoleLabel::start(client, proxies());
+    label.take();
+    server.until(|server| has(server, &[OWN])).await;
+    server.label(OTHER, LABEL, ACTIVE);
+    label.moved().await;
+    label.give_up().await.unwrap();
+    assert!(has(&server, &[OTHER]));
+    assert_exact(&server.deeds(), &rules);
 }
