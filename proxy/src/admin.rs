@@ -16,10 +16,10 @@ use axum::{
     serve::IncomingStream,
 };
 use tokio::{net::TcpListener, sync::Notify};
-use understudy_core::ids::NodeId;
 use understudy_state::Store;
 
 use crate::{
+    config::NodeConfig,
     ha::{self, Role},
     metrics::Metrics,
     shared::{FleetInput, Shared},
@@ -52,6 +52,7 @@ pub(crate) async fn serve(listener: TcpListener, page: Arc<Page>) {
         .route("/ready", get(ready))
         .route("/available", get(available))
         .route("/live", get(async || "alive\n"))
+        .route("/nodes", get(nodes))
         .merge(of_operators)
         .with_state(page);
     let service = routes.into_make_service_with_connect_info::<Caller>();
@@ -96,6 +97,7 @@ async fn index() -> &'static str {
      GET  /ready               200 while a node serves, else 503\n\
      GET  /available           200 while it is ready, or stands by\n\
      GET  /live                200 while the process runs\n\
+     GET  /nodes               the nodes, a line each: name, address, `serves` if it does\n\
      GET  /store               the records, a line of JSON each\n\
      POST /nodes/NAME/clear    vouch that a node left without a fence executes nothing of its past\n\
      POST /step-down           let another proxy serve\n"
@@ -148,6 +150,15 @@ async fn available(page: State<Arc<Page>>) -> (StatusCode, String) {
     }
 }
 
+async fn nodes(State(page): State<Arc<Page>>) -> String {
+    let Some(shared) = page.serving.get() else { return "this proxy does not serve\n".into() };
+    let serving = shared.assignment().map(|(assignment, _)| assignment.node);
+    let line = |(id, node): (_, NodeConfig)| {
+        format!("{} {}{}\n", node.name, node.address, if serving == Some(id) { " serves" } else { "" })
+    };
+    shared.nodes.there().into_iter().map(line).collect()
+}
+
 async fn records(State(page): State<Arc<Page>>) -> impl IntoResponse {
     match store::lines(&*page.store).await {
         Ok(lines) => ([(header::CONTENT_TYPE, "application/x-ndjson")], lines).into_response(),
@@ -159,16 +170,18 @@ async fn clear(State(page): State<Arc<Page>>, Path(name): Path<String>) -> (Stat
     let Some(shared) = page.serving.get() else {
         return (StatusCode::CONFLICT, "this proxy does not serve\n".into());
     };
-    let at = shared.nodes.iter().position(|node| node.name == name).and_then(|at| u16::try_from(at).ok());
-    let Some(at) = at else {
-        let known: Vec<_> = shared.nodes.iter().map(|node| node.name.as_str()).collect();
+    let nodes = shared.nodes.called(&name);
+    if nodes.is_empty() {
+        let known: Vec<_> = shared.nodes.there().into_iter().map(|(_, node)| node.name).collect();
         return (
             StatusCode::NOT_FOUND,
             format!("no node is named {name}; there are: {}\n", known.join(", ")),
         );
-    };
+    }
     tracing::warn!(node = name, "cleared by the operator");
-    let _ = shared.fleet.send(FleetInput::Cleared { node: NodeId(at) });
+    for node in nodes {
+        let _ = shared.fleet.send(FleetInput::Cleared { node });
+    }
     (StatusCode::OK, format!("{name} is cleared\n"))
 }
 

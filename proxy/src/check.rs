@@ -17,9 +17,9 @@ use understudy_core::{
 use understudy_state::{Batch, Change, EtcdOptions, Guard, LeaderRecord, StoreError};
 
 use crate::{
-    config::{Config, FenceMeans, StoreUrl, VipConfig},
+    config::{Config, FenceMeans, NodeConfig, StoreUrl, VipConfig},
     credentials::{Files, Format, KeyFile},
-    fence,
+    fence, find,
     fleet::effect,
     ha, net,
     persist::OnFailure,
@@ -60,11 +60,12 @@ pub(crate) async fn check(config: &Config) -> bool {
         let (ok, what) = ha::check(pods).await;
         say(ok, what);
     }
+    let nodes = nodes(config, &mut say).await;
     if let Some(FenceMeans::Exec(words)) = &config.fence {
         let mistake = fence::mistake(words);
         say(mistake.is_none(), mistake.unwrap_or_else(|| format!("the fence: {}", words.join(" "))));
     } else if let Some(FenceMeans::Kubernetes(namespace)) = &config.fence {
-        let (ok, what) = fence::pods(namespace, &config.nodes).await;
+        let (ok, what) = fence::pods(namespace, &nodes).await;
         say(ok, what);
     } else if config.unfenced_silence {
         say(
@@ -75,7 +76,7 @@ pub(crate) async fn check(config: &Config) -> bool {
         say(true, "no fence: clients of a silent node wait for it".into());
     }
     let (mut answering, mut profiles) = (0, Vec::new());
-    for node in &config.nodes {
+    for node in &nodes {
         match timeout(NODE, probe::open(&node.address)).await {
             Ok(Ok(_)) => {
                 answering += 1;
@@ -134,6 +135,34 @@ pub(crate) async fn check(config: &Config) -> bool {
         }
     }
     good
+}
+
+/// The nodes that are listed, or that can be found.
+async fn nodes(config: &Config, say: &mut impl FnMut(bool, String)) -> Vec<NodeConfig> {
+    let Some(means) = &config.find else { return config.nodes.clone() };
+    let found = match timeout(NODE, find::now(means)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => {
+            say(false, format!("{means}: {error:#}"));
+            return Vec::new();
+        }
+        Err(_) => {
+            say(false, format!("{means}: no answer"));
+            return Vec::new();
+        }
+    };
+    let names: Vec<_> = found
+        .iter()
+        .map(|node| {
+            format!("{} at {}{}", node.name, node.address, if node.leaving { ", to end" } else { "" })
+        })
+        .collect();
+    let is_empty = names.is_empty();
+    say(
+        !is_empty,
+        format!("{means}: {}", if is_empty { "no node is found".into() } else { names.join(", ") }),
+    );
+    found.into_iter().map(NodeConfig::from).collect()
 }
 
 /// Holds the nodes that told of themselves against each other.

@@ -1,6 +1,7 @@
 //! The configuration file. Every mistake in it is found at once and named with its line and a remedy.
 
 mod ha;
+mod nodes;
 mod read;
 mod store;
 
@@ -11,16 +12,21 @@ use std::{
     time::Duration,
 };
 
-use understudy_core::link::SideChannelMode;
+use understudy_core::{fleet::Found, link::SideChannelMode};
 use understudy_state::EtcdOptions;
 
+#[cfg_attr(not(feature = "k8s"), allow(unused_imports, reason = "who watches them is not built"))]
+pub(crate) use self::nodes::{FindMeans, SlicesConfig};
 use crate::persist::OnFailure;
 
 /// A whole configuration.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) listen: SocketAddr,
+    /// None if they are found.
     pub(crate) nodes: Vec<NodeConfig>,
+    /// `[nodes]`: by what they are found.
+    pub(crate) find: Option<FindMeans>,
     /// smbpasswd file.
     pub(crate) ntlm: Option<PathBuf>,
     /// `[compare]`: by whom, and on which shares, volumes are compared.
@@ -66,6 +72,14 @@ pub(crate) struct NodeConfig {
     pub(crate) name: String,
     /// `host:port`; the host is an address or a name.
     pub(crate) address: String,
+    /// Of a pod that was found: which of all that are called so.
+    pub(crate) uid: Option<String>,
+}
+
+impl From<Found> for NodeConfig {
+    fn from(found: Found) -> Self {
+        Self { name: found.name, address: found.address, uid: found.uid }
+    }
 }
 
 /// By what a node is fenced.

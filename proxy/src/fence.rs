@@ -1,6 +1,6 @@
 //! Running the fence that is configured: the operator's program, or the API server of Kubernetes.
 
-use std::{fs, os::unix::fs::MetadataExt, process::Stdio, time::Duration};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, process::Stdio, time::Duration};
 
 use anyhow::bail;
 use tokio::{process::Command, time::timeout};
@@ -40,12 +40,25 @@ impl Fence {
             #[cfg(feature = "k8s")]
             Some(FenceMeans::Kubernetes(namespace)) => {
                 let names = config.nodes.iter().map(|node| node.name.clone());
-                Means::Pods(PodFence::start(k8s::client("fence").await?, namespace, names))
+                Means::Pods(PodFence::start(k8s::client("[fence] kubernetes").await?, namespace, names))
             }
             #[cfg(not(feature = "k8s"))]
             Some(FenceMeans::Kubernetes(_)) => bail!("this understudy was built without Kubernetes"),
         };
         Ok(Some(Self { means, timeout: config.fence_timeout }))
+    }
+
+    /// These nodes may have to be fenced, and no others.
+    #[cfg_attr(
+        not(feature = "k8s"),
+        allow(unused_variables, reason = "a program needs to know nothing before")
+    )]
+    pub(crate) fn know(&self, names: &BTreeSet<String>) {
+        match &self.means {
+            Means::Exec(_) => {}
+            #[cfg(feature = "k8s")]
+            Means::Pods(pods) => pods.watch_only(names),
+        }
     }
 
     /// Fences a node. True only if it succeeded within the time given.
@@ -61,7 +74,7 @@ impl Fence {
 #[cfg(feature = "k8s")]
 async fn fence_pod(pods: &PodFence, node: &NodeConfig, limit: Duration) -> bool {
     tracing::warn!(node = node.name, "fencing: its pod is deleted");
-    match timeout(limit, pods.fence(&node.name)).await {
+    match timeout(limit, pods.fence(&node.name, node.uid.as_deref())).await {
         Ok(Ok(())) => {
             tracing::warn!(node = node.name, "fenced: its kubelet says that the pod has ended");
             true
@@ -142,7 +155,7 @@ mod tests {
     use super::*;
 
     fn node() -> NodeConfig {
-        NodeConfig { name: "samba-0".into(), address: "10.0.0.10:445".into() }
+        NodeConfig { name: "samba-0".into(), address: "10.0.0.10:445".into(), uid: None }
     }
 
     fn words(text: &[&str]) -> Vec<String> {

@@ -1,19 +1,26 @@
 //! Driving the Fleet: its questions become connections, its fence a process, its placement a record in the store.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc::{UnboundedReceiver, UnboundedSender},
+    task::AbortHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use understudy_core::{
     event::Cause,
-    fleet::{Assignment, Difference, Fleet, FleetEffect, Severity, Token, What},
+    fleet::{Assignment, Difference, Fleet, FleetEffect, Found, Health, ProbeReport, Severity, Token, What},
     ids::NodeId,
 };
 use understudy_state::{Batch, Guard, PlacementRecord, Store, StoreError};
 
 use crate::{
+    config::CompareConfig,
     fence::Fence,
     ha, persist, probe,
     shared::{Command, FleetInput, Shared},
@@ -40,6 +47,30 @@ pub(crate) struct FleetTask {
     pub(crate) guard: Option<Guard>,
     pub(crate) fence: Option<Fence>,
     pub(crate) inputs: UnboundedReceiver<FleetInput>,
+    pub(crate) probes: Probes,
+}
+
+/// How nodes are asked how they are.
+pub(crate) struct Probes {
+    pub(crate) interval: Duration,
+    pub(crate) compare: Option<CompareConfig>,
+    pub(crate) tasks: HashMap<NodeId, AbortHandle>,
+}
+
+impl Probes {
+    /// From now on this node is.
+    pub(crate) fn begin(&mut self, shared: &Arc<Shared>, node: NodeId) {
+        let watch = probe::watch(Arc::clone(shared), node, self.interval, self.compare.clone());
+        if let Some(before) = self.tasks.insert(node, tokio::spawn(watch).abort_handle()) {
+            before.abort();
+        }
+    }
+
+    fn end(&mut self, node: NodeId) {
+        if let Some(task) = self.tasks.remove(&node) {
+            task.abort();
+        }
+    }
 }
 
 impl FleetTask {
@@ -85,9 +116,10 @@ impl FleetTask {
                 self.shared.metrics.fences.with_label_values(&[result]).inc();
                 self.fleet.handle_fenced(now, node, token, success);
             }
-            FleetInput::Stored { token } => self.fleet.handle_placement_stored(token),
+            FleetInput::Stored { token } => self.fleet.handle_placement_stored(now, token),
             FleetInput::Reclaimed => self.fleet.handle_reclaimed(),
             FleetInput::Cleared { node } => self.fleet.handle_cleared(now, node),
+            FleetInput::Nodes(list) => self.fleet.handle_nodes(now, &list),
         }
     }
 
@@ -100,10 +132,11 @@ impl FleetTask {
                 FleetEffect::Move { assignment, cause, from, state_lost } => {
                     self.moved(assignment, cause, from, state_lost);
                     self.measure_differences();
+                    self.tell_fence();
                 }
                 FleetEffect::Compromise { from, to, differences } => {
                     let [from, to] = [from, to].map(|node| self.shared.node_name(node));
-                    let differences = described(&differences, [from, to]);
+                    let differences = described(&differences, [&from, &to]);
                     tracing::warn!(
                         from,
                         to,
@@ -112,8 +145,15 @@ impl FleetTask {
                     );
                 }
                 FleetEffect::Compared { nodes, differences } => {
-                    self.compared(nodes.map(|node| self.shared.node_name(node)), &differences);
+                    let [one, other] = nodes.map(|node| self.shared.node_name(node));
+                    self.compared([&one, &other], &differences);
                     self.measure_differences();
+                }
+                FleetEffect::NodeFound { node, found } => self.found(node, found),
+                FleetEffect::NodeGone { node } => self.gone(node),
+                FleetEffect::NodeLeaving { node, why } => {
+                    let node = self.shared.node_name(node);
+                    tracing::warn!(node, "the serving node leaves: {why}; clients stay until it is dead");
                 }
                 FleetEffect::NodeSilent { node, why } => {
                     tracing::error!(
@@ -135,19 +175,19 @@ impl FleetTask {
     }
 
     fn verify(&self, node: NodeId, token: Token, limit: Duration) {
-        let Some(address) = self.shared.nodes.get(usize::from(node.0)).map(|n| n.address.clone()) else {
-            return;
-        };
-        let inputs = self.inputs_to();
+        let (inputs, address) = (self.inputs_to(), self.shared.nodes.address(node));
         tokio::spawn(async move {
-            let report = probe::ask(&address, limit).await;
+            let report = match address {
+                Some(address) => probe::ask(&address, limit).await,
+                None => ProbeReport::Silent,
+            };
             let _ = inputs.send(FleetInput::Verified { node, token, report });
         });
     }
 
     fn fence(&self, node: NodeId, token: Token) {
         let inputs = self.inputs_to();
-        let (fence, config) = (self.fence.clone(), self.shared.nodes.get(usize::from(node.0)).cloned());
+        let (fence, config) = (self.fence.clone(), self.shared.nodes.get(node));
         tokio::spawn(async move {
             let success = match (fence, config) {
                 (Some(fence), Some(node)) => fence.run(&node).await,
@@ -155,6 +195,33 @@ impl FleetTask {
             };
             let _ = inputs.send(FleetInput::Fenced { node, token, success });
         });
+    }
+
+    fn found(&mut self, node: NodeId, found: Found) {
+        tracing::info!(node = found.name, address = found.address, uid = found.uid, "a node is found");
+        self.shared.nodes.found(node, found.into());
+        self.probes.begin(&self.shared, node);
+        self.measure_differences();
+        self.tell_fence();
+    }
+
+    fn gone(&mut self, node: NodeId) {
+        let name = self.shared.node_name(node);
+        tracing::info!(node = name, "the node is not found any more");
+        self.shared.nodes.gone(node);
+        self.probes.end(node);
+        if !self.shared.nodes.there().iter().any(|(_, node)| node.name == name) {
+            self.shared.metrics.forget_node(&name);
+        }
+        self.measure_differences();
+        self.tell_fence();
+    }
+
+    /// Whom it may be asked to fence.
+    fn tell_fence(&self) {
+        if let Some(fence) = &self.fence {
+            fence.know(&self.fleet.names().into_iter().map(ToOwned::to_owned).collect());
+        }
     }
 
     fn store(&self, record: &PlacementRecord, token: Token) {
@@ -220,12 +287,13 @@ impl FleetTask {
     /// Sets every series, so that all are there from the start and none outlives its cause.
     fn measure_differences(&self) {
         let differences = &self.shared.metrics.node_differences;
-        for node in &self.shared.nodes {
-            What::all().for_each(|what| differences.with_label_values(&[&node.name, what.label()]).set(0));
+        for (_, node) in self.shared.nodes.there() {
+            What::all()
+                .for_each(|what| differences.with_label_values(&[node.name.as_str(), what.label()]).set(0));
         }
         for (node, what, severity) in self.fleet.deviations() {
             let value = if severity == Severity::Breaks { 2 } else { 1 };
-            differences.with_label_values(&[self.shared.node_name(node), what.label()]).set(value);
+            differences.with_label_values(&[self.shared.node_name(node).as_str(), what.label()]).set(value);
         }
     }
 
@@ -237,13 +305,11 @@ impl FleetTask {
             (None, Unserved::No) => Unserved::Since(now),
             (None, Unserved::Since(at)) if now >= at + UNSERVED => {
                 let status = self.fleet.status(now);
-                let names = self.shared.nodes.iter().map(|node| node.name.as_str());
-                let nodes: Vec<_> = names
-                    .zip(status)
-                    .map(|(name, (health, dirty))| {
-                        format!("{name}: {}{}", health.label(), if dirty { ", dirty" } else { "" })
-                    })
-                    .collect();
+                let line = |(node, health, dirty): &(NodeId, Health, bool)| {
+                    let name = self.shared.node_name(*node);
+                    format!("{name}: {}{}", health.label(), if *dirty { ", dirty" } else { "" })
+                };
+                let nodes: Vec<_> = status.iter().map(line).collect();
                 tracing::warn!(?nodes, "no node can serve; clients wait for one until takeover_deadline");
                 Unserved::Said
             }
@@ -254,13 +320,18 @@ impl FleetTask {
     fn measure(&self) {
         let metrics = &self.shared.metrics;
         let serving = self.fleet.assignment().map(|a| a.node);
-        for (at, (health, dirty)) in self.fleet.status(std::time::Instant::now()).into_iter().enumerate() {
-            let node = NodeId(u16::try_from(at).unwrap_or(u16::MAX));
-            let name = [self.shared.node_name(node)];
-            let is_up = matches!(health, understudy_core::fleet::Health::Up);
-            metrics.node_health.with_label_values(&name).set(i64::from(is_up));
-            metrics.node_active.with_label_values(&name).set(i64::from(serving == Some(node)));
-            metrics.node_dirty.with_label_values(&name).set(i64::from(dirty));
+        // For a while two may be called the same, of which one has come for the other.
+        let mut by_name: BTreeMap<String, [bool; 3]> = BTreeMap::new();
+        for (node, health, dirty) in self.fleet.status(std::time::Instant::now()) {
+            let is = [health == Health::Up, serving == Some(node), dirty];
+            let sum = by_name.entry(self.shared.node_name(node)).or_default();
+            sum.iter_mut().zip(is).for_each(|(sum, is)| *sum |= is);
+        }
+        for (name, is) in by_name {
+            let gauges = [&metrics.node_health, &metrics.node_active, &metrics.node_dirty];
+            for (gauge, is) in gauges.into_iter().zip(is) {
+                gauge.with_label_values(&[name.as_str()]).set(i64::from(is));
+            }
         }
         if let Some(assignment) = self.fleet.assignment() {
             #[allow(clippy::cast_precision_loss, reason = "an epoch counts takeovers")]

@@ -6,12 +6,14 @@ mod config;
 mod credentials;
 mod driver;
 mod fence;
+mod find;
 mod fleet;
 mod ha;
 #[cfg(feature = "k8s")]
 mod k8s;
 mod metrics;
 mod net;
+mod nodes;
 mod persist;
 mod probe;
 mod random;

@@ -10,6 +10,7 @@ use smb_parse::header::Command;
 use understudy_core::{
     effect::CloseReason,
     event::{Phase, Protection, Replay, SessionLoss, SideChannelFailure, TakeoverReport},
+    fleet::What,
     link::Counters,
 };
 
@@ -62,6 +63,20 @@ impl Metrics {
     pub(crate) fn stored(&self, took: Duration, changes: usize) {
         self.store_commits.observe(took.as_secs_f64());
         self.stored.inc_by(changes as u64);
+    }
+
+    /// A node is gone, and with it what is said of it.
+    pub(crate) fn forget_node(&self, name: &str) {
+        // An error means that nothing was said of it.
+        for gauges in [&self.node_health, &self.node_active, &self.node_dirty] {
+            let _ = gauges.remove_label_values(&[name]);
+        }
+        for what in What::all() {
+            let _ = self.node_differences.remove_label_values(&[name, what.label()]);
+        }
+        for how in ["closed", "refused", "silent"] {
+            let _ = self.leg_losses.remove_label_values(&[name, how]);
+        }
     }
 
     /// Registers everything, so that every series is there from the start.

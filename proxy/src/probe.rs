@@ -143,7 +143,7 @@ pub(crate) async fn watch(
     interval: Duration,
     compare: Option<CompareConfig>,
 ) {
-    let Some(address) = shared.nodes.get(usize::from(node.0)).map(|n| n.address.clone()) else { return };
+    let Some(address) = shared.nodes.address(node) else { return };
     let tell = |report| shared.fleet.send(FleetInput::Probe { node, report }).is_ok();
     let (mut next, mut said) = (Instant::now(), false);
     loop {

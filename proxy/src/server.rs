@@ -1,6 +1,7 @@
 //! The process: threads, tasks, and their end.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     process::ExitCode,
     sync::{Arc, OnceLock},
@@ -29,13 +30,13 @@ use crate::{
     credentials::Files,
     driver,
     fence::Fence,
-    fleet::FleetTask,
+    find::{self, List},
+    fleet::{FleetTask, Probes},
     ha::{self, Gate, Label, Moment},
     metrics::Metrics,
     net,
     persist::{self, Loaded, OnFailure, Persist},
-    probe,
-    shared::{Setup, Shared},
+    shared::{FleetInput, Setup, Shared},
     store,
     vip::Vip,
 };
@@ -60,6 +61,10 @@ struct Way {
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let credentials = Arc::new(Files::open(&config)?);
     let fence = Fence::prepare(&config).await?;
+    let found = match &config.find {
+        Some(means) => Some(find::start(means).await?),
+        None => None,
+    };
     let store = store::open(&config.store).await?;
     let mut stop = Stop::new()?;
     let vip = config.vip.clone().map(Vip::prepare).transpose()?.map(Arc::new);
@@ -80,7 +85,8 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         tokio::spawn(admin::serve(listen("[admin] listen", address)?, Arc::clone(&page)));
     }
     let Some(ha) = ha else {
-        let result = lead(&config, &page, credentials, fence, None, &way, &mut stop).await;
+        let with = Means { credentials, fence, found };
+        let result = lead(&config, &page, with, None, &way, &mut stop).await;
         way.vip.inspect(|vip| vip.release());
         return result;
     };
@@ -89,10 +95,12 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     let result = tokio::select! {
         term = ha.elected() => {
-            let result = lead(&config, &page, credentials, fence, Some(term), &way, &mut stop).await;
+            let with = Means { credentials, fence, found };
+            let result = lead(&config, &page, with, Some(term), &way, &mut stop).await;
             hand_over(&page, &ha, &way).await;
             result
         }
+        never = learn(fence.as_ref(), found.clone()) => match never {},
         () = stop.told() => Ok(ExitCode::SUCCESS),
     };
     if let Some(label) = &way.label {
@@ -118,16 +126,49 @@ async fn hand_over(page: &Page, ha: &ha::Handle, way: &Way) {
     unpark();
 }
 
+/// What serving takes.
+struct Means {
+    credentials: Arc<Files>,
+    fence: Option<Fence>,
+    /// Nodes that are found.
+    found: Option<List>,
+}
+
+/// While another proxy leads: the fence learns how nodes end, for of those that are gone nobody tells. Runs for ever.
+async fn learn(fence: Option<&Fence>, found: Option<List>) -> std::convert::Infallible {
+    if let (Some(fence), Some(mut found)) = (fence, found) {
+        loop {
+            let names = found.borrow_and_update().iter().map(|node| node.name.clone()).collect();
+            fence.know(&names);
+            if found.changed().await.is_err() {
+                break;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// Tells the Fleet of nodes that are found, for ever.
+async fn tell(mut found: List, shared: Arc<Shared>) {
+    loop {
+        let list = found.borrow_and_update().clone();
+        let _ = shared.fleet.send(FleetInput::Nodes(list));
+        if found.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Serves clients. `term`: as which of several proxies, and from when on; nothing of what it does before can be seen.
 async fn lead(
     config: &Config,
     page: &Arc<Page>,
-    credentials: Arc<Files>,
-    fence: Option<Fence>,
+    with: Means,
     term: Option<(Term, Moment)>,
     Way { vip, label }: &Way,
     stop: &mut Stop,
 ) -> anyhow::Result<ExitCode> {
+    let Means { credentials, fence, found } = with;
     let store = &page.store;
     let placement = placement(&**store).await?;
     let mut files = understudy_core::files::Files::with_grace(config.grace);
@@ -186,10 +227,12 @@ async fn lead(
     tokio::spawn(persist.run());
     tokio::spawn(persist::keep_time(keeper));
     let store = Arc::clone(store);
-    tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, guard, fence, inputs }.run());
-    for at in 0..u16::try_from(config.nodes.len())? {
-        let (shared, compare) = (Arc::clone(&shared), config.compare.clone());
-        tokio::spawn(probe::watch(shared, NodeId(at), config.probe_interval, compare));
+    let mut probes =
+        Probes { interval: config.probe_interval, compare: config.compare.clone(), tasks: HashMap::new() };
+    (0..u16::try_from(config.nodes.len())?).for_each(|at| probes.begin(&shared, NodeId(at)));
+    tokio::spawn(FleetTask { fleet, shared: Arc::clone(&shared), store, guard, fence, inputs, probes }.run());
+    if let Some(found) = found {
+        tokio::spawn(tell(found, Arc::clone(&shared)));
     }
     let workers = (0..config.workers).map(worker).collect::<anyhow::Result<Vec<_>>>()?;
     let nodes: Vec<_> = config.nodes.iter().map(|n| n.name.as_str()).collect();

@@ -18,12 +18,12 @@ use understudy_core::{
     effect::Mutation,
     event::{Cause, FileEvent, LegLoss, Succession},
     files::Files,
-    fleet::{Assignment, ProbeReport, Profile, Token},
+    fleet::{Assignment, Found, ProbeReport, Profile, Token},
     ids::{LinkId, NodeId, OpenToken, StoreToken},
     link::LinkConfig,
 };
 
-use crate::{config::NodeConfig, ha::Gate, metrics::Metrics, net, persist::Item};
+use crate::{config::NodeConfig, ha::Gate, metrics::Metrics, net, nodes::Nodes, persist::Item};
 
 /// See [`Shared::dials`].
 const DIALS: usize = 32;
@@ -75,14 +75,38 @@ impl Drop for SuccessionNotice {
 /// What the Fleet is told.
 #[derive(Debug)]
 pub(crate) enum FleetInput {
-    LegLost { node: NodeId, generation: u64, loss: LegLoss },
-    Probe { node: NodeId, report: ProbeReport },
-    Profile { node: NodeId, profile: Box<Profile> },
-    Verified { node: NodeId, token: Token, report: ProbeReport },
-    Fenced { node: NodeId, token: Token, success: bool },
-    Stored { token: Token },
+    LegLost {
+        node: NodeId,
+        generation: u64,
+        loss: LegLoss,
+    },
+    Probe {
+        node: NodeId,
+        report: ProbeReport,
+    },
+    Profile {
+        node: NodeId,
+        profile: Box<Profile>,
+    },
+    Verified {
+        node: NodeId,
+        token: Token,
+        report: ProbeReport,
+    },
+    Fenced {
+        node: NodeId,
+        token: Token,
+        success: bool,
+    },
+    Stored {
+        token: Token,
+    },
     Reclaimed,
-    Cleared { node: NodeId },
+    Cleared {
+        node: NodeId,
+    },
+    /// All nodes that are found by now.
+    Nodes(Vec<Found>),
 }
 
 /// A Link as others reach it.
@@ -95,7 +119,7 @@ pub(crate) struct Handle {
 
 /// One per process.
 pub(crate) struct Shared {
-    pub(crate) nodes: Vec<NodeConfig>,
+    pub(crate) nodes: Nodes,
     pub(crate) link_config: Arc<LinkConfig>,
     pub(crate) credentials: Arc<dyn Credentials + Send + Sync>,
     pub(crate) metrics: Arc<Metrics>,
@@ -159,7 +183,7 @@ impl Shared {
             half_frame,
         } = setup;
         Self {
-            nodes,
+            nodes: Nodes::new(nodes, link_config.nodes.clone()),
             link_config: Arc::new(link_config),
             credentials,
             metrics,
@@ -183,8 +207,8 @@ impl Shared {
     }
 
     /// A node's name, for people.
-    pub(crate) fn node_name(&self, node: NodeId) -> &str {
-        self.nodes.get(usize::from(node.0)).map_or("?", |n| &n.name)
+    pub(crate) fn node_name(&self, node: NodeId) -> String {
+        self.nodes.get(node).map_or_else(|| "?".into(), |node| node.name)
     }
 
     /// Makes a Link known. Whoever registers asks for [`Self::assignment`] and [`Self::is_stopping`] afterwards, so that

@@ -71,13 +71,14 @@ impl<'a> Reader<'a> {
     fn config(&mut self, root: Section<'a>, demo: bool) -> Option<Config> {
         self.only(root, TOP);
         let listen = self.address(root, "listen", true);
+        let find = self.find_means(root);
         let nodes = self.nodes(root);
         let credentials = self.section(root, "credentials", &["ntlm", "keytab"]);
         let mut path = |key| Some(PathBuf::from(self.string(credentials?, key)?.0));
         let (ntlm, keytab) = (path("ntlm"), path("keytab"));
         let compare = self.section(root, "compare", &["user", "shares"]);
         let compare = compare.and_then(|s| self.compare(s, ntlm.is_some()));
-        let (store, on_store_failure) = self.store(root, demo, nodes.len());
+        let (store, on_store_failure) = self.store(root, demo, if find.is_some() { 2 } else { nodes.len() });
         let ha = self.ha(root, store.as_ref());
         let vip = self.vip(root, listen);
         let fence = self.section(root, "fence", &["exec", "kubernetes", "timeout", "unfenced_silence"]);
@@ -104,6 +105,9 @@ impl<'a> Reader<'a> {
         let side_channel = self.side_channel(side_channel);
         let log_format = self.log_format(log);
         let log_level = self.log_level(log);
+        if let Some(find) = &find {
+            self.fence_of_found(find, fence_means.as_ref(), unfenced_silence);
+        }
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
         if silence_after < probe_interval * 2 {
             self.missing(
@@ -114,6 +118,7 @@ impl<'a> Reader<'a> {
         Some(Config {
             listen: listen?,
             nodes,
+            find,
             ntlm,
             compare,
             keytab,
@@ -162,7 +167,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Refuses keys that are not known, and says which known one is near.
-    fn only(&mut self, section: Section<'a>, known: &[&str]) {
+    pub(super) fn only(&mut self, section: Section<'a>, known: &[&str]) {
         for (key, _) in section.table {
             let name = key.get_ref().as_ref();
             if !known.contains(&name) {
@@ -222,7 +227,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn integer(&mut self, section: Section<'a>, key: &str, range: Range<usize>) -> Option<usize> {
+    pub(super) fn integer(&mut self, section: Section<'a>, key: &str, range: Range<usize>) -> Option<usize> {
         let value = section.table.get(key)?;
         let number = match value.get_ref() {
             DeValue::Integer(number) => number.as_str().parse::<usize>().ok().filter(|n| range.contains(n)),
@@ -289,6 +294,9 @@ impl<'a> Reader<'a> {
             return nodes;
         };
         let DeValue::Array(array) = value.get_ref() else {
+            if matches!(value.get_ref(), DeValue::Table(_)) {
+                return nodes; // They are found.
+            }
             self.wrong(&value.span(), "`nodes` is not a list of tables", "write [[nodes]] with two brackets");
             return nodes;
         };
@@ -330,7 +338,7 @@ impl<'a> Reader<'a> {
                     "a node can be listed only once",
                 );
             }
-            nodes.push(NodeConfig { name: name.into(), address: address.into() });
+            nodes.push(NodeConfig { name: name.into(), address: address.into(), uid: None });
         }
         if nodes.is_empty() {
             self.wrong(&value.span(), "no node is usable", "add [[nodes]] with name and address");

@@ -17,7 +17,7 @@ pub(super) fn leg_lost(shared: &Shared, link: LinkId, node: NodeId, loss: LegLos
         LegLoss::Silent => "silent",
     };
     let node = shared.node_name(node);
-    shared.metrics.leg_losses.with_label_values(&[node, how]).inc();
+    shared.metrics.leg_losses.with_label_values(&[node.as_str(), how]).inc();
     tracing::debug!(link = link.0, node, how, "the connection to the node is lost");
 }
 
@@ -134,8 +134,8 @@ fn takeover(shared: &Shared, link: LinkId, client: SocketAddr, report: &Takeover
     };
     let total = rounded(report.phases.iter().map(|(_, took)| *took).sum());
     let fields = [
-        ("from", shared.node_name(report.from).to_owned()),
-        ("to", report.to.map_or("none", |node| shared.node_name(node)).to_owned()),
+        ("from", shared.node_name(report.from)),
+        ("to", report.to.map_or_else(|| "none".into(), |node| shared.node_name(node))),
     ];
     let [(_, from), (_, to)] = &fields;
     let cause = report.cause.label();

@@ -55,8 +55,9 @@ impl NodeSide {
         let gate = Arc::clone(&shared.gate);
         let dial = async move {
             let slot = Arc::clone(&shared.dials).acquire_owned().await.map_err(io::Error::other)?;
-            let address = shared.nodes.get(usize::from(node.0)).map_or("", |n| n.address.as_str());
-            let stream = net::connect(address, shared.user_timeout).await.inspect_err(|error| {
+            let gone = || io::Error::new(io::ErrorKind::NotFound, "the node is gone");
+            let address = shared.nodes.address(node).ok_or_else(gone)?;
+            let stream = net::connect(&address, shared.user_timeout).await.inspect_err(|error| {
                 tracing::debug!(link = link.0, %error, "the node could not be reached");
             })?;
             if shared.gate.is_guarded() {

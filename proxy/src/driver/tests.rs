@@ -31,7 +31,8 @@ impl Rig {
         let [node, door] = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
         let (node, door) = (node.unwrap(), door.unwrap());
         let (fleet, inputs) = unbounded_channel();
-        let nodes = vec![NodeConfig { name: "a".into(), address: node.local_addr().unwrap().to_string() }];
+        let nodes =
+            vec![NodeConfig { name: "a".into(), address: node.local_addr().unwrap().to_string(), uid: None }];
         let minute = Duration::from_secs(60);
         let shared = Shared::new(Setup {
             nodes,

@@ -46,7 +46,7 @@ impl Label {
     /// It is not known where the API server is.
     #[cfg(feature = "k8s")]
     pub(crate) async fn start(pods: &PodsConfig) -> anyhow::Result<Self> {
-        Ok(Self { role: RoleLabel::start(k8s::client("ha").await?, pods.clone()) })
+        Ok(Self { role: RoleLabel::start(k8s::client("[ha] kubernetes").await?, pods.clone()) })
     }
 
     #[cfg(not(feature = "k8s"))]
@@ -83,7 +83,7 @@ impl Label {
 /// For `check`: whether the label can be kept.
 pub(crate) async fn check(pods: &PodsConfig) -> (bool, String) {
     #[cfg(feature = "k8s")]
-    let tried = match k8s::client("ha").await {
+    let tried = match k8s::client("[ha] kubernetes").await {
         Ok(client) => k8s::try_out(client, pods).await,
         Err(error) => Err(error),
     };

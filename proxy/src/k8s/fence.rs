@@ -2,7 +2,7 @@
 //! more (`ledger.rs`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -15,7 +15,7 @@ use kube::{
     api::{DeleteParams, ListParams, Preconditions},
     runtime::{WatchStreamExt as _, watcher},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{sync::Notify, task::AbortHandle, time::timeout};
 
 use super::ledger::{Ledger, Life, is_out_of_service};
 
@@ -30,7 +30,12 @@ const AGAIN: Duration = Duration::from_millis(500);
 pub(crate) struct PodFence {
     client: Client,
     namespace: String,
-    watches: Arc<BTreeMap<String, Watch>>,
+    watches: Arc<Mutex<BTreeMap<String, Watched>>>,
+}
+
+struct Watched {
+    watch: Arc<Watch>,
+    task: AbortHandle,
 }
 
 #[derive(Default)]
@@ -56,12 +61,33 @@ impl fmt::Debug for PodFence {
 impl PodFence {
     /// Begins to watch the pods of these names.
     pub(crate) fn start(client: Client, namespace: &str, nodes: impl IntoIterator<Item = String>) -> Self {
-        let watches: BTreeMap<_, _> = nodes.into_iter().map(|name| (name, Watch::default())).collect();
-        let fence = Self { client, namespace: namespace.to_owned(), watches: Arc::new(watches) };
-        for name in fence.watches.keys() {
-            tokio::spawn(fence.clone().watch(name.clone()));
-        }
+        let fence = Self { client, namespace: namespace.to_owned(), watches: Arc::default() };
+        fence.watch_only(&nodes.into_iter().collect());
         fence
+    }
+
+    /// Watches the pods of these names, and of no others. Those that were watched before are watched on.
+    pub(crate) fn watch_only(&self, names: &BTreeSet<String>) {
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|name, watched| {
+            let stays = names.contains(name);
+            if !stays {
+                watched.task.abort();
+            }
+            stays
+        });
+        for name in names {
+            watches.entry(name.clone()).or_insert_with(|| {
+                let watch = Arc::new(Watch::default());
+                let task = tokio::spawn(self.clone().keep(name.clone(), Arc::clone(&watch)));
+                Watched { watch, task: task.abort_handle() }
+            });
+        }
+    }
+
+    fn watch(&self, name: &str) -> Option<Arc<Watch>> {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.get(name).map(|watched| Arc::clone(&watched.watch))
     }
 
     fn pods(&self) -> Api<Pod> {
@@ -69,8 +95,7 @@ impl PodFence {
     }
 
     /// Keeps the ledger of one name, for ever.
-    async fn watch(self, name: String) {
-        let Some(watch) = self.watches.get(&name) else { return };
+    async fn keep(self, name: String, watch: Arc<Watch>) {
         let events = watcher(self.pods(), watcher::Config::default().fields(&only(&name))).default_backoff();
         pin_mut!(events);
         let (mut listed, mut said) = (Vec::new(), false);
@@ -92,19 +117,19 @@ impl PodFence {
         }
     }
 
-    /// Makes sure that no pod of this name executes anything any more. Returns when that is so; whoever calls gives up
-    /// when it takes too long.
+    /// Makes sure that no pod of this name executes anything any more, or that one alone which has this uid. Returns when that
+    /// is so; whoever calls gives up when it takes too long.
     ///
     /// # Errors
     /// The API server's, or that nothing is known of such a pod.
-    pub(crate) async fn fence(&self, name: &str) -> anyhow::Result<()> {
-        let watch = self.watches.get(name).ok_or_else(|| anyhow::anyhow!("{name} is not watched"))?;
+    pub(crate) async fn fence(&self, name: &str, uid: Option<&str>) -> anyhow::Result<()> {
+        let watch = self.watch(name).ok_or_else(|| anyhow::anyhow!("{name} is not watched"))?;
         loop {
             // What is watched may be old; this is what the API server knows now.
             let pods = self.pods().list(&ListParams::default().fields(&only(name))).await?;
             let alive = watch.with(|ledger| {
                 ledger.listed(&pods.items);
-                ledger.alive()
+                ledger.alive(uid)
             });
             let alive = alive.ok_or_else(|| {
                 anyhow::anyhow!("there is no pod {}/{name}, and none was seen", self.namespace)

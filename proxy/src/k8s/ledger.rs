@@ -5,7 +5,7 @@
 //! by force it goes at once, whatever its machine still does. So neither does the word of the garbage collector, which
 //! ends pods of machines that are silent, nor a container that could not be found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 
@@ -19,7 +19,8 @@ const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 pub(crate) struct Ledger {
     /// By uid.
     pods: BTreeMap<String, Life>,
-    has_seen: bool,
+    /// The uids of all that were seen.
+    seen: BTreeSet<String>,
 }
 
 /// A pod that is not known to be dead.
@@ -38,7 +39,7 @@ impl Ledger {
     /// The API server has shown this pod.
     pub(crate) fn saw(&mut self, pod: &Pod) {
         let Some(uid) = pod.metadata.uid.clone() else { return };
-        self.has_seen = true;
+        self.seen.insert(uid.clone());
         if is_dead(pod) {
             self.pods.remove(&uid);
             return;
@@ -67,9 +68,12 @@ impl Ledger {
         self.pods.remove(uid);
     }
 
-    /// The pods that may be at work; `None` if none was ever seen, for then nothing is known.
-    pub(crate) fn alive(&self) -> Option<Vec<Life>> {
-        self.has_seen.then(|| self.pods.values().cloned().collect())
+    /// The pods that may be at work, or that one alone which has this uid; `None` if none was ever seen, for then nothing is known.
+    pub(crate) fn alive(&self, uid: Option<&str>) -> Option<Vec<Life>> {
+        let Some(uid) = uid else {
+            return (!self.seen.is_empty()).then(|| self.pods.values().cloned().collect());
+        };
+        self.seen.contains(uid).then(|| self.pods.get(uid).into_iter().cloned().collect())
     }
 }
 
@@ -127,7 +131,7 @@ mod tests {
     }
 
     fn alive(ledger: &Ledger) -> Option<Vec<String>> {
-        Some(ledger.alive()?.into_iter().map(|life| life.uid).collect())
+        Some(ledger.alive(None)?.into_iter().map(|life| life.uid).collect())
     }
 
     #[test]
@@ -162,9 +166,12 @@ mod tests {
         ledger.lost(&pod("a", true, running()));
         ledger.saw(&pod("b", false, running()));
         assert_eq!(alive(&ledger).unwrap(), ["a", "b"]);
-        assert!(ledger.alive().unwrap()[0].is_gone);
+        assert!(ledger.alive(None).unwrap()[0].is_gone);
         ledger.saw(&pod("b", true, terminated()));
         assert_eq!(alive(&ledger).unwrap(), ["a"]);
+        assert_eq!(ledger.alive(Some("b")), Some(vec![]), "of one alone");
+        assert_eq!(ledger.alive(Some("a")).unwrap().len(), 1);
+        assert_eq!(ledger.alive(Some("c")), None, "nothing is known of it");
         ledger.vouched("a");
         assert_eq!(alive(&ledger).unwrap(), [""; 0]);
     }
@@ -182,7 +189,7 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.saw(&pod("a", false, running()));
         ledger.listed(&[pod("b", false, running())]);
-        let lives = ledger.alive().unwrap();
+        let lives = ledger.alive(None).unwrap();
         assert_eq!(lives.iter().map(|life| life.is_gone).collect::<Vec<_>>(), [true, false]);
     }
 

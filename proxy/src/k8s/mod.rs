@@ -1,9 +1,10 @@
-//! Kubernetes: its API server as a fence, and the label of the proxy that leads. Apart, for few need it and it brings a hundred
-//! crates (feature `k8s`).
+//! Kubernetes: its API server as a fence, the label of the proxy that leads, and nodes that are found by their Service. Apart, for few
+//! need it and it brings a hundred crates (feature `k8s`).
 
 mod fence;
 mod leader;
 mod ledger;
+mod slices;
 #[cfg(test)]
 mod stand_in;
 
@@ -14,14 +15,15 @@ use kube::{Api, Client, api::ListParams};
 pub(crate) use self::{
     fence::PodFence,
     leader::{RoleLabel, try_out},
+    slices::Slices,
 };
 
-/// A client by the account of the pod that this runs in, or by the kubeconfig of whoever runs it. `what`: for which table of
-/// the configuration.
-pub(crate) async fn client(what: &str) -> anyhow::Result<Client> {
+/// A client by the account of the pod that this runs in, or by the kubeconfig of whoever runs it. `option`: what of the
+/// configuration it is for.
+pub(crate) async fn client(option: &str) -> anyhow::Result<Client> {
     Client::try_default().await.with_context(|| {
         format!(
-            "[{what}] kubernetes: the API server cannot be reached: in a pod it takes a service account whose token is mounted, elsewhere a kubeconfig"
+            "{option}: the API server cannot be reached: in a pod it takes a service account whose token is mounted, elsewhere a kubeconfig"
         )
     })
 }
@@ -31,7 +33,8 @@ pub(crate) async fn missing<'a>(
     namespace: &str,
     names: impl Iterator<Item = &'a str>,
 ) -> anyhow::Result<Vec<String>> {
-    let (pods, mut missing) = (Api::<Pod>::namespaced(client("fence").await?, namespace), Vec::new());
+    let (pods, mut missing) =
+        (Api::<Pod>::namespaced(client("[fence] kubernetes").await?, namespace), Vec::new());
     for name in names {
         // Listed, as the fence does it, so that a role that is too narrow is found out.
         let found = pods.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;

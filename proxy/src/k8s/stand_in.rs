@@ -1,5 +1,7 @@
-//! A stand-in for the API server in tests: pods and machines, list, watch, get, delete and patch, as far as they are used
-//! here. It lets nobody do what the chart does not grant, and remembers what was done.
+//! A stand-in for the API server in tests: pods, machines and EndpointSlices, list, watch, get, delete and patch, as far as they
+//! are used here. It lets nobody do what the chart does not grant, and remembers what was done.
+
+mod slices;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,6 +47,11 @@ struct World {
     machines: BTreeMap<String, Value>,
     /// What has happened to pods, by version.
     events: Vec<(usize, &'static str, Value)>,
+    slices: BTreeMap<String, Value>,
+    /// What watches of them are told, by version.
+    slice_events: Vec<(usize, slices::Line)>,
+    /// From which versions on slices were watched.
+    watched_from: Vec<usize>,
     deeds: Vec<Deed>,
     bodies: Vec<Value>,
     fails: usize,
@@ -66,6 +73,7 @@ impl StandIn {
             .route("/api/v1/namespaces/{namespace}/pods", get(list))
             .route("/api/v1/namespaces/{namespace}/pods/{name}", axum::routing::delete(delete).patch(patch))
             .route("/api/v1/nodes/{name}", get(machine))
+            .route("/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", get(slices::list))
             .with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let config = Config::new(format!("http://{address}").parse().unwrap());
@@ -213,7 +221,8 @@ pub(crate) fn grants(rule: &Value, verb: &str, resource: &str, name: Option<&str
         rule[key].as_array().is_some_and(|words| words.iter().any(|have| have == word || have == "*"))
     };
     let named = rule["resourceNames"].is_null() || name.is_some_and(|name| has("resourceNames", name));
-    has("apiGroups", "") && has("resources", resource) && has("verbs", verb) && named
+    let group = if resource == "endpointslices" { "discovery.k8s.io" } else { "" };
+    has("apiGroups", group) && has("resources", resource) && has("verbs", verb) && named
 }
 
 /// The rules of the roles in a render of the chart whose names end so.

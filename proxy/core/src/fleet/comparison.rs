@@ -10,7 +10,7 @@ impl Fleet {
         if self.assignment().is_some_and(|a| a.node == node) {
             self.promised = Some(profile.clone());
         }
-        let Some(entry) = self.nodes.get_mut(at) else { return };
+        let Some(entry) = self.nodes.get_mut(at).filter(|entry| !entry.gone) else { return };
         entry.profile = Some(profile);
         for other in (0..self.nodes.len()).filter(|other| *other != at) {
             self.compare(at.min(other), at.max(other));

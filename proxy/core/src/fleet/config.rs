@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use understudy_state::PlacementRecord;
 
-use super::{Assignment, profile::Difference};
+use super::{Assignment, found::Found, profile::Difference};
 use crate::{event::Cause, ids::NodeId};
 
 /// The Fleet's configuration.
 #[derive(Debug, Clone)]
 pub struct FleetConfig {
-    /// The nodes' names, in order of preference.
+    /// The names of listed nodes, in order of preference. None: nodes are found (`Fleet::handle_nodes`).
     pub nodes: Vec<String>,
     /// A node that has not answered for this long is silent.
     pub silence_after: Duration,
@@ -118,6 +118,26 @@ pub enum FleetEffect {
         nodes: [NodeId; 2],
         /// In what they differ. Nothing: they did before, and do no longer.
         differences: Vec<Difference>,
+    },
+    /// This node is asked how it is from now on, and may be connected to. Ids are given in order, from 0; a node that was gone
+    /// may be there again.
+    NodeFound {
+        /// Its id.
+        node: NodeId,
+        /// How it was found.
+        found: Found,
+    },
+    /// This node is neither asked nor connected to any more.
+    NodeGone {
+        /// The node.
+        node: NodeId,
+    },
+    /// Clients are at a node that is to end, or is not found any more; they stay until it is dead. For the log.
+    NodeLeaving {
+        /// The node.
+        node: NodeId,
+        /// What has happened to it.
+        why: &'static str,
     },
     /// The node is silent and may not be left. For the Links and the log.
     NodeSilent {

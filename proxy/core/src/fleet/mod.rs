@@ -20,12 +20,13 @@
 
 mod comparison;
 mod config;
+mod found;
 pub mod interview;
 mod node;
 pub mod profile;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -34,6 +35,7 @@ use understudy_state::{Phase, PlacementRecord, record};
 use self::node::Node;
 pub use self::{
     config::{FenceMode, FleetConfig, FleetEffect, ProbeReport, Token},
+    found::Found,
     node::Health,
     profile::{Difference, Profile, Severity, What},
 };
@@ -86,8 +88,10 @@ pub struct Fleet {
     promised: Option<Profile>,
     /// In what two nodes were last said to differ.
     differences: BTreeMap<[NodeId; 2], Vec<Difference>>,
-    /// The node of the stored placement, while the proxy has just started.
-    stored: Option<(NodeId, u64)>,
+    /// The node of the stored placement, while the proxy has just started. It may not have been found yet.
+    stored: Option<(String, u64)>,
+    /// Nodes that the stored placement calls dirty, and that were not found yet.
+    dirty_before: BTreeSet<String>,
     state: State,
     /// Questions of a search that are not answered yet, one per node at most.
     asked: Vec<(Token, NodeId)>,
@@ -103,18 +107,18 @@ impl Fleet {
     /// A Fleet that has no assignment yet. `placement` is what the store holds; a node of it that is configured no
     /// longer is ignored.
     pub fn new(config: FleetConfig, placement: Option<&PlacementRecord>, now: Instant) -> Self {
-        let is_dirty = |name: &String| placement.is_some_and(|p| p.dirty.contains(name));
-        let nodes = config.nodes.iter().map(|name| Node::new(is_dirty(name))).collect();
-        let stored = placement.and_then(|p| {
-            let at = config.nodes.iter().position(|name| *name == p.node)?;
-            Some((NodeId(u16::try_from(at).ok()?), p.epoch))
-        });
+        let mut dirty: BTreeSet<_> = placement.into_iter().flat_map(|p| p.dirty.iter().cloned()).collect();
+        let are_found = config.nodes.is_empty();
+        let nodes = config.nodes.iter().map(|name| Node::new(name.clone(), dirty.remove(name))).collect();
+        let stored = placement.filter(|p| are_found || config.nodes.contains(&p.node));
+        dirty.retain(|_| are_found);
         let mut fleet = Self {
             nodes,
             current: None,
             promised: None,
             differences: BTreeMap::new(),
-            stored,
+            stored: stored.map(|p| (p.node.clone(), p.epoch)),
+            dirty_before: dirty,
             state: State::Searching { since: now, next: now, cause: Cause::Crash },
             asked: Vec::new(),
             reclaiming: false,
@@ -151,13 +155,12 @@ impl Fleet {
         }
     }
 
-    /// What is thought of each node: its health, and whether it is dirty.
-    pub fn status(&self, now: Instant) -> Vec<(Health, bool)> {
+    /// What is thought of each node that is asked: its health, and whether it is dirty.
+    pub fn status(&self, now: Instant) -> Vec<(NodeId, Health, bool)> {
         let config = &self.config;
-        self.nodes
-            .iter()
-            .map(|node| (node.health(now, config.silence_after, config.answers_to_recover), node.dirty))
-            .collect()
+        let health = |node: &Node| node.health(now, config.silence_after, config.answers_to_recover);
+        let all = self.nodes.iter().zip((0..).map(NodeId)).filter(|(node, _)| !node.gone);
+        all.map(|(node, id)| (id, health(node), node.dirty)).collect()
     }
 
     /// A Link lost a leg to `node`, to which it had gone by the assignment of `generation`.
@@ -174,7 +177,9 @@ impl Fleet {
 
     /// The regular probe of a node.
     pub fn handle_probe(&mut self, now: Instant, node: NodeId, report: ProbeReport) {
-        let Some(entry) = self.nodes.get_mut(usize::from(node.0)) else { return };
+        // Of one that is gone this is old news, or another one's that has its address.
+        let asked = self.nodes.get_mut(usize::from(node.0)).filter(|entry| !entry.gone);
+        let Some(entry) = asked else { return };
         entry.report(now, report);
         let silent = entry.is_silent(now, self.config.silence_after);
         let is_current = self.current.is_some_and(|a| a.node == node);
@@ -201,7 +206,7 @@ impl Fleet {
     pub fn handle_verify(&mut self, now: Instant, node: NodeId, token: Token, report: ProbeReport) {
         if let Some(at) = self.asked.iter().position(|(asked, _)| *asked == token) {
             self.asked.swap_remove(at);
-            if let Some(entry) = self.nodes.get_mut(usize::from(node.0)) {
+            if let Some(entry) = self.nodes.get_mut(usize::from(node.0)).filter(|entry| !entry.gone) {
                 entry.report(now, report);
             }
             if let (State::Searching { .. }, ProbeReport::Answer) = (&self.state, report) {
@@ -248,7 +253,7 @@ impl Fleet {
 
     /// The answer to [`FleetEffect::StorePlacement`]. The move is made whether the store worked or not: a client that
     /// waits for a store that is down would lose its files to no purpose.
-    pub fn handle_placement_stored(&mut self, token: Token) {
+    pub fn handle_placement_stored(&mut self, now: Instant, token: Token) {
         let State::Storing { token: expected, next, cause } = self.state else { return };
         if expected != token {
             return;
@@ -258,6 +263,8 @@ impl Fleet {
         self.promise(next.node);
         self.state = State::Serving;
         self.effects.push_back(FleetEffect::Move { assignment: next, cause, from, state_lost: true });
+        from.into_iter().for_each(|from| self.left(from));
+        self.leave_displaced(now, next.node);
     }
 
     /// No Open of any client is unreclaimed.
@@ -378,10 +385,14 @@ impl Fleet {
         let first = self.current.map_or(0, |a| usize::from(a.node.0) + 1);
         let count = self.nodes.len();
         let order = (0..count).map(|at| (first + at) % count);
-        let preferred = self.stored.map(|(node, _)| usize::from(node.0));
+        let is_stored = |name: &str| self.nodes.iter().rposition(|node| node.name == name && !node.gone);
+        let preferred = self
+            .stored
+            .as_ref()
+            .map(|(name, _)| is_stored(name).and_then(|at| Some((at, self.nodes.get(at)?))));
         let found = match preferred {
-            Some(at) if self.is_eligible(at, 1) => Some(at),
-            Some(at) if now < since + PREFERENCE && self.nodes.get(at).is_some_and(|n| !n.dirty) => return,
+            Some(Some((at, node))) if node.may_stay(1) => Some(at),
+            Some(node) if now < since + PREFERENCE && node.is_none_or(|(_, n)| !n.dirty) => return,
             _ => {
                 // A search that finds no proven node takes the first that answers at all; and one on which clients
                 // would break only if there is no other.
@@ -401,7 +412,8 @@ impl Fleet {
 
     fn take(&mut self, node: NodeId, cause: Cause) {
         self.generation += 1;
-        let kept = self.stored.take().filter(|(stored, _)| *stored == node);
+        let name = self.nodes.get(usize::from(node.0)).map(|node| node.name.as_str());
+        let kept = self.stored.take().filter(|(stored, _)| Some(stored.as_str()) == name);
         if let Some((_, epoch)) = kept {
             let assignment = Assignment { generation: self.generation, epoch, node };
             self.current = Some(assignment);
@@ -424,13 +436,13 @@ impl Fleet {
 
     fn store(&mut self, node: NodeId, phase: Phase) -> Token {
         let token = self.token();
-        let dirty = self.config.nodes.iter().zip(&self.nodes).filter(|(_, n)| n.dirty);
+        let name = self.nodes.get(usize::from(node.0)).map(|node| node.name.clone());
         let record = PlacementRecord {
             v: record::VERSION,
             epoch: self.epoch,
-            node: self.config.nodes.get(usize::from(node.0)).cloned().unwrap_or_default(),
+            node: name.unwrap_or_default(),
             phase,
-            dirty: dirty.map(|(name, _)| name.clone()).collect(),
+            dirty: self.dirty_names(),
         };
         self.effects.push_back(FleetEffect::StorePlacement { record, token });
         token
@@ -439,8 +451,8 @@ impl Fleet {
     fn ask_all(&mut self) {
         let count = u16::try_from(self.nodes.len()).unwrap_or(u16::MAX);
         for node in (0..count).map(NodeId) {
-            let is_dirty = self.nodes.get(usize::from(node.0)).is_some_and(|n| n.dirty);
-            if is_dirty || self.asked.iter().any(|(_, asked)| *asked == node) {
+            let is_out = self.nodes.get(usize::from(node.0)).is_some_and(|n| n.dirty || n.gone);
+            if is_out || self.asked.iter().any(|(_, asked)| *asked == node) {
                 continue;
             }
             let token = self.token();

@@ -2,11 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use super::{config::ProbeReport, profile::Profile};
+use super::{
+    config::ProbeReport,
+    found::{Found, Membership},
+    profile::Profile,
+};
 
 /// One node.
 #[derive(Debug)]
 pub(super) struct Node {
+    pub(super) name: String,
+    /// `None` for one that the operator has listed: it is always there.
+    pub(super) found: Option<Found>,
+    pub(super) membership: Membership,
+    /// Nobody asks it any more, nor connects to it.
+    pub(super) gone: bool,
     /// Answers in a row.
     answers: u32,
     last_answer: Option<Instant>,
@@ -47,8 +57,23 @@ impl Health {
 }
 
 impl Node {
-    pub(super) fn new(dirty: bool) -> Self {
-        Self { answers: 0, last_answer: None, unanswered_since: None, dirty, profile: None }
+    pub(super) fn new(name: String, dirty: bool) -> Self {
+        Self {
+            name,
+            found: None,
+            membership: Membership::Listed,
+            gone: false,
+            answers: 0,
+            last_answer: None,
+            unanswered_since: None,
+            dirty,
+            profile: None,
+        }
+    }
+
+    /// It was not asked for a while.
+    pub(super) fn forget(&mut self) {
+        (self.answers, self.last_answer, self.unanswered_since) = (0, None, None);
     }
 
     /// Takes a report in.
@@ -85,7 +110,13 @@ impl Node {
 
     /// Good enough to be chosen.
     pub(super) fn is_eligible(&self, needed: u32) -> bool {
-        !self.dirty && self.answers >= needed && self.unanswered_since.is_none()
+        self.membership == Membership::Listed && self.may_stay(needed)
+    }
+
+    /// Good enough for clients who were there before the proxy was started.
+    pub(super) fn may_stay(&self, needed: u32) -> bool {
+        let is_there = self.membership <= Membership::Leaving;
+        is_there && !self.dirty && self.answers >= needed && self.unanswered_since.is_none()
     }
 
     pub(super) fn health(&self, now: Instant, silence_after: Duration, needed: u32) -> Health {

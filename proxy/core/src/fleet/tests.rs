@@ -30,7 +30,7 @@ impl Rig {
         let mut out = Vec::new();
         while let Some(effect) = self.fleet.poll_effect() {
             if let FleetEffect::StorePlacement { token, .. } = &effect {
-                self.fleet.handle_placement_stored(*token);
+                self.fleet.handle_placement_stored(self.now, *token);
             }
             out.push(effect);
         }

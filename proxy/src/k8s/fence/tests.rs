@@ -23,7 +23,7 @@ async fn watched(server: &StandIn) {
 
 fn begin(fence: &PodFence) -> tokio::task::JoinHandle<anyhow::Result<()>> {
     let fence = fence.clone();
-    tokio::spawn(async move { fence.fence(NODE).await })
+    tokio::spawn(async move { fence.fence(NODE, None).await })
 }
 
 /// It has asked again, several times, and is not done.
@@ -95,12 +95,51 @@ async fn a_pod_that_has_taken_the_name_meanwhile_is_not_deleted_for_the_one_befo
 }
 
 #[tokio::test]
+async fn a_node_that_was_found_is_one_pod_and_its_successor_is_left_alone() {
+    let (server, fence) = site().await;
+    server.end(NODE);
+    server.terminate(NODE);
+    server.remove(NODE);
+    server.run(NODE, "second", "machine-2");
+    let alone = |uid: &'static str| {
+        let fence = fence.clone();
+        tokio::spawn(async move { fence.fence(NODE, Some(uid)).await })
+    };
+    is_done(alone("first")).await;
+    assert_eq!(server.count("delete"), 0);
+    let task = alone("second");
+    server.until(|server| server.count("delete") == 1).await;
+    server.terminate(NODE);
+    is_done(task).await;
+    assert!(fence.fence(NODE, Some("third")).await.unwrap_err().to_string().contains("none was seen"));
+}
+
+#[tokio::test]
+async fn nodes_that_are_found_later_are_watched_from_then_on() {
+    let (server, fence) = site().await;
+    server.run("samba-9", "ninth", "machine-1");
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    fence.watch_only(&names(&[NODE, "samba-9"]));
+    server.until(|server| server.count("watch") == 2).await;
+    server.remove("samba-9");
+    fence.watch_only(&names(&["samba-9"]));
+    assert!(fence.fence(NODE, None).await.unwrap_err().to_string().contains("not watched"));
+    let task = {
+        let fence = fence.clone();
+        tokio::spawn(async move { fence.fence("samba-9", Some("ninth")).await })
+    };
+    is_not_done(&server, &task).await;
+    server.taint("machine-1");
+    is_done(task).await;
+}
+
+#[tokio::test]
 async fn of_a_pod_that_was_never_seen_nothing_is_known() {
     let (server, client) = StandIn::start(Vec::new()).await;
     let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
     watched(&server).await;
-    assert!(fence.fence(NODE).await.unwrap_err().to_string().contains("none was seen"));
-    assert!(fence.fence("other").await.unwrap_err().to_string().contains("not watched"));
+    assert!(fence.fence(NODE, None).await.unwrap_err().to_string().contains("none was seen"));
+    assert!(fence.fence("other", None).await.unwrap_err().to_string().contains("not watched"));
 }
 
 #[tokio::test]
@@ -110,7 +149,7 @@ async fn what_the_api_server_refuses_is_no_fence() {
     server.run(NODE, "first", "machine-1");
     let fence = PodFence::start(client, NAMESPACE, [NODE.to_owned()]);
     watched(&server).await;
-    assert!(fence.fence(NODE).await.is_err());
+    assert!(fence.fence(NODE, None).await.is_err());
     assert_eq!(server.count("delete"), 0, "the machine is asked for first, and that is refused");
 }
 

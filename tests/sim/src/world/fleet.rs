@@ -85,7 +85,7 @@ impl World {
                     self.placement.fences.push((usize::from(node.0), token));
                 }
                 FleetEffect::StorePlacement { token, .. } => {
-                    self.placement.fleet.handle_placement_stored(token);
+                    self.placement.fleet.handle_placement_stored(self.now, token);
                 }
                 FleetEffect::Move { assignment, cause, from, state_lost } => {
                     self.moved(assignment, cause, from, state_lost);
@@ -103,6 +103,10 @@ impl World {
                     }
                 }
                 FleetEffect::Compromise { .. } | FleetEffect::Compared { .. } => {}
+                // Its nodes are listed.
+                FleetEffect::NodeFound { .. }
+                | FleetEffect::NodeGone { .. }
+                | FleetEffect::NodeLeaving { .. } => {}
             }
         }
     }
