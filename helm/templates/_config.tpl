@@ -10,7 +10,8 @@ leg_losses_per_minute = {{ int $c.legLossesPerMinute }}
 {{- with int $c.workers }}
 workers = {{ . }}
 {{- end }}
-{{- range splitList "\n" (include "understudy.nodes" . | trim) }}
+{{- include "understudy.config.found" . }}
+{{- range splitList "\n" (include "understudy.nodes" . | trim) | compact }}
 {{- $node := splitList " " . }}
 
 [[nodes]]
@@ -49,6 +50,21 @@ listen = {{ printf "%s:%v" .Values.listenAddress .Values.ports.admin | toJson }}
 [log]
 format = {{ $c.log.format | toJson }}
 level = {{ $c.log.level | toJson }}
+{{- end -}}
+
+{{/* By what nodes are found that are not listed. */}}
+{{- define "understudy.config.found" -}}
+{{- $slices := .Values.nodes.endpointSlices -}}
+{{- if $slices.service }}
+
+[nodes]
+endpoint_slices = { namespace = {{ include "understudy.sambaNamespace" . | toJson }}, service = {{ toJson $slices.service }}, port = {{ int $slices.port }} }
+{{- end }}
+{{- with .Values.nodes.dns }}
+
+[nodes]
+dns = {{ toJson . }}
+{{- end }}
 {{- end -}}
 
 {{/* Who may be acted for, and by whom volumes are compared. */}}

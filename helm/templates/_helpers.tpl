@@ -121,10 +121,11 @@ annotations:
 {{- end -}}
 
 {{- define "understudy.sambaNamespace" -}}
-{{- .Values.nodes.statefulSet.namespace | default .Release.Namespace -}}
+{{- $nodes := .Values.nodes -}}
+{{- coalesce (empty $nodes.endpointSlices.service | ternary $nodes.statefulSet.namespace $nodes.endpointSlices.namespace) .Release.Namespace -}}
 {{- end -}}
 
-{{/* The nodes, a line each: name, space, address. */}}
+{{/* The nodes that are listed, a line each: name, space, address. */}}
 {{- define "understudy.nodes" -}}
 {{- with .Values.nodes.statefulSet -}}
 {{- if .name -}}
@@ -142,8 +143,19 @@ annotations:
 {{/* The ports of all nodes, for the NetworkPolicy. */}}
 {{- define "understudy.nodePorts" -}}
 {{- $ports := list -}}
-{{- range splitList "\n" (include "understudy.nodes" . | trim) -}}
+{{- range splitList "\n" (include "understudy.nodes" . | trim) | compact -}}
+{{- $ports = append $ports (splitList ":" . | last) -}}
+{{- end -}}
+{{- if .Values.nodes.endpointSlices.service -}}
+{{- $ports = append $ports (.Values.nodes.endpointSlices.port | int | toString) -}}
+{{- end -}}
+{{- with .Values.nodes.dns -}}
 {{- $ports = append $ports (splitList ":" . | last) -}}
 {{- end -}}
 {{- $ports | uniq | sortAlpha | join " " -}}
+{{- end -}}
+
+{{/* Not empty if the proxy asks the API server for anything. */}}
+{{- define "understudy.asksApiServer" -}}
+{{- if or .Values.fence.kubernetes.enabled .Values.nodes.endpointSlices.service (include "understudy.isByLabel" .) }}true{{ end -}}
 {{- end -}}

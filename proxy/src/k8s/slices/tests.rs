@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use k8s_openapi::serde_json::{Value, from_value, json};
+use k8s_openapi::serde_json::{Value, from_str, from_value, json};
 use tokio::time::timeout;
 
 use super::*;
@@ -190,4 +190,25 @@ async fn while_the_api_server_fails_the_known_nodes_stay() {
     assert!(!site.list.has_changed().unwrap(), "{:?}", site.list.borrow());
     site.server.slice("samba", "samba-x", "IPv4", &[pod("samba-1", "b", "10.0.0.2")]);
     site.until(&BOTH[1..]).await;
+}
+
+#[tokio::test]
+async fn the_chart_grants_what_is_watched_and_nothing_else() {
+    let render = include_str!("../../../../tests/chart/golden/endpoint-slices.json");
+    let documents: Vec<Value> = from_str(render).unwrap();
+    let rules: Vec<Value> =
+        documents.iter().filter_map(|document| document["rules"].as_array()).flatten().cloned().collect();
+    let (server, client) = StandIn::start(rules.clone()).await;
+    two_pods(&server);
+    let wanted = SlicesConfig { namespace: NAMESPACE.into(), service: "samba".into(), port: 445 };
+    let (news, mut list) = find::tests::news();
+    tokio::spawn(Slices::new(client, &wanted).watch(news));
+    timeout(Duration::from_secs(20), list.wait_for(|list| told(list) == BOTH)).await.unwrap().unwrap();
+    server.until(|server| server.count("watch") > 0).await;
+    let used: Vec<_> = server.deeds().into_iter().map(|(verb, resource, _)| (verb, resource)).collect();
+    assert_eq!(used, [("list", "endpointslices"), ("watch", "endpointslices")]);
+    // What the fence may do has a test of its own.
+    let ours = rules.iter().filter(|rule| rule["apiGroups"] == json!(["discovery.k8s.io"]));
+    let granted: Vec<_> = ours.map(|rule| (&rule["resources"], &rule["verbs"])).collect();
+    assert_eq!(granted, [(&json!(["endpointslices"]), &json!(["list", "watch"]))]);
 }
