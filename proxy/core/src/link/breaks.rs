@@ -462,8 +462,8 @@ impl Link {
         let Some(request) = self.requests.get(id) else { return };
         let Ok(ack) = oplock_break::Ack::parse(&request.msg) else { return };
         let (Some(open), acked) = self.acknowledged_by(request, &ack) else { return };
-        let Some(breaking) = open.breaking else { return };
-        self.settle_break(Cached::by(open), breaking.told.meet(acked));
+        let (Some(breaking), asked) = (open.breaking, request.at) else { return };
+        self.settle_break(Cached::by(open), breaking.told.meet(acked), asked);
     }
 
     /// The client has this now. `next`: what it is to be told since.
@@ -540,7 +540,7 @@ impl Link {
     }
 
     /// The node has answered the client's acknowledgement.
-    pub(super) fn observe_break_ack(&mut self, msg: &[u8]) {
+    pub(super) fn observe_break_ack(&mut self, request: &Request, msg: &[u8]) {
         let (cached, level) = match oplock_break::Ack::parse(msg) {
             Ok(oplock_break::Ack::Oplock { oplock_level, file_id }) => {
                 let Some(open) = self.opens.by_client(file_id) else { return };
@@ -551,15 +551,24 @@ impl Link {
             }
             Err(_) => return self.out.event(Event::NotUnderstood),
         };
-        self.settle_break(cached, level);
+        self.settle_break(cached, level, request.at);
     }
 
-    /// The client has acknowledged the node's break, and has this now.
-    fn settle_break(&mut self, cached: Cached, level: Level) {
+    /// The client has acknowledged the node's break, and has this now. If it did so before the last one, which the node has
+    /// taken it for, it is told once more when it has acknowledged that, too. `asked`: when it did so.
+    fn settle_break(&mut self, cached: Cached, level: Level, asked: Instant) {
+        let is_bridge = matches!(self.state, State::Bridge(_));
+        let is_later = |breaking: &Breaking| is_bridge && breaking.until > asked + PATIENCE;
         for open in cached.of_mut(&mut self.opens) {
+            let later = open.breaking.filter(|breaking| is_later(breaking));
+            let next = later.and_then(|later| later.next);
+            let level = next.map_or(level, |(to, _)| to.meet(level));
+            let next = Some((level, next.is_some_and(|(_, waits)| waits)));
             set_level(open, level);
-            open.breaking = None;
+            open.breaking = later.map(|later| Breaking { ours: true, next, ..later });
         }
+        self.note_own_breaks();
+        self.hold(cached);
         for open in cached.of(&self.opens).map(|o| o.token).collect::<Vec<_>>() {
             self.wait_for_open(open);
         }

@@ -63,7 +63,7 @@ impl Link {
             Command::CREATE => self.observe_create(request, msg),
             Command::CLOSE => self.observe_close(request),
             Command::SET_INFO => self.observe_set_info(request),
-            Command::OPLOCK_BREAK => self.observe_break_ack(msg),
+            Command::OPLOCK_BREAK => self.observe_break_ack(request, msg),
             _ => {}
         }
     }
