@@ -94,8 +94,9 @@ async fn answer_one(mut stream: TcpStream, instance: u64) -> io::Result<()> {
     }
 }
 
-/// Watches a leading proxy until it is dead or silent. Of one that never answered silence means nothing: the way to it may be
-/// cut, and others may reach it. `heard`: whether it has ever answered this process.
+/// Watches a leading proxy until it is dead or silent. Of one that never answered neither silence nor a refusal means anything:
+/// the way to it may be cut, or a firewall may refuse in its name, and others may reach it. `heard`: whether it has ever
+/// answered this process.
 pub(crate) async fn watch(
     address: SocketAddr,
     instance: u64,
@@ -111,7 +112,7 @@ pub(crate) async fn watch(
                     return verdict;
                 }
             }
-            Ok(Err(error)) if net::loss(&error) == LegLoss::Refused => return Verdict::Dead,
+            Ok(Err(error)) if *heard && net::loss(&error) == LegLoss::Refused => return Verdict::Dead,
             Ok(Err(_)) => sleep(AGAIN).await,
             Err(_) => {}
         }
@@ -198,10 +199,21 @@ mod tests {
         let _ = answering.await;
         // The listener is gone; so is the connection, once its task has nobody to ask it.
         let died = Instant::now();
-        let mut direct = false;
-        assert_eq!(watch(address, 7, Duration::from_secs(30), &mut direct).await, Verdict::Dead);
-        assert!(died.elapsed() < Duration::from_secs(5) && !direct);
+        assert_eq!(watch(address, 7, Duration::from_secs(30), &mut true).await, Verdict::Dead);
+        assert!(died.elapsed() < Duration::from_secs(5));
         watching.abort();
+    }
+
+    #[tokio::test]
+    async fn a_refusal_counts_after_an_answer_only() {
+        let (listener, address) = listener().await;
+        drop(listener);
+        {
+            let mut heard = false;
+            let watching = pin!(watch(address, 7, SILENCE, &mut heard));
+            assert!(timeout(SILENCE * 4, watching).await.is_err(), "a firewall may refuse in its name");
+        }
+        assert_eq!(watch(address, 7, SILENCE, &mut true).await, Verdict::Dead);
     }
 
     #[tokio::test]
