@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -321,9 +322,35 @@ def leaf(schema, path):
     return schema
 
 
+def hand_over():
+    """Two processes with what is rendered: see handover.py."""
+    if not shutil.which("etcd"):
+        assert "UNDERSTUDY_REQUIRE_ETCD" not in os.environ, "there is no etcd"
+        print("      NOT RUN: there is no etcd on this machine")
+        return
+    documents = helm.template(helm.HELMS[-1], [helm.CHART / "ci/two-proxies.yaml"])
+    pod = helm.the(documents, "StatefulSet")["spec"]["template"]
+    site = {
+        "binary": str(binary().resolve()),
+        "config": config_of([helm.CHART / "ci/two-proxies.yaml"]),
+        "labels": pod["metadata"]["labels"],
+        "grace": pod["spec"]["terminationGracePeriodSeconds"],
+        "service": next(d for d in documents if helm.key_of(d)[1:] == ("Service", "default", "understudy"))["spec"]["selector"],
+        "rules": helm.the(documents, "Role")["rules"],
+    }
+    alone = ["unshare", "--net", "--pid", "--fork", "--kill-child", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    with tempfile.TemporaryDirectory() as directory:
+        (pathlib.Path(directory) / "site.json").write_text(json.dumps(site))
+        asked = [*alone, sys.executable, helm.HERE / "handover.py", directory]
+        done = subprocess.run(asked, text=True, capture_output=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    for line in done.stdout.splitlines():
+        print(f"      {line}")
+
+
 CHECKS = [
     lint, same_by_both, schemas_of_kubernetes, golden_renders, unit_tests, wrong_values, table_of_values, versions,
-    upgrades_and_rollbacks, series_exist, binary_reads_it, every_key_is_there, limits_agree,
+    upgrades_and_rollbacks, series_exist, binary_reads_it, every_key_is_there, limits_agree, hand_over,
 ]
 
 
