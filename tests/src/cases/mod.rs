@@ -7,6 +7,7 @@ mod differences;
 mod enumerations;
 mod every_kind;
 mod every_open;
+mod found;
 mod garbage;
 mod haproxy;
 mod injected;
@@ -112,6 +113,7 @@ pub(crate) fn all() -> Vec<Case> {
         returns::CASES,
         returns::HA_CASES,
         differences::CASES,
+        found::CASES,
         garbage::CASES,
         pending::CASES,
         shutdown::CASES,
