@@ -73,6 +73,7 @@ pub(crate) struct NodeConfig {
     /// `host:port`; the host is an address or a name.
     pub(crate) address: String,
     /// Of a pod that was found: which of all that are called so.
+    #[cfg_attr(not(feature = "k8s"), allow(dead_code, reason = "who fences pods is not built"))]
     pub(crate) uid: Option<String>,
 }
 
