@@ -507,6 +507,7 @@ impl Files {
         match event {
             FileEvent::Opened { open, name, file, asked, generation, deletes } => {
                 let name = self.renames.name_by_now(name, file, asked);
+                self.succeed_doomed(now, &name.key, file, asked);
                 let reclaimed = !self.is_over(generation);
                 let (heard, named, unflagged) = (self.renames.hear(now), now, false);
                 let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, writes: false };
@@ -585,6 +586,7 @@ impl Files {
             FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => {
+                self.succeed_doomed(now, &key, FileIdentity { birth, number: None }, at);
                 // Links are heard in any order: it may be that what was made is gone.
                 if !self.is_gone_since(&key, birth, at) {
                     self.lately.given(&key, birth, now);
@@ -746,6 +748,26 @@ impl Files {
             }
             _ => {}
         }
+    }
+
+    /// A file has this name, asked for at `asked`. Another one that had it, and was to be deleted, is deleted, though Opens of it
+    /// are not known to be closed.
+    fn succeed_doomed(&mut self, now: Instant, key: &FileKey, next: FileIdentity, asked: Instant) {
+        let Some(had) = self.files.get(key).filter(|file| file.doomed) else { return };
+        let opens = had.opens.iter().filter_map(|(link, open)| self.entry(*link, *open));
+        let files: Vec<FileIdentity> = opens.map(|entry| entry.file).collect();
+        let is_next = |file: &FileIdentity| !file.is_surely_not(next);
+        // Links are heard in any order: it may be this one that is gone.
+        if files.iter().any(is_next) || self.is_gone_since(key, next.birth, asked) {
+            return;
+        }
+        if let Some(had) = self.files.get_mut(key) {
+            had.doomed = false;
+        }
+        for file in files {
+            self.gone(now, key.clone(), file.birth);
+        }
+        self.version += u64::from(self.is_in_doubt());
     }
 
     /// Whether what is open by the name of an Open is surely another file.
