@@ -12,7 +12,7 @@ export PATH := $(PATH):$(RUST_USER_HOME)/.cargo/bin
 export RUSTUP_HOME := $(RUST_USER_HOME)/.rustup
 endif
 
-.PHONY: demo test lint unit sim chart image mutants e2e soak torture bench captures tshark fuzz deny setup build
+.PHONY: demo test lint unit sim chart image mutants e2e soak torture bench captures tshark fuzz deny setup build k8s
 
 # A copy that survives the death of its node, on two real Samba servers of its own. Needs root.
 demo: setup build
@@ -43,8 +43,7 @@ mutants:
 	RUNS=$(or $(RUNS),50000) tests/sim/mutants/run.sh $(MUTANT)
 
 # The Helm chart: lint, renders, the schemas of Kubernetes, unit tests, wrong values, and its configuration against the binary.
-chart:
-	cargo build --locked -p understudy --features k8s
+chart: k8s
 	UNDERSTUDY_BIN=target/debug/understudy tests/chart.sh
 
 # The image of the proxy, by its Containerfile, from bases of Debian's packages instead of the public ones. Needs buildah and
@@ -52,11 +51,11 @@ chart:
 image:
 	$(SUDO) tests/image.sh
 
-e2e: build
+e2e: build k8s
 	$(E2E) run
 
 # The repeated counts, resumable; results in out/soak. CASE= picks cases by a part of their name, RUNS= overrides the counts.
-soak: setup build
+soak: setup build k8s
 	$(E2E) soak $(if $(CASE),$(CASE)) $(if $(RUNS),--runs $(RUNS)) --out $(OUT)/soak
 
 # smbtorture's tests of SMB2, through the proxy too; WAY=same or other: while nodes are lost after every k-th answer
@@ -93,3 +92,7 @@ setup:
 
 build:
 	cargo build --release --locked -p understudy -p understudy-e2e
+
+# The proxy with what a cluster needs, for the chart's checks and the case containers-ha.
+k8s:
+	cargo build --locked -p understudy --features k8s

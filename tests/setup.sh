@@ -11,6 +11,7 @@ declare -A provider=(
     [winbindd]=winbind [request-key]=keyutils [git]=git [sqlite3]=sqlite3 [etcdctl]=etcd-client [tar]=tar [flock]=util-linux
     [etcd]=etcd-server [openssl]=openssl [protoc]=protobuf-compiler
     [podman]=podman [buildah]=buildah [runc]=runc [mmdebstrap]=mmdebstrap [strip]=binutils
+    [nft]=nftables
 )
 missing=()
 for program in "${!provider[@]}"; do

@@ -3,7 +3,6 @@ chart's role does: the Service leads to the proxy that serves, when that is told
 
 Run by check.py in a network of its own, with a directory that has the binary's path and what was rendered (`site.json`)."""
 
-import http.server
 import json
 import os
 import pathlib
@@ -11,71 +10,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import urllib.parse
 
-ROLE = "understudy/role"
+import api
+
 API = "127.0.0.1:8080"
-
-
-class Api:
-    """Pods with labels; whoever asks may do what the rules say."""
-
-    def __init__(self, rules, pods):
-        self.rules, self.pods, self.used, self.refused = rules, pods, set(), []
-        api = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self):
-                query = urllib.parse.parse_qs(urllib.parse.urlparse(self.path).query)
-                wanted = dict(part.split("=") for part in query["labelSelector"][0].split(","))
-                if api.may("list", None):
-                    items = [api.pod(name) for name in api.selected(wanted)]
-                    self.answer(200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
-                else:
-                    self.answer(403, {"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403})
-
-            def do_PATCH(self):
-                name = urllib.parse.urlparse(self.path).path.rsplit("/", 1)[1]
-                change = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if api.may("patch", name):
-                    for label, value in change["metadata"]["labels"].items():
-                        api.pods[name] = {k: v for k, v in {**api.pods[name], label: value}.items() if v is not None}
-                    self.answer(200, api.pod(name))
-                else:
-                    self.answer(403, {"kind": "Status", "status": "Failure", "reason": "Forbidden", "code": 403})
-
-            def answer(self, status, body):
-                text = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, *_):
-                pass
-
-        host, port = API.split(":")
-        server = http.server.ThreadingHTTPServer((host, int(port)), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-
-    def may(self, verb, name):
-        for rule in self.rules:
-            if verb in rule["verbs"] and rule["resources"] == ["pods"] and name in rule.get("resourceNames", [name]):
-                self.used.add(verb)
-                return True
-        self.refused.append((verb, name))
-        return False
-
-    def selected(self, wanted):
-        return [name for name, labels in self.pods.items() if wanted.items() <= labels.items()]
-
-    def pod(self, name):
-        return {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name, "labels": self.pods[name]}, "spec": {"containers": []}}
 
 
 class Site:
@@ -84,7 +23,7 @@ class Site:
         site = json.loads((directory / "site.json").read_text())
         self.binary, self.config, self.service, self.grace = (site[key] for key in ("binary", "config", "service", "grace"))
         self.names = [f"understudy-{at}" for at in range(2)]
-        self.api = Api(site["rules"], {name: site["labels"] for name in self.names})
+        self.api = api.Api(API, site["rules"], {name: site["labels"] for name in self.names})
         self.rules, self.running = site["rules"], {}
         kubeconfig = {
             "clusters": [{"name": "a", "cluster": {"server": f"http://{API}"}}],

@@ -37,18 +37,22 @@ pub(super) const CASES: &[Case] = &[Case {
     shows: "the images, read-only and without privileges, as the chart renders them: copies outlive killed Samba containers, \
             the chart's test opens a share, and a proxy that is told to stop ends well and in time",
     soak: 10,
-    run: outlive_their_nodes,
+    run: |scale| with_podman(&binary()?, |podman| outlive_their_nodes(scale, podman)),
 }];
 
-fn outlive_their_nodes(scale: &Scale) -> Result<Report> {
-    let podman = match Podman::new(&binary()?) {
-        Ok(podman) => podman,
+/// Does this where containers can be run; elsewhere it says so.
+pub(super) fn with_podman(binary: &Path, act: impl FnOnce(Podman) -> Result<Report>) -> Result<Report> {
+    match Podman::new(binary) {
+        Ok(podman) => act(podman),
         Err(error) => {
             let note = format!("NOT RUN: no container can be run on this machine: {error:#}");
             eprintln!("{note}");
-            return Ok(Report { notes: vec![note], ..Report::default() });
+            Ok(Report { notes: vec![note], ..Report::default() })
         }
-    };
+    }
+}
+
+fn outlive_their_nodes(scale: &Scale, podman: Podman) -> Result<Report> {
     let mut site = Site::new(podman)?;
     // Podman takes its time over a kill: lest the copy be over before.
     site.net.stretch_copies(scale.copy, Duration::from_secs(4))?;
@@ -75,7 +79,7 @@ fn outlive_their_nodes(scale: &Scale) -> Result<Report> {
         let first = answer.lines().next().unwrap_or_default();
         ensure!(first.contains(&format!(" {status} ")), "{path} is answered {first} in {space}");
     }
-    let took = site.stop_proxy()?;
+    let took = site.stop_proxy("understudy")?;
     ensure!(took < Duration::from_secs(10), "the proxy took {took:?} to stop");
     report.notes.push(format!("told to stop, the proxy ended after {} ms", took.as_millis()));
     // The store is that of the one before, and so is the node that serves.
@@ -105,16 +109,27 @@ fn alone(text: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Two Samba containers on one directory, and the proxy's.
-struct Site {
-    podman: Podman,
+/// Two Samba containers on one directory, and the proxies'.
+pub(super) struct Site {
+    pub(super) podman: Podman,
     objects: Vec<Value>,
-    net: Net,
-    dir: Scratch,
+    pub(super) net: Net,
+    pub(super) dir: Scratch,
 }
 
 impl Site {
+    /// With one proxy.
     fn new(podman: Podman) -> Result<Self> {
+        let mut site = Self::without_proxy(podman, alone)?;
+        site.start_proxy()?;
+        for index in 0..2 {
+            site.await_up(&format!("samba-{index}"))?;
+        }
+        Ok(site)
+    }
+
+    /// The nodes, and what is mounted into containers. `edit` is done to the configurations.
+    pub(super) fn without_proxy(podman: Podman, edit: fn(&str) -> String) -> Result<Self> {
         let mut site =
             Self { podman, objects: serde_json::from_str(RENDER)?, net: Net::new()?, dir: Scratch::new()? };
         let root = site.dir.path();
@@ -129,22 +144,18 @@ impl Site {
         chown(&file, None, Some(NOBODY))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o440))?;
         for (name, dir) in [("understudy", "config"), ("understudy-test", "test")] {
-            let text = alone(&site.text("ConfigMap", name, "data", "understudy.toml")?);
+            let text = edit(&site.text("ConfigMap", name, "data", "understudy.toml")?);
             fs::write(root.join(dir).join("understudy.toml"), text)?;
         }
         for index in 0..2 {
             site.net.add_host(&format!("samba-{index}"), &format!("{SMBD}{}", index + 1))?;
             site.start_node(&format!("samba-{index}"))?;
         }
-        site.start_proxy()?;
-        for index in 0..2 {
-            site.await_up(&format!("samba-{index}"))?;
-        }
         Ok(site)
     }
 
     /// An object of the render.
-    fn object(&self, kind: &str, name: &str) -> Result<&Value> {
+    pub(super) fn object(&self, kind: &str, name: &str) -> Result<&Value> {
         let is_it = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
         self.objects.iter().find(is_it).with_context(|| format!("no {kind} {name} is rendered"))
     }
@@ -155,7 +166,7 @@ impl Site {
     }
 
     /// The only container of a StatefulSet or Pod, with its arguments and security context.
-    fn container(&self, kind: &str, name: &str, image: &'static str) -> Result<Container> {
+    pub(super) fn container(&self, kind: &str, name: &str, image: &'static str) -> Result<Container> {
         let object = self.object(kind, name)?;
         let spec = if kind == "Pod" { &object["spec"] } else { &object["spec"]["template"]["spec"] };
         let container = &spec["containers"][0];
@@ -175,7 +186,7 @@ impl Site {
     }
 
     /// Where the nodes are found by the names that the chart gives them, and the proxy by its Service's.
-    fn hosts(&self) -> Vec<(String, String)> {
+    pub(super) fn hosts(&self) -> Vec<(String, String)> {
         let node = |index| {
             (format!("samba-{index}.samba.default.svc.cluster.local"), format!("{SMBD}{}", index + 1))
         };
@@ -193,7 +204,8 @@ impl Site {
         self.podman.start(&self.net, name, &container)
     }
 
-    fn start_proxy(&mut self) -> Result<()> {
+    /// A proxy's.
+    pub(super) fn proxy(&self) -> Result<Container> {
         let mut container = self.container("StatefulSet", "understudy", "localhost/understudy:dev")?;
         ensure!(container.is_read_only && container.capabilities.is_empty(), "the proxy has privileges");
         let root = self.dir.path();
@@ -201,8 +213,13 @@ impl Site {
         container.mounts = vec![
             (root.join("users"), "/etc/understudy/smbpasswd", false),
             (root.join("config"), "/etc/understudy/config", false),
-            (root.join("store"), "/var/lib/understudy", true),
         ];
+        Ok(container)
+    }
+
+    fn start_proxy(&mut self) -> Result<()> {
+        let mut container = self.proxy()?;
+        container.mounts.push((self.dir.path().join("store"), "/var/lib/understudy", true));
         self.podman.start(&self.net, "hub", &container)?;
         let ready = wait_until("the proxy is ready", Duration::from_secs(20), || {
             self.get("/ready").is_ok_and(|answer| answer.contains("ready, "))
@@ -233,10 +250,10 @@ impl Site {
     }
 
     /// SIGTERM, with the time that the chart gives; how long it took. It has ended well.
-    fn stop_proxy(&self) -> Result<Duration> {
+    pub(super) fn stop_proxy(&self, name: &str) -> Result<Duration> {
         let grace = &self.object("StatefulSet", "understudy")?["spec"]["template"]["spec"];
         let grace = grace["terminationGracePeriodSeconds"].to_string();
-        let (start, name) = (Instant::now(), self.net.space("understudy"));
+        let (start, name) = (Instant::now(), self.net.space(name));
         self.podman.run(&["stop", "--time", &grace, &name])?;
         let took = start.elapsed();
         let status = self.podman.run(&["inspect", "--format", "{{.State.ExitCode}}", &name])?;
@@ -244,7 +261,7 @@ impl Site {
         Ok(took)
     }
 
-    fn kill(&self, name: &str) -> Result<()> {
+    pub(super) fn kill(&self, name: &str) -> Result<()> {
         self.podman.run(&["kill", "--signal", "KILL", &self.net.space(name)]).map(|_| ())
     }
 
@@ -253,7 +270,7 @@ impl Site {
     }
 
     /// Asks the admin page from a namespace.
-    fn ask(&self, space: &str, address: &str, path: &str) -> Result<String> {
+    pub(super) fn ask(&self, space: &str, address: &str, path: &str) -> Result<String> {
         let mut stream = self.net.connect(space, &format!("{address}:9645"))?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();

@@ -2,6 +2,7 @@
 
 mod caching;
 mod containers;
+mod containers_ha;
 mod copies;
 mod differences;
 mod enumerations;
@@ -119,6 +120,7 @@ pub(crate) fn all() -> Vec<Case> {
         shutdown::CASES,
         haproxy::CASES,
         containers::CASES,
+        containers_ha::CASES,
         torture::CASES,
     ]
     .concat()

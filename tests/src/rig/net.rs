@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -150,8 +151,13 @@ impl Net {
     /// Makes the clients' cable so narrow that a copy of `bytes` takes this long, lest it be over before all its faults
     /// have come.
     pub(crate) fn stretch_copies(&self, bytes: u64, over: Duration) -> Result<()> {
+        self.stretch_copies_at("client", bytes, over)
+    }
+
+    /// The same with the cable of another host.
+    pub(crate) fn stretch_copies_at(&self, name: &str, bytes: u64, over: Duration) -> Result<()> {
         let rate = format!("{}kbit", bytes * 8 / u64::try_from(over.as_millis())?);
-        for (space, device) in [("hub", "v-client"), ("client", "eth0")] {
+        for (space, device) in [("hub", format!("v-{name}").as_str()), (name, "eth0")] {
             let space = self.space(space);
             let bucket = ["root", "tbf", "rate", &rate, "burst", "256kb", "latency", "100ms"];
             run(&[&["tc", "-n", &space, "qdisc", "replace", "dev", device][..], &bucket].concat())?;
@@ -195,13 +201,22 @@ impl Net {
         name: &str,
         act: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let made = self.spawn_within(name, act);
+        made.join().map_err(|_| anyhow::anyhow!("a thread in a namespace died"))?
+    }
+
+    /// The same, and does not wait for it. What that thread starts is in the namespace, too.
+    pub(crate) fn spawn_within<T: Send + 'static>(
+        &self,
+        name: &str,
+        act: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> JoinHandle<Result<T>> {
         let path = format!("/var/run/netns/{}", self.space(name));
-        let made = std::thread::spawn(move || {
+        std::thread::spawn(move || {
             let space = File::open(&path).with_context(|| path.clone())?;
             move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
             act()
-        });
-        made.join().map_err(|_| anyhow::anyhow!("a thread in a namespace died"))?
+        })
     }
 }
 

@@ -109,6 +109,7 @@ pub(crate) struct Container {
     pub(crate) mounts: Vec<(PathBuf, &'static str, bool)>,
     /// Names that it is to know.
     pub(crate) hosts: Vec<(String, String)>,
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) arguments: Vec<String>,
 }
 
@@ -128,6 +129,7 @@ impl Container {
         }
         words.extend(self.capabilities.iter().map(|name| format!("--cap-add={name}")));
         words.extend(self.hosts.iter().map(|(name, address)| format!("--add-host={name}:{address}")));
+        words.extend(self.environment.iter().map(|(name, value)| format!("--env={name}={value}")));
         for (from, to, writable) in &self.mounts {
             words.push(format!("--volume={}:{to}:{}", from.display(), if *writable { "rw" } else { "ro" }));
         }

@@ -329,3 +329,17 @@ pub(crate) fn binary() -> Result<PathBuf> {
     }
     Ok(path)
 }
+
+/// `understudy` with what a cluster needs, as `make k8s` builds it, or `UNDERSTUDY_K8S_BIN`.
+pub(crate) fn binary_for_clusters() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("UNDERSTUDY_K8S_BIN") {
+        return Ok(path.into());
+    }
+    let program = std::env::current_exe()?;
+    let target = program.parent().and_then(Path::parent).context("no target directory")?;
+    let path = target.join("debug/understudy");
+    if !path.exists() {
+        bail!("{} is not there: build it (make k8s), or set UNDERSTUDY_K8S_BIN", path.display());
+    }
+    Ok(path)
+}

@@ -1,5 +1,5 @@
 # The first process of the guest. Its root is the host's, read-only; /mnt is the one directory of the host that it may
-# write, /srv holds the unpacked packages. CASE_SERVER, CASE_OPTIONS and CASE_MOUNTS come with the kernel's command line.
+# write, /srv holds the unpacked packages. CASE_SHARE, CASE_OPTIONS and CASE_MOUNTS come with the kernel's command line.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C
 share=/tmp/share
 results=/mnt
@@ -49,11 +49,11 @@ ip addr add "$CASE_ADDRESS/24" dev vec0
 ip link set vec0 up
 
 export LD_LIBRARY_PATH=/srv/lib/x86_64-linux-gnu
-try mount /srv/sbin/mount.cifs "//$CASE_SERVER/share" "$share" -o "$CASE_OPTIONS"
+try mount /srv/sbin/mount.cifs "//$CASE_SHARE" "$share" -o "$CASE_OPTIONS"
 for ((further = 2; further <= CASE_MOUNTS; further++)); do
     mkdir "$share$further"
     declare "share$further=$share$further"
-    try mount /srv/sbin/mount.cifs "//$CASE_SERVER/share" "$share$further" -o "$CASE_OPTIONS,nosharesock"
+    try mount /srv/sbin/mount.cifs "//$CASE_SHARE" "$share$further" -o "$CASE_OPTIONS,nosharesock"
 done
 unset LD_LIBRARY_PATH
 if mountpoint -q "$share"; then

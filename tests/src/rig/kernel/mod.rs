@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::findings::Findings;
 use super::{
     Rig,
-    net::FLOATING,
+    net::{FLOATING, Net},
     node::{PASSWORD, USER},
     realm::{NAME, NAMES, Realm},
 };
@@ -43,7 +43,12 @@ pub(crate) struct Guest {
 impl Guest {
     /// Makes the directory that the guest will write to, and may read from.
     pub(crate) fn prepare(rig: &Rig) -> Result<PathBuf> {
-        let results = rig.dir.path().join("guest");
+        Self::prepare_in(rig.dir.path())
+    }
+
+    /// The same where there is no rig.
+    pub(crate) fn prepare_in(dir: &Path) -> Result<PathBuf> {
+        let results = dir.join("guest");
         fs::create_dir_all(&results)?;
         Ok(results)
     }
@@ -60,29 +65,37 @@ impl Guest {
         let Some(realm) = &rig.realm else {
             let login = format!("username={USER},password={PASSWORD},{options}");
             let to = std::env::var("DIRECT").unwrap_or(FLOATING.to_owned());
-            return Self::boot_to(rig, &to, &login, mounts, workload);
+            return Self::boot_to(&rig.net, rig.dir.path(), &format!("{to}/share"), &login, mounts, workload);
         };
         prepare_tickets(rig, realm)?;
-        Self::boot_to(rig, NAME, &format!("username={USER},sec=krb5,{options}"), mounts, workload)
+        let login = format!("username={USER},sec=krb5,{options}");
+        Self::boot_to(&rig.net, rig.dir.path(), &format!("{NAME}/share"), &login, mounts, workload)
     }
 
-    fn boot_to(rig: &Rig, server: &str, options: &str, mounts: usize, workload: &str) -> Result<Self> {
+    /// The same where there is no rig. `share` is `server/share`; the options say who mounts it.
+    pub(crate) fn boot_to(
+        net: &Net,
+        dir: &Path,
+        share: &str,
+        options: &str,
+        mounts: usize,
+        workload: &str,
+    ) -> Result<Self> {
         let software = software()?;
-        let results = Self::prepare(rig)?;
+        let results = Self::prepare_in(dir)?;
         fs::write(results.join("init.sh"), include_str!("init.sh"))?;
         fs::write(results.join("workload.sh"), workload)?;
-        rig.net.add_tap(TAP)?;
+        net.add_tap(TAP)?;
         let mount = |from: &Path, to: &str| format!("mount -t hostfs none {to} -o {}", from.display());
         // In a process namespace of its own: when its first process goes, all go.
-        let mut child = rig
-            .net
+        let mut child = net
             .command("hub", "unshare")
             .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
             .arg(software.join("usr/bin/linux.uml"))
             .args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", "mem=2048M"])
             .arg(format!("vec0:transport=tap,ifname={TAP},depth=128,gro=1"))
             .args(["con=null", "con0=null,fd:1", "con1=null,fd:2"])
-            .args([format!("CASE_SERVER={server}"), format!("CASE_ADDRESS={ADDRESS}")])
+            .args([format!("CASE_SHARE={share}"), format!("CASE_ADDRESS={ADDRESS}")])
             .arg(format!("CASE_MOUNTS={mounts}"))
             .arg(format!("CASE_OPTIONS=\"{options}\""))
             .args(["init=/bin/bash", "--", "-c"])
@@ -139,6 +152,11 @@ impl Guest {
     /// The end of the last line that it has said with this beginning.
     pub(crate) fn last(&self, beginning: &str) -> Option<String> {
         self.heard.iter().rev().find_map(|l| l.strip_prefix(beginning)).map(|l| l.trim().to_owned())
+    }
+
+    /// The ends of all lines that it has said with this beginning.
+    pub(crate) fn all(&self, beginning: &str) -> impl Iterator<Item = &str> {
+        self.heard.iter().filter_map(move |l| l.strip_prefix(beginning))
     }
 
     /// How many lines it has said that end so.
