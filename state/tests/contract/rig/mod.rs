@@ -19,7 +19,7 @@ use understudy_state::EtcdOptions;
 /// How long etcd may take over anything before a test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a store waits for etcd: longer than in practice, for a machine that runs tests is busy.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(6);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Several members, killed when dropped.
 pub(crate) struct Cluster {

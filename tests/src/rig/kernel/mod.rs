@@ -64,8 +64,8 @@ impl Guest {
         let options = format!("iocharset=utf8,{options}");
         let Some(realm) = &rig.realm else {
             let login = format!("username={USER},password={PASSWORD},{options}");
-            let to = std::env::var("DIRECT").unwrap_or(FLOATING.to_owned());
-            return Self::boot_to(&rig.net, rig.dir.path(), &format!("{to}/share"), &login, mounts, workload);
+            let share = format!("{FLOATING}/share");
+            return Self::boot_to(&rig.net, rig.dir.path(), &share, &login, mounts, workload);
         };
         prepare_tickets(rig, realm)?;
         let login = format!("username={USER},sec=krb5,{options}");
