@@ -37,7 +37,7 @@ pub(super) const ABSENT: LinkId = LinkId(0);
 const V1: Duration = Duration::from_secs(16 * 60);
 /// How long others wait on when the client is back: Linux 6.1 acknowledges a break wrongly that comes within a millisecond of the
 /// answer by which it has the Open again, and loses its lock over that.
-const LINGER: Duration = Duration::from_millis(100);
+const LINGER: Duration = Duration::from_millis(500);
 /// Grace, if nothing else is configured.
 pub(super) const GRACE: Duration = Duration::from_secs(60);
 

@@ -356,7 +356,7 @@ fn a_resilient_handle_is_kept_with_its_locks_although_no_node_knows_of_it() {
         other.show_files();
         other.pump();
         assert!(other.final_answer(waits).is_none(), "a break would come before the client is ready for it");
-        files.borrow_mut().handle_timeout(rig.now + Duration::from_millis(100));
+        files.borrow_mut().handle_timeout(rig.now + Duration::from_millis(500));
         other.show_files();
         other.pump();
         assert_eq!(Status(other.answer(waits).0.status), Status::SUCCESS, "as the node says now");
