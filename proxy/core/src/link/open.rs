@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    hash::{BuildHasher as _, RandomState},
     sync::Arc,
     time::Instant,
 };
@@ -222,9 +221,8 @@ pub(crate) struct Opens {
     by_client: HashMap<Client<FileId>, OpenToken>,
     /// Those that are not known by the same FileId on both legs, as they are in Relay.
     by_node: HashMap<Node<FileId>, OpenToken>,
-    /// By the key of the lease that they hold, as a hash. It never becomes another.
-    by_lease: BTreeSet<(u64, OpenToken)>,
-    hasher: RandomState,
+    /// By the key of the lease that they hold. It never becomes another.
+    by_lease: BTreeSet<([u8; 16], OpenToken)>,
     /// How many are [`unused`](Open::unused).
     unused: usize,
     next: u64,
@@ -257,7 +255,7 @@ impl Opens {
     /// One that the present node does not have yet.
     pub(crate) fn insert_unreclaimed(&mut self, open: Open) {
         self.by_client.insert(open.client_id, open.token);
-        self.by_lease.extend(open.lease.map(|lease| (self.hasher.hash_one(lease.key), open.token)));
+        self.by_lease.extend(open.lease.map(|lease| (lease.key, open.token)));
         self.touched.insert(open.token);
         self.by_token.insert(open.token, Box::new(open));
     }
@@ -277,7 +275,7 @@ impl Opens {
         self.unused -= usize::from(open.unused);
         self.by_client.remove(&open.client_id);
         if let Some(lease) = open.lease {
-            self.by_lease.remove(&(self.hasher.hash_one(lease.key), token));
+            self.by_lease.remove(&(lease.key, token));
         }
         if self.by_node.get(&open.node_id) == Some(&token) {
             self.by_node.remove(&open.node_id);
@@ -372,8 +370,7 @@ impl Opens {
 
     /// Those that share a lease.
     pub(crate) fn with_lease(&self, key: [u8; 16]) -> impl Iterator<Item = &Open> {
-        let known = self.tokens_with_lease(key).filter_map(|token| self.get(token));
-        known.filter(move |open| open.has_lease(key))
+        self.tokens_with_lease(key).filter_map(|token| self.get(token))
     }
 
     /// The same, to change them.
@@ -385,10 +382,8 @@ impl Opens {
         all.into_iter().flatten().map(|(_, open)| &mut **open).filter(move |open| open.has_lease(key))
     }
 
-    /// These, and perhaps others.
     fn tokens_with_lease(&self, key: [u8; 16]) -> impl Iterator<Item = OpenToken> {
-        let hash = self.hasher.hash_one(key);
-        let all = (hash, OpenToken(0))..=(hash, OpenToken(u64::MAX));
+        let all = (key, OpenToken(0))..=(key, OpenToken(u64::MAX));
         self.by_lease.range(all).map(|(_, token)| *token)
     }
 
