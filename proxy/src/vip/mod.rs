@@ -14,7 +14,10 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, bail};
-use rustix::net::{AddressFamily, SocketType, netdevice::name_to_index};
+use rustix::{
+    net::{AddressFamily, SocketType, netdevice::name_to_index},
+    thread::{CapabilitySet, capabilities},
+};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::{netlink::Netlink, packets::Mac};
@@ -218,14 +221,10 @@ impl Vip {
     }
 }
 
-/// Whether this process has CAP_NET_ADMIN and CAP_NET_RAW (capability.h), as far as the system tells.
+/// Whether this process has CAP_NET_ADMIN and CAP_NET_RAW, as far as the system tells.
 fn may_take() -> bool {
-    const NEEDED: u64 = 1 << 12 | 1 << 13;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    effective
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .is_none_or(|capabilities| capabilities & NEEDED == NEEDED)
+    let needed = CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW;
+    capabilities(None).map_or(true, |sets| sets.effective.contains(needed))
 }
 
 fn lifetime(gate: &Gate) -> Option<Duration> {
