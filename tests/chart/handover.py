@@ -109,15 +109,16 @@ def run(site):
     assert status == 0, f"the proxy that was told to stop ended with status {status}"
     print(f"told to stop, the proxy has handed over and ended after {1000 * took:.0f} ms")
 
-    # It crashes: its container is started again in the same pod, which still has the label.
+    # It crashes: its container is started again in the same pod, once the other leads. (One that is back before anybody has
+    # noticed leads again itself.)
     site.start(first)
     site.stands_by(first, second)
     site.end(second)
     begun = time.monotonic()
-    site.start(second)
     site.until("the other serves", lambda: site.leads_to() == [first])
     print(f"killed, the proxy was followed after {1000 * (time.monotonic() - begun):.0f} ms")
     site.connect().close()
+    site.start(second)
     site.stands_by(second, first)
 
     # The last one that goes takes its label along.
