@@ -65,6 +65,8 @@ struct Entry {
     unflagged: bool,
     /// Its file is to be deleted once it is closed.
     deletes: bool,
+    /// Its file is deleted when the last of that file's Opens is closed.
+    doomed: bool,
     /// It is open to write.
     writes: bool,
 }
@@ -115,8 +117,6 @@ impl Barrier {
 struct File {
     opens: Vec<(LinkId, OpenToken)>,
     barrier: Barrier,
-    /// It is deleted when the last of its Opens is closed.
-    doomed: bool,
     /// Links that may have changed it just before they lost their nodes.
     #[expect(clippy::box_collection, reason = "few files have any, and all would pay for it")]
     wrote: Option<Box<BTreeSet<LinkId>>>,
@@ -366,15 +366,13 @@ impl Files {
 
     /// Whether the file of that very name is to be deleted when its last Open is closed, and there still is one.
     pub(crate) fn is_doomed(&self, key: &FileKey) -> bool {
-        let deletes =
-            |(link, open): &(LinkId, OpenToken)| self.entry(*link, *open).is_some_and(|e| e.deletes);
-        self.files.get(key).is_some_and(|file| file.doomed || file.opens.iter().any(deletes))
+        self.at(key).any(|entry| entry.deletes || entry.doomed)
     }
 
     /// What an Open's file is called by now, and more of it.
     pub(crate) fn place(&self, link: LinkId, open: OpenToken) -> Option<Place<'_>> {
         let entry = self.entry(link, open)?;
-        let doomed = entry.deletes || self.files.get(&entry.name.key).is_some_and(|file| file.doomed);
+        let doomed = entry.deletes || entry.doomed;
         Some(Place { name: &entry.name, since: entry.named, birth: entry.file.birth, doomed })
     }
 
@@ -509,16 +507,18 @@ impl Files {
                 let name = self.renames.name_by_now(name, file, asked);
                 self.succeed_doomed(now, &name.key, file, asked);
                 let reclaimed = !self.is_over(generation);
-                let (heard, named, unflagged) = (self.renames.hear(now), now, false);
-                let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, writes: false };
+                // Links are heard in any order: it was opened before its file was doomed.
+                let doomed = self.at(&name.key).any(|other| other.doomed && !other.file.is_surely_not(file));
+                let (heard, named, unflagged, writes) = (self.renames.hear(now), now, false, false);
+                let entry = Entry { name, file, heard, named, reclaimed, unflagged, deletes, doomed, writes };
                 self.insert(link, open, entry);
             }
             FileEvent::Closed { open } => self.closed(now, link, open),
             FileEvent::GivenUp { open, deleted } => {
                 self.release(link, open);
-                if let Some((entry, last)) = self.remove(link, open) {
+                if let Some(entry) = self.remove(link, open) {
                     self.lately.closed(&entry.name.key, Some(now));
-                    if deleted || last.is_some_and(|file| file.doomed) {
+                    if deleted || entry.doomed && self.is_of_others(&entry) {
                         self.gone(now, entry.name.key, entry.file.birth);
                     }
                 }
@@ -646,7 +646,7 @@ impl Files {
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(BTreeMap::keys).copied().collect();
         for open in opens {
             self.release(link, open);
-            if let Some((entry, _)) = self.remove(link, open) {
+            if let Some(entry) = self.remove(link, open) {
                 self.lately.closed(&entry.name.key, None);
             }
         }
@@ -654,6 +654,23 @@ impl Files {
 
     fn entry(&self, link: LinkId, open: OpenToken) -> Option<&Entry> {
         Some(&**self.links.get(&link)?.get(&open)?)
+    }
+
+    /// What is open by this name.
+    fn at(&self, key: &FileKey) -> impl Iterator<Item = &Entry> {
+        let opens = self.files.get(key).into_iter().flat_map(|file| &file.opens);
+        opens.filter_map(|(link, open)| self.entry(*link, *open))
+    }
+
+    /// Says of the Opens of this name that can be meant whether their file is doomed.
+    fn set_doomed(&mut self, key: &FileKey, doomed: bool, is_meant: impl Fn(FileIdentity) -> bool) {
+        let Some(file) = self.files.get(key) else { return };
+        for (link, open) in &file.opens {
+            let entry = self.links.get_mut(link).and_then(|opens| opens.get_mut(open));
+            if let Some(entry) = entry.filter(|entry| is_meant(entry.file)) {
+                entry.doomed = doomed;
+            }
+        }
     }
 
     fn entry_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Entry> {
@@ -701,8 +718,13 @@ impl Files {
         self.links.entry(link).or_default().insert(open, Box::new(entry));
     }
 
-    /// Takes an Open out, and with it its file, if it was the last.
-    fn remove(&mut self, link: LinkId, open: OpenToken) -> Option<(Entry, Option<Box<File>>)> {
+    /// Takes an Open out.
+    fn remove(&mut self, link: LinkId, open: OpenToken) -> Option<Entry> {
+        self.take_out(link, open).map(|(entry, _)| entry)
+    }
+
+    /// Takes an Open out, and with it what is kept of its name, if it was the last.
+    fn take_out(&mut self, link: LinkId, open: OpenToken) -> Option<(Entry, Option<Box<File>>)> {
         let opens = self.links.get_mut(&link)?;
         let entry = *opens.remove(&open)?;
         if link == ABSENT {
@@ -722,48 +744,33 @@ impl Files {
 
     fn closed(&mut self, now: Instant, link: LinkId, open: OpenToken) {
         self.release(link, open);
-        let Some((entry, last)) = self.remove(link, open) else { return };
+        let Some(entry) = self.remove(link, open) else { return };
         self.lately.closed(&entry.name.key, Some(now));
         if entry.writes {
             self.absent_written(&entry.name.key);
         }
-        if last.is_none() && self.is_of_others(&entry) {
-            // Only by being deleted can it have lost its name to another file while it was open.
-            let doomed = self.files.get_mut(&entry.name.key).map(|file| std::mem::take(&mut file.doomed));
-            if doomed == Some(true) || entry.deletes {
-                self.gone(now, entry.name.key, entry.file.birth);
-            }
+        if !entry.deletes && !entry.doomed {
             return;
         }
-        match last {
-            Some(file) if file.doomed || entry.deletes => {
-                self.gone(now, entry.name.key, entry.file.birth);
-                // Whoever finds out what has become of the name waits for that.
-                self.version += u64::from(self.is_in_doubt());
-            }
-            None if entry.deletes => {
-                if let Some(file) = self.files.get_mut(&entry.name.key) {
-                    file.doomed = true;
-                }
-            }
-            _ => {}
+        if self.is_of_others(&entry) {
+            self.gone(now, entry.name.key, entry.file.birth);
+            // Whoever finds out what has become of the name waits for that.
+            self.version += u64::from(self.is_in_doubt());
+        } else {
+            self.set_doomed(&entry.name.key, true, |other| !entry.file.is_surely_not(other));
         }
     }
 
-    /// A file has this name, asked for at `asked`. Another one that had it, and was to be deleted, is deleted, though Opens of it
+    /// A file has this name, asked for at `asked`. Others that had it, and were to be deleted, are deleted, though Opens of them
     /// are not known to be closed.
     fn succeed_doomed(&mut self, now: Instant, key: &FileKey, next: FileIdentity, asked: Instant) {
-        let Some(had) = self.files.get(key).filter(|file| file.doomed) else { return };
-        let opens = had.opens.iter().filter_map(|(link, open)| self.entry(*link, *open));
-        let files: Vec<FileIdentity> = opens.map(|entry| entry.file).collect();
-        let is_next = |file: &FileIdentity| !file.is_surely_not(next);
+        let doomed = self.at(key).filter(|entry| entry.doomed && entry.file.is_surely_not(next));
+        let files: Vec<FileIdentity> = doomed.map(|entry| entry.file).collect();
         // Links are heard in any order: it may be this one that is gone.
-        if files.iter().any(is_next) || self.is_gone_since(key, next.birth, asked) {
+        if files.is_empty() || self.is_gone_since(key, next.birth, asked) {
             return;
         }
-        if let Some(had) = self.files.get_mut(key) {
-            had.doomed = false;
-        }
+        self.set_doomed(key, false, |file| file.is_surely_not(next));
         for file in files {
             self.gone(now, key.clone(), file.birth);
         }
@@ -772,9 +779,7 @@ impl Files {
 
     /// Whether what is open by the name of an Open is surely another file.
     fn is_of_others(&self, entry: &Entry) -> bool {
-        let opens = self.files.get(&entry.name.key).into_iter().flat_map(|file| &file.opens);
-        let mut others = opens.filter_map(|(link, open)| self.entry(*link, *open));
-        others.all(|other| entry.file.is_surely_not(other.file))
+        self.at(&entry.name.key).all(|other| entry.file.is_surely_not(other.file))
     }
 
     fn mark_lost(&mut self, link: LinkId) {
@@ -863,10 +868,11 @@ impl Files {
     }
 
     fn doom(&mut self, link: LinkId, open: OpenToken, doomed: bool) {
-        let Some(key) = self.entry(link, open).map(|entry| entry.name.key.clone()) else { return };
-        if let Some(file) = self.files.get_mut(&key) {
-            file.doomed = doomed;
-        }
+        let Some((key, file)) = self.entry(link, open).map(|entry| (entry.name.key.clone(), entry.file))
+        else {
+            return;
+        };
+        self.set_doomed(&key, doomed, |other| !file.is_surely_not(other));
     }
 
     fn renaming(
@@ -943,12 +949,11 @@ impl Files {
 
     /// An Open has another name.
     fn move_open(&mut self, now: Instant, link: LinkId, open: OpenToken, name: Name) {
-        let Some((mut entry, last)) = self.remove(link, open) else { return };
+        let Some((mut entry, last)) = self.take_out(link, open) else { return };
         let key = std::mem::replace(&mut entry.name, name).key;
         entry.named = now;
         let was = last.as_ref().or_else(|| self.files.get(&key));
-        let (doomed, wrote, tail) =
-            was.map(|file| (file.doomed, file.wrote.clone(), file.tail.clone())).unwrap_or_default();
+        let (wrote, tail) = was.map(|file| (file.wrote.clone(), file.tail.clone())).unwrap_or_default();
         let (to, path) = (entry.name.key.clone(), entry.name.path.clone());
         self.insert(link, open, entry);
         if link == ABSENT {
@@ -957,7 +962,6 @@ impl Files {
             self.moved_opens.push_back((link, open, path.as_ref().into()));
         }
         if let Some(file) = self.files.get_mut(&to) {
-            file.doomed |= doomed;
             if let Some(wrote) = wrote {
                 file.wrote.get_or_insert_default().extend(*wrote);
             }

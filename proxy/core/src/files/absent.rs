@@ -288,8 +288,17 @@ impl Files {
         let file = FileIdentity::new(birth(&record), number);
         let (heard, deletes) = (self.renames.hear(now), record.delete_pending);
         let writes = crate::link::breaks::may_write(record.desired_access);
-        let entry =
-            Entry { name, file, heard, named: now, reclaimed: true, unflagged: false, deletes, writes };
+        let entry = Entry {
+            name,
+            file,
+            heard,
+            named: now,
+            reclaimed: true,
+            unflagged: false,
+            deletes,
+            doomed: false,
+            writes,
+        };
         self.absent_is(Absentee::new(record, now + left, Some(grace)), entry);
     }
 
@@ -368,7 +377,7 @@ impl Files {
         lost: bool,
     ) {
         self.release(link, open);
-        let Some((mut entry, _)) = self.remove(link, open) else { return };
+        let Some(mut entry) = self.remove(link, open) else { return };
         // Nobody is about to reclaim it.
         (entry.reclaimed, entry.unflagged) = (true, false);
         let until = now + patience(&record);
@@ -391,7 +400,7 @@ impl Files {
         if kept != Some(key) && !absentee.back {
             self.absent.mutations.push_back(Mutation::RemoveOpen(key));
         }
-        if let Some((entry, _)) = self.remove(ABSENT, token) {
+        if let Some(entry) = self.remove(ABSENT, token) {
             self.lately.closed(&entry.name.key, Some(now));
         }
         self.version += 1;

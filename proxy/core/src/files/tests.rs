@@ -290,6 +290,22 @@ fn a_name_is_gone_with_the_last_close_of_a_file_that_is_to_be_deleted() {
     assert_eq!(files.remover(&name("x").key, now()), Remover::Nobody);
 }
 
+#[test]
+fn of_two_files_that_had_a_name_each_is_doomed_by_itself() {
+    let mut files = Files::default();
+    opened_as(&mut files, (A, 1), "x", file(5, None), (now(), 1));
+    files.handle(now(), A, FileEvent::Doomed { open: OpenToken(1), doomed: true });
+    opened_as(&mut files, (B, 1), "x", file(6, None), (now(), 1));
+    files.handle(now(), B, FileEvent::Doomed { open: OpenToken(1), doomed: true });
+    files.handle(later(1), A, FileEvent::Closed { open: OpenToken(1) });
+    assert!(files.is_doomed(&name("x").key), "the second one");
+    opened_as(&mut files, (A, 2), "x", file(6, None), (now(), 1));
+    files.handle(later(3), B, FileEvent::GivenUp { open: OpenToken(1), deleted: false });
+    assert_eq!(files.remover(&name("x").key, later(2)), Remover::Nobody, "A has it open");
+    files.handle(later(4), A, FileEvent::Closed { open: OpenToken(2) });
+    assert_eq!(files.remover(&name("x").key, later(2)), Remover::Known);
+}
+
 fn made(files: &mut Files, name: &str, time: u64, at: Instant) {
     files.handle(now(), A, FileEvent::Made { key: key(name), birth: Birth::set(time), at });
 }

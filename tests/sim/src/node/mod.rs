@@ -74,7 +74,7 @@ pub enum Deed {
     /// This name came to be by a CREATE.
     Made { name: String },
     /// This name was removed.
-    Removed { name: String },
+    Removed { number: u64, name: String },
 }
 
 pub(crate) struct Session {

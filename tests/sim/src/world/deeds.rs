@@ -10,8 +10,8 @@ impl World {
     pub(super) fn deed(&mut self, conn: ConnId, mark: &Mark, deed: Deed) {
         match &deed {
             Deed::Made { name } => return self.oracle.made(name),
-            Deed::Removed { name } => return self.oracle.removed(name),
-            Deed::Renamed { old, .. } => self.oracle.moved(old),
+            Deed::Removed { number, name } => return self.oracle.removed(*number, name),
+            Deed::Renamed { number, old, .. } => self.oracle.moved(*number, old),
             _ => {}
         }
         let Some(actor) = self.pairs.iter().position(|p| p.wires.values().any(|w| w.conn == conn)) else {
