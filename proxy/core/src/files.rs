@@ -468,6 +468,12 @@ impl Files {
         last.is_some_and(|at| self.lately.holder(key).is_none() && !self.lately.has_forgotten(at))
     }
 
+    /// Whether an answered request has removed the very file of an Open that is not back.
+    pub(crate) fn is_removed(&self, link: LinkId, open: OpenToken) -> bool {
+        let is_gone = |entry: &Entry| self.is_gone_since(&entry.name.key, entry.file.birth, entry.named);
+        self.entry(link, open).is_some_and(is_gone)
+    }
+
     /// Whether some changes of names are never seen.
     pub(crate) fn is_blind(&self) -> bool {
         self.blind
@@ -518,7 +524,10 @@ impl Files {
                 self.release(link, open);
                 if let Some(entry) = self.remove(link, open) {
                     self.lately.closed(&entry.name.key, Some(now));
-                    if deleted || entry.doomed && self.is_of_others(&entry) {
+                    let ends = entry.doomed && self.is_of_others(&entry);
+                    if (deleted || ends)
+                        && !self.is_gone_since(&entry.name.key, entry.file.birth, entry.named)
+                    {
                         self.gone(now, entry.name.key, entry.file.birth);
                     }
                 }
@@ -752,12 +761,13 @@ impl Files {
         if !entry.deletes && !entry.doomed {
             return;
         }
-        if self.is_of_others(&entry) {
+        self.set_doomed(&entry.name.key, true, |other| !entry.file.is_surely_not(other));
+        // An Open that is not back keeps no file on the node.
+        let keeps = |other: &Entry| !entry.file.is_surely_not(other.file) && !is_lost_beside(&entry, other);
+        if !self.at(&entry.name.key).any(keeps) {
             self.gone(now, entry.name.key, entry.file.birth);
             // Whoever finds out what has become of the name waits for that.
             self.version += u64::from(self.is_in_doubt());
-        } else {
-            self.set_doomed(&entry.name.key, true, |other| !entry.file.is_surely_not(other));
         }
     }
 
@@ -972,6 +982,11 @@ impl Files {
             }
         }
     }
+}
+
+/// Whether of two Opens the other's connection was lost while that of the one goes on.
+fn is_lost_beside(one: &Entry, other: &Entry) -> bool {
+    one.wants() != Wants::Reclaim && other.wants() == Wants::Reclaim
 }
 
 #[cfg(test)]

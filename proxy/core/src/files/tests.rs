@@ -306,6 +306,21 @@ fn of_two_files_that_had_a_name_each_is_doomed_by_itself() {
     assert_eq!(files.remover(&name("x").key, later(2)), Remover::Known);
 }
 
+#[test]
+fn an_open_whose_connection_is_lost_keeps_no_file_from_being_deleted() {
+    let mut files = Files::default();
+    opened(&mut files, A, 1, "x");
+    opened(&mut files, B, 1, "x");
+    files.handle(later(1), B, FileEvent::Doomed { open: OpenToken(1), doomed: true });
+    files.handle(later(2), A, FileEvent::Lost);
+    assert!(!files.is_removed(A, OpenToken(1)));
+    files.handle(later(3), B, FileEvent::Closed { open: OpenToken(1) });
+    assert!(files.is_removed(A, OpenToken(1)), "nobody but A has it open");
+    assert_eq!(files.remover(&name("x").key, later(2)), Remover::Known);
+    files.handle(later(9), A, FileEvent::GivenUp { open: OpenToken(1), deleted: false });
+    assert_eq!(files.remover(&name("x").key, later(5)), Remover::Nobody, "it was gone by then");
+}
+
 fn made(files: &mut Files, name: &str, time: u64, at: Instant) {
     files.handle(now(), A, FileEvent::Made { key: key(name), birth: Birth::set(time), at });
 }

@@ -165,6 +165,10 @@ impl Link {
         let tried = recovery.search.tried.entry(token).or_default();
         let keys: Vec<FileKey> = tried.iter().map(|name| name.key.clone()).collect();
         let Some(name) = files.elsewhere(self.id, token, &keys) else {
+            if files.is_removed(self.id, token) {
+                // Another has deleted it while the connection was lost, and was told so.
+                self.forget_deletion(token);
+            }
             self.give_up(token);
             return;
         };

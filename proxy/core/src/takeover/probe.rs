@@ -315,8 +315,8 @@ impl Link {
         open.create_options & !without
     }
 
-    /// The file of an Open was not where it was looked for first, but is there.
-    fn forget_deletion(&mut self, open: OpenToken) {
+    /// The file of an Open was not where it was looked for first, but is there; or another request has deleted it.
+    pub(super) fn forget_deletion(&mut self, open: OpenToken) {
         let opens = &self.opens;
         let deletes = |r: &Request| {
             opens.of(r).is_some_and(|o| o.token == open) && Facts::of(r, opens).kind == Kind::Delete

@@ -528,7 +528,11 @@ impl Server {
         {
             disk.names.remove(&open.name);
             self.break_for_name();
-            self.out.push(Out::Deed(open.conn, Mark::default(), Deed::Removed { number: open.number, name: open.name }));
+            self.out.push(Out::Deed(
+                open.conn,
+                Mark::default(),
+                Deed::Removed { number: open.number, name: open.name },
+            ));
         }
     }
 }
