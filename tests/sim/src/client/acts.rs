@@ -238,6 +238,7 @@ impl Client {
         if counts && share != 0 || deletes && !oracle.is_standing(name) {
             return None;
         }
+        let chain = self.next;
         let create = self.create_as(name, (disposition, false), 0, share, None, options, oracle)?;
         let session = create.1.session;
         let start = oracle.tick();
@@ -264,7 +265,7 @@ impl Client {
         let kind = if counts {
             let what = format!("{} {name}", if change == Change::Make { "make" } else { "delete" });
             oracle.tally_asked(&what);
-            Kind::Counted(what)
+            Kind::Counted { what, create: chain }
         } else {
             Kind::Close
         };

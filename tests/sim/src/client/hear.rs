@@ -212,7 +212,7 @@ impl Client {
             Kind::Dispose if !ok => {
                 self.spoilt.insert(header.message_id + 1);
             }
-            Kind::Counted(what) => {
+            Kind::Counted { what, .. } => {
                 let counts = !self.spoilt.remove(&header.message_id) || !ok;
                 oracle.tally_told(what, outcome(status).filter(|_| counts));
             }
@@ -291,6 +291,10 @@ impl Client {
             }
         }
         if !status.is_success() {
+            // Somebody has changed its answer alone: what the CLOSE behind it has closed, the client is not told.
+            let behind = |asked: &Asked| matches!(asked.kind, Kind::Counted { create, .. } if create == header.message_id);
+            let behind = self.asked.iter().find(|(_, asked)| behind(asked));
+            self.spoilt.extend(behind.map(|(id, _)| *id));
             return Ok(());
         }
         let Ok(answer) = create::Response::parse(msg) else {

@@ -127,7 +127,11 @@ pub(crate) enum Kind {
     /// The flag that a file is to be deleted, in front of the CLOSE that does so.
     Dispose,
     /// CLOSE of a compound that makes or deletes a name.
-    Counted(String),
+    Counted {
+        what: String,
+        /// The CREATE of the same compound.
+        create: u64,
+    },
     List {
         slot: u8,
         id: FileId,
@@ -179,7 +183,7 @@ impl Awaited {
         match (self, &asked.kind) {
             (Self::Append, Kind::Append { .. })
             | (Self::Close, Kind::Close)
-            | (Self::Delete, Kind::Counted(_))
+            | (Self::Delete, Kind::Counted { .. })
             | (Self::Exclusive, Kind::Create { once: true, .. })
             | (Self::Link, Kind::Link { .. })
             | (Self::Rename, Kind::Rename { .. })
