@@ -443,8 +443,8 @@ impl Files {
         self.moved.alike(key).filter(|moved| moved.key == *key && moved.at >= since).last()
     }
 
-    /// Whether a file that got this name since then may have lost it again by another request, answered or in flight when its
-    /// node was lost.
+    /// Whether a file that got this name since then may have lost it again by another request, answered, in flight when its
+    /// node was lost, or of one that nobody here sees.
     pub(crate) fn may_be_gone_since(&self, key: &FileKey, since: Instant) -> bool {
         let is_gone = |names: &Remembered, key: &FileKey| {
             names.has_forgotten(since) || names.alike(key).any(|name| name.at >= since)
@@ -452,7 +452,7 @@ impl Files {
         let is_any_gone = |name: FileKey| {
             [&self.gone, &self.moved, &self.removing].iter().any(|names| is_gone(names, &name))
         };
-        key.and_directories_above().any(is_any_gone)
+        self.blind || key.and_directories_above().any(is_any_gone)
     }
 
     /// Whether the name may have been given to a file since then by a request in flight when its node was lost, or by one that

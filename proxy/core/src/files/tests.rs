@@ -480,6 +480,8 @@ fn a_name_may_be_gone_by_a_request_that_was_answered_or_in_flight() {
     gone(&mut files, r"share\y", 5, later(5));
     assert!(gone_since(&files, r"share\y", later(5)) && !gone_since(&files, r"share\y", later(6)));
     assert_eq!(files.remover(&key(r"share\dir\x"), now()), Remover::Nobody, "nobody was told so");
+    files.handle(now(), B, FileEvent::Unseen);
+    assert!(gone_since(&files, r"share\z", later(9)), "nobody would see it");
 }
 
 #[test]

@@ -22,8 +22,8 @@
 //! | as new as the request, made by nobody else | done if it is empty, or holds what its own compound writes | done; [`Finding::Partly`] if it was to bring more than a file shows |
 //! | anything else | [`Finding::Unclear`] | unclear: sent again, and told as the node says |
 //!
-//! FILE_CREATE is unclear, whatever is there, if another request may have removed what it made: one answered since it came, or in
-//! flight when its node was lost. What was done is sent as FILE_OPEN, and answered FILE_CREATED.
+//! FILE_CREATE is unclear, whatever is there, if another request may have removed what it made: one answered since it came, in
+//! flight when its node was lost, or of a client whose sealed frames nobody here can read. What was done is sent as FILE_OPEN, and answered FILE_CREATED.
 //!
 //! | under the name stands | a disposition that empties it |
 //! |---|---|
