@@ -431,16 +431,31 @@ impl Files {
         if unsure { Remover::Unclear } else { answer }
     }
 
+    /// The same where it is asked of one file whether it had the name, of several that may have been found under others.
+    pub(crate) fn remover_from(&self, key: &FileKey, birth: Birth, since: Instant) -> Remover {
+        match self.remover(key, since) {
+            Remover::Moved(_) if self.all_moved_since(key, since).any(|moved| moved.birth.is_at(birth)) => {
+                Remover::Moved(birth)
+            }
+            other => other,
+        }
+    }
+
     /// Whether a request took this very name from its file that had opened it by the name: the file had not lost it before.
     pub(crate) fn was_taken(&self, key: &FileKey, since: Instant) -> bool {
         self.taken.alike(key).any(|taken| taken.key == *key && taken.at >= since)
     }
 
-    /// The file that had this very name, and was found under another one after all that is known to have removed the name.
-    fn moved_since(&self, key: &FileKey, since: Instant) -> Option<&Record> {
+    /// The file that had this very name, and was found under another one after all that is known to have removed the name. Of
+    /// several the one that was found last, which may have had it before the others.
+    fn moved_since<'a>(&'a self, key: &FileKey, since: Instant) -> Option<&'a Record> {
+        self.all_moved_since(key, since).last()
+    }
+
+    fn all_moved_since<'a>(&'a self, key: &FileKey, since: Instant) -> impl Iterator<Item = &'a Record> {
         let since =
             self.gone.alike(key).filter(|gone| gone.key == *key).fold(since, |last, gone| last.max(gone.at));
-        self.moved.alike(key).filter(|moved| moved.key == *key && moved.at >= since).last()
+        self.moved.alike(key).filter(move |moved| moved.key == *key && moved.at >= since)
     }
 
     /// Whether a file that got this name since then may have lost it again by another request, answered, in flight when its

@@ -462,6 +462,11 @@ fn what_was_found_under_another_name_was_not_removed_by_what_was_answered() {
     assert_eq!(remover(&files, later(1)), Remover::Moved(Birth::set(5)));
     assert_eq!(remover(&files, later(3)), Remover::Nobody, "it was before");
     assert_eq!((path(&files, A, 1), files.holder(&name("x").key)), ("y".into(), None));
+    opened_as(&mut files, (B, 1), "x", file(7, None), (now(), 1));
+    files.handle(later(2), B, FileEvent::Renamed { open, to: name("w"), asked, found: true });
+    let of = |birth| files.remover_from(&name("x").key, Birth::set(birth), later(1));
+    assert_eq!((of(5), of(7)), (Remover::Moved(Birth::set(5)), Remover::Moved(Birth::set(7))));
+    assert_eq!(of(4), Remover::Moved(Birth::set(7)), "it was removed before");
     gone(&mut files, "share\\x", 5, later(3));
     assert_eq!(remover(&files, later(1)), Remover::Known, "who renamed it was told");
     files.handle(later(4), A, FileEvent::Renamed { open, to: name("z"), asked, found: true });

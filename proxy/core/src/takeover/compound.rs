@@ -169,6 +169,7 @@ impl Link {
             return Finding::Unclear;
         };
         let old = known(files, &old_key, old_there, create);
+        let old = new_there.map_or(old, |there| old.given_up_by(there, files, &old_key, create));
         match (story.kind, new_key) {
             // Whoever has removed the directory, has found it empty.
             (Kind::Delete, _) if create.probe == Probe::Pathless => Finding::Undone,

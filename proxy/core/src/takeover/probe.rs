@@ -771,7 +771,7 @@ impl Link {
 
 /// What is known of a name for a request in flight.
 pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, request: &Request) -> Name {
-    let since = request.at.checked_sub(Duration::from_nanos(TOLERANCE * 100)).unwrap_or(request.at);
+    let since = since(request);
     let left = files.left_behind(key).filter(|left| request.at <= left.until);
     // A rename of which nobody knows the outcome may have taken the file at any time since it had the name.
     let had = [left.map(|left| left.from), files.holder(key).map(|(_, heard)| heard)];
@@ -789,6 +789,24 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         was_taken: files.was_taken(key, since),
         was_left: left.is_some_and(|left| there.is_none_or(|there| !left.birth.can_be(there.birth))),
     }
+}
+
+impl Name {
+    /// The same, where a request in flight may have given what stands `there` another name in the place of this one.
+    pub(super) fn given_up_by(
+        self,
+        there: Sighting,
+        files: &Files,
+        key: &FileKey,
+        request: &Request,
+    ) -> Self {
+        Self { remover: files.remover_from(key, there.birth, since(request)), ..self }
+    }
+}
+
+/// From when on something may have happened while a request was under way.
+fn since(request: &Request) -> Instant {
+    request.at.checked_sub(Duration::from_nanos(TOLERANCE * 100)).unwrap_or(request.at)
 }
 
 /// Which file has a name, seen from a request in flight.
