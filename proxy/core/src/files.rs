@@ -442,8 +442,19 @@ impl Files {
     }
 
     /// Whether a request took this very name from its file that had opened it by the name: the file had not lost it before.
-    pub(crate) fn was_taken(&self, key: &FileKey, since: Instant) -> bool {
-        self.taken.alike(key).any(|taken| taken.key == *key && taken.at >= since)
+    ///
+    /// Not if others have the file open, or had since `asked`: Samba lets even the middle of a compound wait until they have
+    /// given back their handle leases, and what was opened by this name may have another one by then.
+    pub(crate) fn was_taken(&self, key: &FileKey, since: Instant, asked: Instant) -> bool {
+        let is_taken = self.taken.alike(key).any(|taken| taken.key == *key && taken.at >= since);
+        is_taken && !self.lately.may_be_closed_since(key, asked)
+    }
+
+    /// Whether others have what was taken from a name open, as far as is known: by that name, or by the one it has since.
+    fn is_shared(&self, key: &FileKey) -> bool {
+        let to = self.renames.last_from(key);
+        let opens = |key: &FileKey| self.files.get(key).map_or(0, |file| file.opens.len());
+        opens(key) > 0 || to.is_some_and(|to| opens(&to.key) > 1)
     }
 
     /// The file that had this very name, and was found under another one after all that is known to have removed the name. Of
@@ -568,7 +579,9 @@ impl Files {
             FileEvent::Gone { key, birth } => {
                 let last = || self.lately.holder(&key).map(|(birth, _)| birth);
                 let birth = birth.or_else(last).unwrap_or(Birth::set(0));
-                self.taken.insert(key.clone(), birth, now);
+                if !self.is_shared(&key) {
+                    self.taken.insert(key.clone(), birth, now);
+                }
                 self.gone(now, key, birth);
             }
             FileEvent::LeftGone { key } => {

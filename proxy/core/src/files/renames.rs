@@ -161,6 +161,12 @@ impl Renames {
         Heard { at: now, turn: self.told }
     }
 
+    /// What was called so before it was given another name last.
+    pub(super) fn last_from(&self, key: &FileKey) -> Option<&Name> {
+        let mut latest = self.log.iter().rev().filter(|rename| rename.answered.is_some());
+        latest.find(|rename| rename.from.key == *key).map(|rename| &rename.to)
+    }
+
     /// When that rename, which is answered, was sent first.
     pub(super) fn turn(&self, by: LinkId, asked: Instant, to: &Name) -> Option<u64> {
         let is_it = |told: &&Rename| told.by == by && told.asked == asked && told.to.key == to.key;

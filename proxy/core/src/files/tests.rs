@@ -341,7 +341,27 @@ fn what_was_found_to_be_gone_is_the_file_that_had_the_name_last() {
         "else each of those who want it deleted is told that it has done it"
     );
     assert_eq!(files.remover(&key("x"), now()), Remover::Known);
-    assert!(files.was_taken(&key("x"), now()) && !files.was_taken(&key("x"), later(2)));
+    let taken = |files: &Files, since| files.was_taken(&key("x"), since, since);
+    assert!(taken(&files, now()) && !taken(&files, later(2)));
+}
+
+#[test]
+fn what_others_have_open_may_have_had_another_name_when_it_was_renamed() {
+    let taken = |files: &Files, since| files.was_taken(&name("x").key, since, since);
+    for (shared, is_taken) in [(false, true), (true, false)] {
+        let mut files = Files::default();
+        opened(&mut files, A, 1, "x");
+        if shared {
+            opened(&mut files, B, 2, "x");
+        }
+        renamed(&mut files, A, 1, "y", later(1));
+        files.handle(later(1), A, FileEvent::Gone { key: name("x").key, birth: Some(Birth::set(5)) });
+        files.handle(later(1), A, FileEvent::Closed { open: OpenToken(1) });
+        assert_eq!(taken(&files, now()), is_taken);
+        opened_as(&mut files, (B, 3), "x", file(9, None), (later(2), 1));
+        files.handle(later(2), B, FileEvent::Closed { open: OpenToken(3) });
+        assert!(!taken(&files, now()), "it may have waited for that");
+    }
 }
 
 fn maker(files: &Files, name: &str, time: u64) -> Maker {

@@ -198,7 +198,7 @@ pub(super) struct Name {
     pub(super) may_be_made: bool,
     /// Changes of it may never be seen.
     pub(super) is_unseen: bool,
-    /// Another request found the file by this name when it took it away: nobody had done so before.
+    /// Another request found the file by this name when it took it away, and had to wait for nobody: no other had done so.
     pub(super) was_taken: bool,
     /// Before what stands there, or has stood there last, answered requests have left another file there, which the request may
     /// have met.

@@ -786,7 +786,7 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         is_gone: files.is_known_to_be_gone(key),
         may_be_made: files.may_be_made_since(key, since),
         is_unseen: files.is_blind(),
-        was_taken: files.was_taken(key, since),
+        was_taken: files.was_taken(key, since, request.at),
         was_left: left.is_some_and(|left| there.is_none_or(|there| !left.birth.can_be(there.birth))),
     }
 }

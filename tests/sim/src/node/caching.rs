@@ -92,6 +92,19 @@ impl Server {
         Some((create_context::tag::RQLS, encode::lease(&answer)))
     }
 
+    /// Whether an Open's file is open to others who may keep it open when their applications close it.
+    pub(super) fn others_cache_handles(&self, id: u64) -> bool {
+        const BATCH: u8 = 9;
+        let Some(own) = self.opens.get(&id) else { return false };
+        let keeps = |open: &super::Open| match open.caching {
+            Caching::Oplock(level) => level == BATCH,
+            Caching::Lease(key) => {
+                self.leases.get(&(open.guid, key)).is_some_and(|lease| lease.state & HANDLE != 0)
+            }
+        };
+        self.opens.iter().any(|(other, open)| *other != id && open.number == own.number && keeps(open))
+    }
+
     /// Breaks what must not be cached once somebody else opens the file. True if an acknowledgement is awaited.
     pub(super) fn break_for_open(&mut self, number: u64, own: Option<([u8; 16], [u8; 16])>) -> bool {
         let mut waits = false;

@@ -308,6 +308,12 @@ impl Server {
         if every == 0 || chain.delayed || !(header.message_id ^ self.setup.seed).is_multiple_of(every) {
             return false;
         }
+        // As Samba does it: between the members of a compound it looks at nothing else, and lets what changes a name wait
+        // only while others may have to give back a handle lease (smb2_setinfo.c).
+        let is_amid = header.command == Command::SET_INFO && !chain.left.is_empty();
+        if is_amid && !self.others_cache_handles(chain.file.volatile) {
+            return false;
+        }
         (chain.delayed, chain.slow) = (true, true);
         true
     }
