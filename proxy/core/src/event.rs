@@ -196,6 +196,18 @@ pub enum FileEvent {
         /// Whether the node has said what became of it, or that was found out.
         known: bool,
     },
+    /// The node is asked to delete the file of an Open when it is closed.
+    Deleting {
+        /// The Open.
+        open: OpenToken,
+        /// The request.
+        id: MessageId,
+    },
+    /// The client has its answer to that.
+    DeletingOver {
+        /// The request.
+        id: MessageId,
+    },
     /// The file was renamed: every Open of it, and of what is beneath, has another name from now on.
     Renamed {
         /// The Open by which it was renamed.

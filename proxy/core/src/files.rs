@@ -154,6 +154,8 @@ pub struct Files {
     turn: Option<LinkId>,
     /// Those of them that wait for others to find out.
     deferring: HashSet<LinkId>,
+    /// Requests, at nodes that serve, to delete the files of Opens.
+    deleting: HashMap<(LinkId, MessageId), OpenToken>,
     /// Names that requests of Links, which were open to doubt, may still change: the node lets them wait.
     pending: HashMap<LinkId, Vec<FileKey>>,
     /// Names that came to be, and when they were asked for.
@@ -364,9 +366,12 @@ impl Files {
         self.renames.may_have_moved(key, since)
     }
 
-    /// Whether the file of that very name is to be deleted when its last Open is closed, and there still is one.
+    /// Whether the file of that very name is to be deleted when its last Open is closed, and there still is one; or may be, for a
+    /// node has been asked for that.
     pub(crate) fn is_doomed(&self, key: &FileKey) -> bool {
+        let mut deleting = self.deleting.iter().filter_map(|((link, _), open)| self.entry(*link, *open));
         self.at(key).any(|entry| entry.deletes || entry.doomed)
+            || deleting.any(|entry| entry.name.key == *key)
     }
 
     /// What an Open's file is called by now, and more of it.
@@ -568,6 +573,13 @@ impl Files {
                 self.renames.over(link, id, if known { Over::Known } else { Over::Unknown(Some(now)) });
                 self.end_deferring();
             }
+            FileEvent::Deleting { open, id } => {
+                self.deleting.insert((link, id), open);
+            }
+            FileEvent::DeletingOver { id } => {
+                let was = self.deleting.remove(&(link, id)).is_some();
+                self.version += u64::from(was && self.is_in_doubt());
+            }
             FileEvent::Renamed { open, to, asked, found } => {
                 self.renamed(now, link, open, (to, asked), found);
             }
@@ -619,7 +631,10 @@ impl Files {
                 }
             }
             FileEvent::Released { open } => self.release(link, open),
-            FileEvent::Lost => self.mark_lost(link),
+            FileEvent::Lost => {
+                self.end_deleting(link);
+                self.mark_lost(link);
+            }
             FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
             FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => {
@@ -679,6 +694,7 @@ impl Files {
         self.unclaim_all(link);
         self.version += u64::from(self.pending.remove(&link).is_some());
         self.renames.link_gone(link);
+        self.end_deleting(link);
         self.end_deferring();
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(BTreeMap::keys).copied().collect();
         for open in opens {
@@ -712,6 +728,13 @@ impl Files {
 
     fn entry_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Entry> {
         Some(&mut **self.links.get_mut(&link)?.get_mut(&open)?)
+    }
+
+    /// What a Link has asked its node to delete is no more under way.
+    fn end_deleting(&mut self, link: LinkId) {
+        let before = self.deleting.len();
+        self.deleting.retain(|(by, _), _| *by != link);
+        self.version += u64::from(self.deleting.len() < before && self.is_in_doubt());
     }
 
     fn gone(&mut self, now: Instant, key: FileKey, birth: Birth) {

@@ -364,6 +364,28 @@ fn what_others_have_open_may_have_had_another_name_when_it_was_renamed() {
     }
 }
 
+#[test]
+fn whether_a_file_is_to_be_deleted_is_not_known_while_a_node_is_asked_for_it() {
+    let mut files = Files::default();
+    opened(&mut files, A, 1, "x");
+    let (open, id) = (OpenToken(1), 7);
+    let doomed = |files: &Files| files.is_doomed(&name("x").key);
+    for over in [FileEvent::DeletingOver { id }, FileEvent::Lost] {
+        files.handle(now(), A, FileEvent::Deleting { open, id });
+        files.handle(now(), B, FileEvent::Doubtful);
+        let version = files.version();
+        assert!(doomed(&files));
+        files.handle(now(), A, over);
+        assert!(!doomed(&files) && files.version() > version, "B looks again");
+    }
+    files.handle(now(), A, FileEvent::Deleting { open, id });
+    files.handle(now(), A, FileEvent::Doomed { open, doomed: true });
+    files.handle(now(), A, FileEvent::DeletingOver { id });
+    assert!(doomed(&files));
+    files.handle(now(), A, FileEvent::Closed { open });
+    assert!(!doomed(&files), "it is gone");
+}
+
 fn maker(files: &Files, name: &str, time: u64) -> Maker {
     files.maker(&key(name), Birth::set(time), now())
 }

@@ -20,7 +20,7 @@ impl Link {
         if let Some(request) = self.requests.remove(id) {
             let msg = encode::error_response(&self.response_header(&request, status));
             self.note_appended(&request, status, None);
-            self.tell_rename_is_over(&request, false);
+            self.tell_name_change_is_over(&request, false);
             self.answer(&request, &msg);
             self.end_doubt();
         }

@@ -186,7 +186,7 @@ impl Link {
         if let Some(mut request) = self.requests.remove(id) {
             request.header.flags = request.header.flags.without(Flags::SIGNED);
             let msg = smb_parse::encode::error_response(&self.response_header(&request, status));
-            self.tell_rename_is_over(&request, false);
+            self.tell_name_change_is_over(&request, false);
             self.answer(&request, &msg);
         }
     }
@@ -430,7 +430,7 @@ impl Link {
                 }
             } else if changes_state(header.command) && header.command != Command::CREATE {
                 self.observe(&request, header, msg);
-                self.tell_rename_is_over(&request, true);
+                self.tell_name_change_is_over(&request, true);
             }
         }
         let answer = self.response_header(&request, Status(header.status));

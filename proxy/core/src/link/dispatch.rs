@@ -370,7 +370,7 @@ impl Link {
         if let (Some(open), Some((_, name))) = (self.request_open(&request), new_name(&request)) {
             self.note_made(request.at, open, name);
         }
-        self.tell_rename_is_over(&request, true);
+        self.tell_name_change_is_over(&request, true);
         let header = self.response_header(&request, Status::SUCCESS);
         self.answer(&request, &encode::set_info_response(&header));
     }
@@ -435,7 +435,7 @@ impl Link {
             members.push((*id, request.header.credit_charge));
             messages.push(Outgoing { range, cover: request.cover(), session });
         }
-        self.tell_renames(ids);
+        self.tell_name_changes(ids);
         self.tell_what_was_made(ids);
         self.tell_appends(ids);
         let State::Bridge(leg) = &mut self.state else { return };

@@ -304,13 +304,19 @@ impl Link {
         self.out.file(FileEvent::Renamed { open: token, to, asked, found });
     }
 
-    /// Of the requests that go to the node now, others may have to know the renames before their answers are known.
-    pub(crate) fn tell_renames(&mut self, ids: &[crate::ids::MessageId]) {
+    /// Of the requests that go to the node now, others may have to know what changes names before their answers are known.
+    pub(crate) fn tell_name_changes(&mut self, ids: &[crate::ids::MessageId]) {
         for id in ids {
-            if let Some(event) = self.requests.get(*id).and_then(|request| self.renaming(request)) {
+            let Some(request) = self.requests.get(*id) else { continue };
+            if let Some(event) = self.renaming(request).or_else(|| self.deleting(request)) {
                 self.out.file(event);
             }
         }
+    }
+
+    fn deleting(&self, request: &Request) -> Option<FileEvent> {
+        let open = self.opens.of(request).filter(|_| is_disposition(request))?.token;
+        Some(FileEvent::Deleting { open, id: request.message_id() })
     }
 
     fn renaming(&self, request: &Request) -> Option<FileEvent> {
@@ -321,9 +327,11 @@ impl Link {
     }
 
     /// The client is answered. `known`: the node has said what became of the request, or that was found out.
-    pub(crate) fn tell_rename_is_over(&mut self, request: &Request, known: bool) {
+    pub(crate) fn tell_name_change_is_over(&mut self, request: &Request, known: bool) {
         if new_name(request).is_some_and(|(is_rename, _)| is_rename) {
             self.out.file(FileEvent::RenameOver { id: request.message_id(), known });
+        } else if is_disposition(request) {
+            self.out.file(FileEvent::DeletingOver { id: request.message_id() });
         }
     }
 
@@ -366,4 +374,12 @@ impl Link {
     pub(super) fn is_live(&self, id: FileId) -> bool {
         self.opens.by_client(id).is_some_and(|o| o.state == OpenState::Live)
     }
+}
+
+/// Whether a request says whether a file is to be deleted when it is closed.
+fn is_disposition(request: &Request) -> bool {
+    let asked = set_info::Request::parse(&request.msg).ok().filter(|asked| asked.info_type == INFO_FILE);
+    request.header.command == Command::SET_INFO
+        && asked
+            .is_some_and(|asked| [class::DISPOSITION, class::DISPOSITION_EX].contains(&asked.file_info_class))
 }

@@ -177,7 +177,7 @@ impl Link {
                 // The node will end the connection for it (MS-SMB2 3.3.5.2.3).
                 self.out.event(Event::NotUnderstood);
             }
-            self.tell_renames(&[id]);
+            self.tell_name_changes(&[id]);
             self.tell_appends(&[id]);
             if filler.is_some() {
                 self.send_filler(attached, &header);
@@ -312,7 +312,7 @@ impl Link {
         if is_believed && header.command == Command::CREATE && Status(header.status).is_error() {
             self.requests.failed(&request, Status(header.status));
         }
-        self.tell_rename_is_over(&request, is_believed);
+        self.tell_name_change_is_over(&request, is_believed);
         if Status(header.status) == Status::USER_SESSION_DELETED {
             // Unsigned, for nobody has the key any more: the session is over, whatever has ended it.
             self.forget_session(request.header.session_id);
@@ -449,7 +449,7 @@ impl Link {
             let (header, msg) = (request.header, request.msg.clone());
             self.watch_request(&header, &msg);
         }
-        self.tell_renames(ids);
+        self.tell_name_changes(ids);
         self.tell_appends(ids);
         let len = bytes.len() - PREFIX;
         smb_parse::frame::write_prefix(&mut bytes, len);

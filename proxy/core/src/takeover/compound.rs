@@ -13,7 +13,7 @@
 //! | no old name, removed by an answered request, however long before; perhaps made since by another one in flight | unclear | as below | |
 //! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
-//! | no old name; one that an Open on the present node is to delete | not told yet | | |
+//! | no old name; one that an Open on the present node is to delete, or may be by a request that is not answered | not told yet | | |
 //! | no old name, and a rename by that name in flight | told when that is; unclear if it is not answered | | |
 //! | no old name, nor a new one | done | undone | undone |
 //! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | done if the file is known to have had the old name, or is older than the request |
@@ -255,7 +255,7 @@ impl Link {
                 Command::CLOSE => encode::close_response(&header, &closed(&request, there)),
                 _ => encode::set_info_response(&header),
             };
-            self.tell_rename_is_over(&request, true);
+            self.tell_name_change_is_over(&request, true);
             self.answer(&request, &msg);
         }
         self.end_doubt();
