@@ -11,7 +11,7 @@ use understudy_state::record::{OpenKey, OpenRecord};
 
 use crate::{
     auth::LoginError,
-    files::{FileIdentity, FileKey, Name},
+    files::{Deed, FileIdentity, FileKey, Name},
     ids::{LegId, MessageId, NodeId, OpenToken, SessionId},
     link::birth::Birth,
 };
@@ -307,15 +307,15 @@ pub enum FileEvent {
         /// The name.
         key: FileKey,
     },
-    /// A request that was in flight when its node was lost may have removed a name.
-    Removing {
+    /// A request of which nobody will know what became may have done this to a name: it was in flight when its node was lost, or
+    /// when its client went.
+    Perhaps {
         /// The name.
         key: FileKey,
-    },
-    /// A request that was in flight when its node was lost may have given a file this name.
-    Making {
-        /// The name.
-        key: FileKey,
+        /// What.
+        deed: Deed,
+        /// The client has left, and the node may still do it.
+        left: bool,
     },
     /// Names may be made and removed that nobody here sees.
     Unseen,

@@ -24,6 +24,7 @@ mod name;
 mod remembered;
 mod renames;
 mod tail;
+mod traces;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -32,13 +33,17 @@ use std::{
 };
 
 pub(crate) use self::absent::Claimed;
-pub use self::name::{FileIdentity, Name};
 use self::{
     absent::{ABSENT, Absent},
     bygone::Bygone,
     lately::{Lately, Left},
     remembered::{Record, Remembered},
     renames::{Heard, Over, Rename, Renames},
+    traces::Traces,
+};
+pub use self::{
+    name::{FileIdentity, Name},
+    traces::Deed,
 };
 pub(crate) use self::{renames::Taking, tail::Tail};
 use crate::{
@@ -166,10 +171,7 @@ pub struct Files {
     moved: Remembered,
     /// Those of the names that are gone which were taken from their files by a request that opened them by that very name.
     taken: Remembered,
-    /// Names that requests in flight may have removed, and when their node was lost.
-    removing: Remembered,
-    /// The same of names that they may have given to files.
-    making: Remembered,
+    traces: Traces,
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
@@ -481,16 +483,24 @@ impl Files {
             names.has_forgotten(since) || names.alike(key).any(|name| name.at >= since)
         };
         let is_any_gone = |name: FileKey| {
-            [&self.gone, &self.moved, &self.removing].iter().any(|names| is_gone(names, &name))
+            [&self.gone, &self.moved].iter().any(|names| is_gone(names, &name))
+                || [Deed::Taken, Deed::Deleted]
+                    .iter()
+                    .any(|deed| self.traces.may_be_since(*deed, &name, since))
         };
         self.blind || key.and_directories_above().any(is_any_gone)
     }
 
-    /// Whether the name may have been given to a file since then by a request in flight when its node was lost, or by one that
+    /// Whether the name may have been given to a file since then by a request of which nobody knows what became, or by one that
     /// nobody here sees.
     pub(crate) fn may_be_made_since(&self, key: &FileKey, since: Instant) -> bool {
-        let made = |made: &Record| made.at >= since;
-        self.blind || self.making.has_forgotten(since) || self.making.alike(key).any(made)
+        self.blind || self.traces.may_be_since(Deed::Made, key, since)
+    }
+
+    /// Whether the file that had the name may have been deleted since then by an Open, by whatever name it was called by then, and
+    /// nobody knows whether it was.
+    pub(crate) fn may_be_deleted_since(&self, key: &FileKey, since: Instant) -> bool {
+        self.blind || self.traces.may_be_since(Deed::Deleted, key, since)
     }
 
     /// Whether an answered request has removed that very name, however long ago, and none has given it to a file since.
@@ -530,6 +540,7 @@ impl Files {
     pub fn all_lost(&mut self, now: Instant, generation: u64) {
         self.lost_before = self.lost_before.max(generation);
         self.version += 1;
+        self.traces.node_lost(now);
         self.absent_lost(now);
         let links: Vec<LinkId> = self.links.keys().copied().filter(|link| *link != ABSENT).collect();
         for link in links {
@@ -601,8 +612,7 @@ impl Files {
                     self.gone(now, key, left.birth);
                 }
             }
-            FileEvent::Removing { key } => self.removing.insert(key, Birth::set(0), now),
-            FileEvent::Making { key } => self.making.insert(key, Birth::set(0), now),
+            FileEvent::Perhaps { key, deed, left } => self.traces.note(now, key, deed, left),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
                     entry.writes = true;

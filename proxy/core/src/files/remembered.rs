@@ -43,6 +43,11 @@ impl Remembered {
         }
     }
 
+    /// All of them, in no order.
+    pub(super) fn into_records(self) -> impl Iterator<Item = Record> {
+        self.by_leaf.into_values().flatten()
+    }
+
     /// What is known of names that end alike.
     pub(super) fn alike(&self, key: &FileKey) -> impl Iterator<Item = &Record> {
         self.by_leaf.get(leaf(key)).into_iter().flatten()

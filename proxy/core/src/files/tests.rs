@@ -520,13 +520,19 @@ fn a_name_may_be_gone_by_a_request_that_was_answered_or_in_flight() {
     let mut files = Files::default();
     let gone_since = |files: &Files, name: &str, since| files.may_be_gone_since(&key(name), since);
     assert!(!gone_since(&files, r"share\dir\x", now()));
-    files.handle(later(5), A, FileEvent::Removing { key: key(r"share\dir") });
+    let perhaps = |name: &str, deed, left| FileEvent::Perhaps { key: key(name), deed, left };
+    files.handle(later(5), A, perhaps(r"share\dir", Deed::Taken, false));
     assert!(gone_since(&files, r"share\dir\x", later(5)) && gone_since(&files, r"share\dir", now()));
     assert!(!gone_since(&files, r"share\dir\x", later(6)), "it was asked for before");
     assert!(!gone_since(&files, r"share\y", now()));
     gone(&mut files, r"share\y", 5, later(5));
     assert!(gone_since(&files, r"share\y", later(5)) && !gone_since(&files, r"share\y", later(6)));
     assert_eq!(files.remover(&key(r"share\dir\x"), now()), Remover::Nobody, "nobody was told so");
+    files.handle(later(5), A, perhaps(r"share\w", Deed::Deleted, true));
+    assert!(gone_since(&files, r"share\w", later(9)), "its client has left: the node may still do it");
+    assert!(files.may_be_deleted_since(&key(r"share\w"), later(9)));
+    files.all_lost(later(7), 2);
+    assert!(gone_since(&files, r"share\w", later(7)) && !gone_since(&files, r"share\w", later(9)));
     files.handle(now(), B, FileEvent::Unseen);
     assert!(gone_since(&files, r"share\z", later(9)), "nobody would see it");
 }

@@ -555,6 +555,7 @@ impl Link {
             return;
         }
         self.end_succession();
+        self.leave_what_is_under_way();
         self.forget_judging();
         self.end_side_channel();
         self.end_returns();

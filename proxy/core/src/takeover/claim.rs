@@ -192,6 +192,8 @@ pub(super) struct Name {
     pub(super) may_be_moved: bool,
     /// The same by an Open, whatever name the file had by then.
     pub(super) may_be_moved_by_open: bool,
+    /// Its file may have been deleted by an Open, whatever name it had by then, and nobody knows.
+    pub(super) may_be_deleted_by_open: bool,
     /// An answered request removed it before, and none has made it since.
     pub(super) is_gone: bool,
     /// It may have been given to a file meanwhile by a request that is not answered either.
@@ -269,7 +271,8 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
     let undone = if anew { Finding::Unclear } else { Finding::Undone };
     let Some(there) = new.there else {
         // Whoever has renamed or deleted the file meanwhile may have done so by an Open, when it had the new name already.
-        let has_had_it = old.was_taken || old.remover == Remover::Nobody && !old.may_be_moved_by_open;
+        let by_open = old.may_be_moved_by_open || old.may_be_deleted_by_open;
+        let has_had_it = old.was_taken || old.remover == Remover::Nobody && !by_open;
         let is_known_to_be_undone = new.remover != Remover::Known && has_had_it;
         return if is_known_to_be_undone { undone } else { Finding::Unclear };
     };
@@ -469,6 +472,7 @@ mod tests {
             remover: Remover::Nobody,
             may_be_moved: false,
             may_be_moved_by_open: false,
+            may_be_deleted_by_open: false,
             is_gone: false,
             may_be_made: false,
             is_unseen: false,
@@ -547,6 +551,12 @@ mod tests {
             (
                 "neither, and an Open may have renamed it",
                 Name { may_be_moved_by_open: true, ..name(None) },
+                name(None),
+                Unclear,
+            ),
+            (
+                "neither, and an Open may have deleted it",
+                Name { may_be_deleted_by_open: true, ..name(None) },
                 name(None),
                 Unclear,
             ),

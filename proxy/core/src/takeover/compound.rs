@@ -15,7 +15,7 @@
 //! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
 //! | no old name; one that an Open on the present node is to delete, or may be by a request that is not answered | not told yet | | |
 //! | no old name, and a rename by that name in flight | told when that is; unclear if it is not answered | | |
-//! | no old name, nor a new one | done | undone | undone |
+//! | no old name, nor a new one | done | undone; unclear if an Open may have renamed or deleted the file meanwhile | undone |
 //! | no old name, the new one with a file changed (ChangeTime) since, given the name by no answered request | | done | done if the file is known to have had the old name, or is older than the request |
 //! | the new name, with another file than had the old one before | | undone; unclear if another request in flight may have made that under the old name | |
 //! | the new name, with anything else | | undone | done if the on-disk ids are the same, and no answered request has made it |

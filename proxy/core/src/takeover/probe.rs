@@ -89,7 +89,7 @@ use super::{
 };
 use crate::{
     event::{Event, FileEvent},
-    files::{self, FileKey, Files, Maker, Taking},
+    files::{self, Deed, FileKey, Files, Maker, Taking},
     ids::{MessageId, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
@@ -409,38 +409,57 @@ impl Link {
         } else {
             self.end_doubt();
         }
-        for key in self.may_have_removed() {
-            self.out.file(FileEvent::Removing { key });
+        self.leave_traces(false);
+    }
+
+    /// The Link is over: what its node has of it may still be done.
+    pub(crate) fn leave_what_is_under_way(&mut self) {
+        self.note_what_compounds_delete();
+        self.leave_traces(true);
+    }
+
+    /// Tells what requests that a node has, or had when it was lost, may have done to names.
+    fn leave_traces(&mut self, left: bool) {
+        let had = |request: &&Request| request.deaths > 0 || request.sent.is_some();
+        let mut traces = Vec::new();
+        for request in self.requests.iter().filter(had) {
+            traces.extend(self.may_have_made(request).map(|key| (key, Deed::Made)));
+            traces.extend(self.may_have_removed(request));
         }
-        for key in self.may_have_made() {
-            self.out.file(FileEvent::Making { key });
+        // Also of one that is not closed, if only its connection was lost.
+        let deletes = |open: &&Open| {
+            open.delete_pending
+                || open.create_options & DELETE_ON_CLOSE != 0
+                || self.may_be_deleted(open.token)
+        };
+        traces.extend(self.opens.iter().filter(deletes).map(|open| (open.key(), Deed::Deleted)));
+        for (key, deed) in traces {
+            self.out.file(FileEvent::Perhaps { key, deed, left });
         }
     }
 
-    /// The names that requests in flight may have given to files.
-    fn may_have_made(&self) -> Vec<FileKey> {
-        let made = |request: &Request| match new_name(request) {
+    /// The name that a request may have given to a file.
+    fn may_have_made(&self, request: &Request) -> Option<FileKey> {
+        match new_name(request) {
             Some((_, name)) => self.key_of(request, name),
             None => self.create_key(request).filter(|_| makes(request)),
-        };
-        self.requests.iter().filter(|r| r.deaths > 0).filter_map(made).collect()
+        }
     }
 
-    /// The names that requests in flight may have removed: by a rename, or by deleting what has them.
-    fn may_have_removed(&self) -> Vec<FileKey> {
-        let removes = |request: &&Request| {
-            request.deaths > 0 && (request.deletes || matches!(new_name(request), Some((true, _))))
-        };
-        let name = |request: &Request| {
-            if let Some(open) = self.opens.of(request) {
-                return Some(open.key());
-            }
-            let create =
-                if request.header.command == Command::CREATE { request } else { self.own_create(request)? };
-            self.key_of(create, create::Request::parse(&create.msg).ok()?.name.0)
-        };
-        let closed = self.opens.iter().filter(|open| self.may_be_deleted(open.token)).map(Open::key);
-        self.requests.iter().filter(removes).filter_map(name).chain(closed).collect()
+    /// The name that a request may have removed: by a rename, or by deleting what has it.
+    fn may_have_removed(&self, request: &Request) -> Option<(FileKey, Deed)> {
+        let renames = matches!(new_name(request), Some((true, _)));
+        let deletes = Facts::of(request, &self.opens).kind == Kind::Delete;
+        if !renames && !deletes {
+            return None;
+        }
+        if let Some(open) = self.opens.of(request) {
+            return Some((open.key(), if renames { Deed::Taken } else { Deed::Deleted }));
+        }
+        let create =
+            if request.header.command == Command::CREATE { request } else { self.own_create(request)? };
+        let name = create::Request::parse(&create.msg).ok()?.name.0;
+        Some((self.key_of(create, name)?, Deed::Taken))
     }
 
     /// The node lets a request wait that was open to doubt.
@@ -783,6 +802,7 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         remover: files.remover(key, since),
         may_be_moved: files.taking(key, had) != Taking::None,
         may_be_moved_by_open: files.may_have_moved(key, since),
+        may_be_deleted_by_open: files.may_be_deleted_since(key, since),
         is_gone: files.is_known_to_be_gone(key),
         may_be_made: files.may_be_made_since(key, since),
         is_unseen: files.is_blind(),
