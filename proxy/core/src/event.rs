@@ -326,6 +326,11 @@ pub enum FileEvent {
         /// LeaseKey.
         lease: Option<[u8; 16]>,
     },
+    /// The client has a session, or what it had was had again, on the node that was named by this assignment.
+    Served {
+        /// Its generation.
+        generation: u64,
+    },
     /// This is the Link of a client with that ClientGuid.
     Client {
         /// ClientGuid.

@@ -151,6 +151,10 @@ pub struct Files {
     /// Opens on the node of an earlier generation are lost.
     lost_before: u64,
     renames: Renames,
+    /// Links that have, or had, something in flight on a node, and the generation of the assignment that named it.
+    served: HashMap<LinkId, u64>,
+    /// Those of them that have still to hear that their node is lost: what they have in flight, nobody knows.
+    behind: HashSet<LinkId>,
     /// Links in doubt.
     doubtful: HashSet<LinkId>,
     /// Those of them that are ready to find out.
@@ -336,14 +340,14 @@ impl Files {
         self.unreclaimed > 0
     }
 
-    /// Whether some Link has still to find out what became of its requests.
+    /// Whether some Link has still to find out what became of its requests, or to hear that its node is lost.
     pub fn is_in_doubt(&self) -> bool {
-        !self.doubtful.is_empty()
+        !self.doubtful.is_empty() || !self.behind.is_empty()
     }
 
     /// Whether it is this Link's turn to find out.
     pub(crate) fn may_decide(&self, link: LinkId) -> bool {
-        self.turn == Some(link)
+        self.turn == Some(link) && self.behind.is_empty()
     }
 
     /// The next one has its turn, if nobody has.
@@ -541,6 +545,8 @@ impl Files {
         self.lost_before = self.lost_before.max(generation);
         self.version += 1;
         self.traces.node_lost(now);
+        let lost_before = self.lost_before;
+        self.behind.extend(self.served.extract_if(|_, had| *had < lost_before).map(|(link, _)| link));
         self.absent_lost(now);
         let links: Vec<LinkId> = self.links.keys().copied().filter(|link| *link != ABSENT).collect();
         for link in links {
@@ -641,7 +647,15 @@ impl Files {
                 }
             }
             FileEvent::Released { open } => self.release(link, open),
+            FileEvent::Served { generation } => {
+                if self.is_over(generation) {
+                    self.behind.insert(link);
+                } else {
+                    self.served.insert(link, generation);
+                }
+            }
             FileEvent::Lost => {
+                self.unserved(link);
                 self.end_deleting(link);
                 self.mark_lost(link);
             }
@@ -704,6 +718,7 @@ impl Files {
         self.unclaim_all(link);
         self.version += u64::from(self.pending.remove(&link).is_some());
         self.renames.link_gone(link);
+        self.unserved(link);
         self.end_deleting(link);
         self.end_deferring();
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(BTreeMap::keys).copied().collect();
@@ -738,6 +753,12 @@ impl Files {
 
     fn entry_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Entry> {
         Some(&mut **self.links.get_mut(&link)?.get_mut(&open)?)
+    }
+
+    /// A Link has heard that its node is lost, and told what it had in flight; or it is gone.
+    fn unserved(&mut self, link: LinkId) {
+        self.served.remove(&link);
+        self.version += u64::from(self.behind.remove(&link));
     }
 
     /// What a Link has asked its node to delete is no more under way.

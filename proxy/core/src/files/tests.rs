@@ -538,6 +538,33 @@ fn a_name_may_be_gone_by_a_request_that_was_answered_or_in_flight() {
 }
 
 #[test]
+fn nobody_finds_out_while_a_link_has_not_heard_that_its_node_is_lost() {
+    for goes in [false, true] {
+        let mut files = Files::default();
+        for link in [A, B] {
+            files.handle(now(), link, FileEvent::Served { generation: 1 });
+        }
+        files.all_lost(now(), 2);
+        files.handle(now(), A, FileEvent::Doubtful);
+        files.handle(now(), A, FileEvent::Lost);
+        files.handle(now(), A, FileEvent::Served { generation: 2 });
+        files.handle(now(), A, FileEvent::Deciding);
+        let version = files.version();
+        assert!(files.is_in_doubt() && !files.may_decide(A));
+        if goes {
+            files.link_gone(B);
+        } else {
+            files.handle(now(), B, FileEvent::Lost);
+        }
+        assert!(files.may_decide(A) && files.version() > version);
+        files.handle(now(), A, FileEvent::Decided);
+        assert!(!files.is_in_doubt());
+        files.handle(now(), B, FileEvent::Served { generation: 1 });
+        assert!(files.is_in_doubt(), "it comes to a node that is lost by now");
+    }
+}
+
+#[test]
 fn links_in_doubt_have_their_turns() {
     let mut files = Files::default();
     files.handle(now(), A, FileEvent::Doubtful);

@@ -336,7 +336,7 @@ impl Link {
     }
 
     /// By which assignment the Link has come to its node.
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         match &self.state {
             State::Relay(attached) => attached.generation,
             State::Bridge(leg) => leg.generation,

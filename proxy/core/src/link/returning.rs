@@ -152,6 +152,7 @@ impl Link {
     /// A session stands: its client may have been here before.
     pub(super) fn note_arrival(&mut self) {
         self.out.file(FileEvent::Client { guid: self.conn.client_guid });
+        self.out.file(FileEvent::Served { generation: self.generation() });
         self.arrived = true;
     }
 

@@ -589,6 +589,7 @@ impl Link {
         else {
             return;
         };
+        self.out.file(FileEvent::Served { generation: self.generation() });
         self.replaying = Some(recovery.progress);
         self.barrier = true;
         self.persist.sessions_touched = true;
