@@ -225,11 +225,15 @@ pub enum FileEvent {
     Unflagged {
         /// Which.
         open: OpenToken,
+        /// The generation of the assignment by which the Link has gone to the node.
+        generation: u64,
     },
     /// The Open is back on the present node.
     Reclaimed {
         /// Which.
         open: OpenToken,
+        /// The generation of the assignment by which the Link has gone to the node.
+        generation: u64,
     },
     /// By this Open the file's data may be changed.
     Writes {

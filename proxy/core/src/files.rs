@@ -659,8 +659,11 @@ impl Files {
                 self.end_deleting(link);
                 self.mark_lost(link);
             }
-            FileEvent::Unflagged { open } => self.mark_unflagged(link, open),
-            FileEvent::Reclaimed { open } => self.mark_reclaimed(link, open),
+            // On a node that serves no more, which its Link is still to be told, nothing is back.
+            FileEvent::Unflagged { generation, .. } | FileEvent::Reclaimed { generation, .. }
+                if self.is_over(generation) => {}
+            FileEvent::Unflagged { open, .. } => self.mark_unflagged(link, open),
+            FileEvent::Reclaimed { open, .. } => self.mark_reclaimed(link, open),
             FileEvent::Made { key, birth, at } => {
                 self.succeed_doomed(now, &key, FileIdentity { birth, number: None }, at);
                 // Links are heard in any order: it may be that what was made is gone.

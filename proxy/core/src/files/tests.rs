@@ -59,7 +59,7 @@ fn is_blocked(files: &Files, path: &str) -> bool {
 }
 
 fn reclaimed(files: &mut Files, link: LinkId, open: u64) {
-    files.handle(now(), link, FileEvent::Reclaimed { open: OpenToken(open) });
+    files.handle(now(), link, FileEvent::Reclaimed { open: OpenToken(open), generation: 2 });
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn a_barrier_stands_until_the_last_open_of_the_file_is_back_or_given_up() {
 #[test]
 fn a_file_is_flagged_to_be_deleted_when_all_its_opens_are_back() {
     let unflagged = |files: &mut Files, link, open| {
-        files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open) })
+        files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open), generation: 2 })
     };
     let mut files = Files::default();
     opened(&mut files, A, 1, "x");
@@ -105,6 +105,22 @@ fn a_file_is_flagged_to_be_deleted_when_all_its_opens_are_back() {
     assert!(is_blocked(&files, "x"), "nobody may open it before");
     reclaimed(&mut files, A, 1);
     assert!(!is_blocked(&files, "x"));
+}
+
+/// Its Link is still to be told of the node after that.
+#[test]
+fn what_is_had_again_on_a_node_that_serves_no_more_is_not_back() {
+    let mut files = Files::default();
+    opened(&mut files, A, 1, "x");
+    opened(&mut files, A, 2, "x");
+    files.all_lost(now(), 2);
+    files.all_lost(now(), 3);
+    files.handle(now(), A, FileEvent::Unflagged { open: OpenToken(1), generation: 2 });
+    files.handle(now(), A, FileEvent::Reclaimed { open: OpenToken(2), generation: 2 });
+    assert!(files.unreclaimed() == 2 && !files.may_flag(A, OpenToken(1)));
+    files.handle(now(), A, FileEvent::Unflagged { open: OpenToken(1), generation: 3 });
+    files.handle(now(), A, FileEvent::Reclaimed { open: OpenToken(2), generation: 3 });
+    assert!(files.unreclaimed() == 1 && files.may_flag(A, OpenToken(1)));
 }
 
 #[test]
@@ -608,7 +624,7 @@ fn counts_agree_with_the_opens_whatever_happens() {
             3 => renamed(&mut files, link, open, &name, now()),
             4 => reclaimed(&mut files, link, open),
             5 if step % 3 == 0 => files.handle(now(), link, FileEvent::Lost),
-            5 => files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open) }),
+            5 => files.handle(now(), link, FileEvent::Unflagged { open: OpenToken(open), generation: 2 }),
             6 if step % 50 == 0 => files.all_lost(now(), 1),
             7 if step % 50 == 0 => files.link_gone(link),
             7 if step % 3 == 0 => {

@@ -194,7 +194,7 @@ impl Link {
             }
         }
         if let Some(assignment) = self.assignment.filter(|a| a.generation > lost.generation) {
-            self.recovery_assignment(now, assignment);
+            self.recovery_assignment(now, assignment, true);
         }
     }
 

@@ -361,7 +361,7 @@ impl Link {
                 self.leaving.get_or_insert(now + LAST_WORDS);
             }
             State::Relay(_) | State::Bridge(_) => self.abandon_node(now, cause),
-            State::Recovering(_) => self.recovery_assignment(now, assignment),
+            State::Recovering(_) => self.recovery_assignment(now, assignment, stays),
             State::Closed => {}
         }
     }

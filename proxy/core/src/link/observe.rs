@@ -339,6 +339,7 @@ impl Link {
     pub(crate) fn generation(&self) -> u64 {
         match &self.state {
             State::Relay(attached) => attached.generation,
+            State::Recovering(recovery) => recovery.attached().map_or(0, |attached| attached.generation),
             State::Bridge(leg) => leg.generation,
             _ => 0,
         }

@@ -49,7 +49,8 @@ impl Link {
         if !self.is_of_session(Some(session), opened, header, msg) {
             self.out.event(crate::event::Event::SignatureRefused);
         }
-        self.out.file(FileEvent::Reclaimed { open: token });
+        let generation = self.generation();
+        self.out.file(FileEvent::Reclaimed { open: token, generation });
     }
 
     /// Whether a request would close an Open whose flag is not set yet: a node may let it wait.

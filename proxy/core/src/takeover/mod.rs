@@ -173,7 +173,7 @@ impl Recovery {
         }
     }
 
-    fn attached(&self) -> Option<Attached> {
+    pub(crate) fn attached(&self) -> Option<Attached> {
         match &self.stage {
             Stage::Waiting(_) => None,
             Stage::Connecting(attached) => Some(*attached),
@@ -230,15 +230,17 @@ impl Recovery {
 }
 
 impl Link {
-    /// A node is named while the Link has none.
-    pub(crate) fn recovery_assignment(&mut self, now: Instant, assignment: Assignment) {
+    /// A node is named while the Link has none. `stays`: if it is the node of before, so is all that was had again there.
+    pub(crate) fn recovery_assignment(&mut self, now: Instant, assignment: Assignment, stays: bool) {
         let State::Recovering(recovery) = &mut self.state else { return };
         match &recovery.stage {
             Stage::Waiting(after) if assignment.generation <= *after => return,
             Stage::Waiting(_) => {}
             _ => {
                 let Some(attached) = recovery.attached() else { return };
-                if attached.node == assignment.node {
+                // A leg that stands may be that of a process which is no more.
+                let connects = matches!(recovery.stage, Stage::Connecting(_));
+                if attached.node == assignment.node && (stays || connects) {
                     // While it connects, a refusal may be that of the process before: it must not count against this one.
                     if let Some(leg) = recovery.node_leg() {
                         leg.generation = assignment.generation;
@@ -310,7 +312,7 @@ impl Link {
         self.unreclaim(now);
         self.report_loss(attached, loss);
         if let Some(assignment) = self.assignment.filter(|a| a.generation > attached.generation) {
-            self.recovery_assignment(now, assignment);
+            self.recovery_assignment(now, assignment, true);
         }
     }
 

@@ -213,11 +213,12 @@ impl Link {
         if let Some(open) = self.opens.get_mut(token) {
             open.owes_locks = false;
         }
+        let generation = self.generation();
         if self.opens.get(token).is_some_and(|open| open.delete_pending) {
-            self.out.file(FileEvent::Unflagged { open: token });
+            self.out.file(FileEvent::Unflagged { open: token, generation });
             self.unflagged.insert(token);
         } else {
-            self.out.file(FileEvent::Reclaimed { open: token });
+            self.out.file(FileEvent::Reclaimed { open: token, generation });
         }
         if let State::Recovering(recovery) = &mut self.state {
             recovery.progress.opens_reclaimed += 1;

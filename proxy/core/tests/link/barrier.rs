@@ -43,7 +43,7 @@ fn raise(rig: &mut Rig) {
 
 /// It has its Open again.
 fn lift(rig: &mut Rig) {
-    rig.file_event(LinkId(2), FileEvent::Reclaimed { open: OpenToken(1) });
+    rig.file_event(LinkId(2), FileEvent::Reclaimed { open: OpenToken(1), generation: 1 });
     rig.show_files();
     rig.pump();
 }

@@ -557,7 +557,7 @@ fn a_file_waits_for_the_opens_of_other_links() {
     let passed = rig.send(&[rig.read(0, free, 0, 4)])[0];
     assert_eq!(status(&rig, passed), Status::SUCCESS, "another file is not held");
     assert!(rig.final_answer(parked).is_none() && rig.final_answer(opening).is_none());
-    rig.file_event(other, FileEvent::Reclaimed { open });
+    rig.file_event(other, FileEvent::Reclaimed { open, generation: 2 });
     rig.show_files();
     rig.pump();
     assert_eq!((status(&rig, parked), status(&rig, opening)), (Status::SUCCESS, Status::SUCCESS));
