@@ -316,6 +316,7 @@ impl Link {
                 | Op::Attributes(open)
                 | Op::TakeOff(open)
                 | Op::PutOn(open)
+                | Op::Unlock(open, _)
                 | Op::Locks(open)),
             )) if !interim => {
                 self.return_answer(now, (op, open), opened, header, msg);

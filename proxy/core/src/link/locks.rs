@@ -211,13 +211,17 @@ impl Link {
 
     /// One at a time, for the node stops at the first that it does not have.
     fn unlock(&mut self, token: OpenToken, ranges: Vec<Lock>) {
+        for range in ranges {
+            self.ask_for(Op::Unlock(token, range));
+        }
+    }
+
+    pub(crate) fn send_unlock(&mut self, token: OpenToken, range: Lock) {
         let Some(open) = self.opens.get(token) else { return };
         let (session, file, tree) = (open.session.0, open.node_id.0, self.node_tree(open));
-        for range in ranges {
-            let header = self.own_header(Command::LOCK, session, tree);
-            let msg = encode::lock(&header, file, 0, &[Lock { flags: UNLOCK, ..range }]);
-            self.send_in_session(session, &msg, Op::Discard);
-        }
+        let header = self.own_header(Command::LOCK, session, tree);
+        let msg = encode::lock(&header, file, 0, &[Lock { flags: UNLOCK, ..range }]);
+        self.send_in_session(session, &msg, Op::Unlock(token, range));
     }
 
     fn settle_unlock(&mut self, id: MessageId, behind_locks: bool) {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use smb_parse::{encode, header::Header, patch};
+use smb_parse::{cmd::lock::Lock, encode, header::Header, patch};
 
 use super::{connection::Connection, credit::charge, outbox::Outbox};
 use crate::{
@@ -76,6 +76,8 @@ pub(crate) enum Op {
     TakeOff(OpenToken),
     /// And put on again.
     PutOn(OpenToken),
+    /// A range that an Open which the node has kept may have locked, and is not to have.
+    Unlock(OpenToken, Lock),
     /// The byte-range locks of an Open.
     Locks(OpenToken),
     /// The delete-on-close flag of an Open.
@@ -195,6 +197,13 @@ impl NodeLeg {
     /// Whether an answer to this is still to come.
     pub(crate) fn waits_for(&self, op: &Op) -> bool {
         self.pending.values().any(|pending| matches!(pending, Pending::Ours(asked) if asked == op))
+    }
+
+    /// Whether ranges of an Open are still to be unlocked.
+    pub(crate) fn is_unlocking(&self, open: OpenToken) -> bool {
+        let is_it = |op: &Op| matches!(op, Op::Unlock(of, _) if *of == open);
+        let asked = self.pending.values().any(|p| matches!(p, Pending::Ours(op) if is_it(op)));
+        asked || self.todo.iter().any(is_it)
     }
 
     /// Whether every question of the proxy's own is asked and answered.

@@ -408,6 +408,7 @@ impl Link {
             Op::Attributes(open) => self.attributes_answer(open, header, msg),
             Op::TakeOff(open) => self.taken_off(open, header),
             Op::PutOn(open) => self.put_on(open, header),
+            Op::Unlock(open, _) => self.unlocked(open),
             Op::Locks(open) => self.locks_answer(open, header),
             // Answered elsewhere, or not on a leg that is to serve the client, or of no consequence.
             Op::Negotiate
@@ -445,6 +446,7 @@ impl Link {
             | Op::Attributes(open)
             | Op::TakeOff(open)
             | Op::PutOn(open)
+            | Op::Unlock(open, _)
             | Op::Locks(open)
             | Op::Disposition(open) => self.opens.get(*open).map(|o| o.session.0),
             _ => None,
@@ -541,6 +543,7 @@ impl Link {
                 Op::Attributes(open) => self.send_attributes(open),
                 Op::TakeOff(open) => self.send_read_only(open, false),
                 Op::PutOn(open) => self.send_read_only(open, true),
+                Op::Unlock(open, range) => self.send_unlock(open, range),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Negotiate
                 | Op::Judge

@@ -161,15 +161,24 @@ impl Link {
         self.opens.set_node_id(token, response.file_id);
         self.note_place(token, Under::Recorded, false);
         self.take_level(now, token, granted, epoch);
+        if let State::Recovering(recovery) = &mut self.state {
+            recovery.progress.opens_kept += 1;
+        }
         self.unlock_in_flight(token);
         if self.opens.get(token).is_some_and(|open| open.owes_locks) {
             self.unlock_all(token);
-            self.lock_again(token);
+            self.unlocked(token);
         } else {
             self.reclaimed(token);
         }
-        if let State::Recovering(recovery) = &mut self.state {
-            recovery.progress.opens_kept += 1;
+    }
+
+    /// A range is not locked any more. The locks come when none is that is to be unlocked: a node may do first what it was asked
+    /// last.
+    pub(super) fn unlocked(&mut self, token: OpenToken) {
+        let is_unlocking = self.own_leg().is_some_and(|leg| leg.is_unlocking(token));
+        if !is_unlocking && self.opens.get(token).is_some_and(|open| open.owes_locks) {
+            self.lock_again(token);
         }
     }
 
