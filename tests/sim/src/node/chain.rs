@@ -94,6 +94,13 @@ impl Chain {
     pub(super) fn push(&mut self, header: Header, msg: Vec<u8>) {
         self.left.push_back((header, msg));
     }
+
+    /// Whether what it waits with ends by a CANCEL. All else is done all the same: no client has to fear that a CLOSE is not.
+    fn can_be_cancelled(&self) -> bool {
+        const ENDS: [Command; 5] =
+            [Command::CREATE, Command::READ, Command::WRITE, Command::LOCK, Command::CHANGE_NOTIFY];
+        self.left.front().is_some_and(|(header, _)| ENDS.contains(&header.command))
+    }
 }
 
 impl Server {
@@ -189,13 +196,14 @@ impl Server {
         self.waiting.push_back(chain);
     }
 
-    /// MS-SMB2 3.3.5.16.
+    /// MS-SMB2 3.3.5.16; of what a CANCEL ends, as Samba does it.
     fn cancel(&mut self, from: &Chain, header: &Header, msg: &[u8], disk: &mut Disk) {
         if header.session_id != 0 && self.check_cover(from, header, msg).is_err() {
             return;
         }
         let is_meant = |chain: &Chain| {
             chain.conn == from.conn
+                && chain.can_be_cancelled()
                 && chain.left.front().is_some_and(|(h, _)| match header.async_id() {
                     Some(id) => chain.announced == Some(id),
                     None => h.message_id == header.message_id,
@@ -215,7 +223,7 @@ impl Server {
         while let Some(at) = self.waiting.iter().position(|chain| chain.session == session)
             && let Some(mut chain) = self.waiting.remove(at)
         {
-            (chain.cancelled, chain.slow) = (true, false);
+            (chain.cancelled, chain.slow) = (chain.can_be_cancelled(), false);
             self.run(chain, disk);
             self.credited = false;
         }
