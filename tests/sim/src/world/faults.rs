@@ -145,6 +145,7 @@ impl World {
             pair.owes = if waits { pair.owes + time } else { Duration::ZERO };
             if pair.owes >= PATIENCE {
                 pair.client.be_late();
+                pair.late = pair.before_a_break(self.now - PATIENCE);
             }
         }
         self.fleet_timers();

@@ -42,7 +42,7 @@ impl World {
                         {
                             self.fail(violation);
                         }
-                        self.pairs[at].to_client.push_back((transmit.frame, own));
+                        self.pairs[at].to_client.push_back((transmit.frame, own, self.now));
                     }
                     Leg::Node(leg) => self.send_to_node(at, leg, transmit.frame),
                 }

@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use smb_parse::{frame::PREFIX, header::Header};
 use understudy_core::{
     effect::CloseReason,
     files::Files,
@@ -50,8 +51,8 @@ pub struct Pair {
     /// Its Link.
     pub link: Link,
     to_proxy: VecDeque<Vec<u8>>,
-    /// With whether the proxy has made it; else it is the node's own.
-    to_client: VecDeque<(Bytes, bool)>,
+    /// With whether the proxy has made it, else it is the node's own; and when it was sent.
+    to_client: VecDeque<(Bytes, bool, Instant)>,
     wires: BTreeMap<LegId, Wire>,
     /// The leg that serves the client, as the Link has it.
     main: Option<LegId>,
@@ -62,6 +63,8 @@ pub struct Pair {
     files_seen: u64,
     /// How long the client has not heard, or not acknowledged, what may be a break.
     owes: Duration,
+    /// So many of the frames on their way to it were sent so long ago: what they grant is over with what they break.
+    late: usize,
     /// It is told of every change of Files.
     waits: bool,
     tokens: BTreeMap<OpenToken, u64>,
@@ -83,6 +86,15 @@ pub struct Pair {
 }
 
 impl Pair {
+    /// How many of the frames on their way to the client come with or before a break that was sent by then.
+    fn before_a_break(&self, until: Instant) -> usize {
+        let breaks = |(frame, _, at): &(Bytes, bool, Instant)| {
+            let body = frame.get(PREFIX..).unwrap_or_default();
+            *at <= until && Header::parse(body).is_ok_and(|header| header.message_id == u64::MAX)
+        };
+        self.to_client.iter().rposition(breaks).map_or(0, |at| at + 1)
+    }
+
     /// Whether nothing is on its way to the client, nor waits for the store before it is.
     fn has_heard_all(&self) -> bool {
         self.to_client.is_empty() && !self.link.waits_for_store()
@@ -152,6 +164,7 @@ impl World {
                 told: 0,
                 files_seen: 0,
                 owes: Duration::ZERO,
+                late: 0,
                 waits: false,
                 tokens: BTreeMap::new(),
                 lost: 0,
@@ -355,7 +368,7 @@ impl World {
 
     fn carry_to_client(&mut self, at: usize) -> bool {
         let pair = &mut self.pairs[at];
-        let Some((frame, own)) = pair.to_client.pop_front() else {
+        let Some((frame, own, _)) = pair.to_client.pop_front() else {
             if pair.closed.is_some() && pair.client.alive {
                 pair.client.close();
                 return true;
@@ -375,6 +388,10 @@ impl World {
             if let Some(deaths) = pair.in_flight.remove(&id) {
                 self.coverage.replayed(command, deaths, status);
             }
+        }
+        if pair.late > 0 {
+            pair.late -= 1;
+            pair.client.be_late();
         }
         match result {
             Ok(frames) => pair.to_proxy.extend(frames),
