@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 use understudy_state::{Phase, PlacementRecord};
 
 use super::*;
-use crate::fleet::{FenceMode, FleetConfig, ProbeReport, Profile, Token, profile::Granted};
+use crate::fleet::{FenceMode, FleetConfig, Health, ProbeReport, Profile, Token, profile::Granted};
 
 struct Rig {
     fleet: Fleet,
@@ -191,6 +191,48 @@ fn clients_stay_at_a_node_that_is_to_end_and_nobody_goes_there() {
     assert_eq!(rig.list(&[found("samba-2", "u2", "10.0.0.3")]), [Done::Gone(A), Done::Leaving(B)]);
     assert_eq!(rig.serves(), Some(B), "that it is not found does not mean that it is dead");
     assert_eq!(rig.probe(B, ProbeReport::Refused), [Done::Moved(C, true), Done::Gone(B)]);
+}
+
+#[test]
+fn nobody_is_moved_to_a_node_that_is_to_end() {
+    let mut rig = Rig::serving(FenceMode::Fence);
+    let [first, second] = [0, 1].map(|at| pods()[at].clone());
+    let ends = leaving("samba-1", "u1", "10.0.0.2");
+    // One that was there and one that is found so, both in front of the one that stays.
+    let [third, fourth] = [leaving("samba-2", "u2", "10.0.0.3"), found("samba-3", "u3", "10.0.0.4")];
+    rig.list(&[first.clone(), ends.clone(), third.clone(), fourth]);
+    for node in [B, C, NodeId(3)] {
+        assert!(rig.up(node).is_empty());
+    }
+    assert_eq!(rig.probe(A, ProbeReport::Refused), [Done::Moved(NodeId(3), true)]);
+
+    // If there is no other, clients wait; they go to the one that is not to end after all, or to a new one.
+    for (list, node) in [(vec![second, third.clone()], B), (vec![ends.clone(), third.clone(), first], A)] {
+        let mut rig = Rig::serving(FenceMode::Fence);
+        rig.list(&[pods()[0].clone(), ends.clone(), third.clone()]);
+        rig.up(B);
+        rig.up(C);
+        assert!(rig.probe(A, ProbeReport::Refused).is_empty());
+        assert!(rig.up(B).is_empty() && rig.up(C).is_empty(), "both are to end");
+        assert_eq!(rig.serves(), None);
+        let mut done = rig.list(&list);
+        if node == A {
+            done.extend(rig.up(A));
+        }
+        assert_eq!(done.iter().find(|done| matches!(done, Done::Moved(..))), Some(&Done::Moved(node, true)));
+    }
+}
+
+#[test]
+fn a_node_that_is_to_end_is_asked_on_until_it_is_not_found_any_more() {
+    let mut rig = Rig::serving(FenceMode::Fence);
+    let first = pods()[0].clone();
+    let ends = leaving("samba-1", "u1", "10.0.0.2");
+    assert!(rig.list(&[first.clone(), ends.clone()]).is_empty(), "nobody is there");
+    assert_eq!(rig.fleet.status(rig.now)[1], (B, Health::Up, false));
+    assert_eq!(rig.fleet.names(), ["samba-0", "samba-1"]);
+    assert_eq!(rig.list(std::slice::from_ref(&first)), [Done::Gone(B)]);
+    assert_eq!(rig.list(&[first, ends]), [Done::Found(B, "samba-1".into())]);
 }
 
 #[test]
