@@ -324,24 +324,41 @@ def leaf(schema, path):
 
 def hand_over():
     """Two processes with what is rendered: see handover.py."""
-    if not shutil.which("etcd"):
-        assert "UNDERSTUDY_REQUIRE_ETCD" not in os.environ, "there is no etcd"
-        print("      NOT RUN: there is no etcd on this machine")
-        return
     documents = helm.template(helm.HELMS[-1], [helm.CHART / "ci/two-proxies.yaml"])
     pod = helm.the(documents, "StatefulSet")["spec"]["template"]
-    site = {
-        "binary": str(binary().resolve()),
+    by_processes("handover.py", {
         "config": config_of([helm.CHART / "ci/two-proxies.yaml"]),
         "labels": pod["metadata"]["labels"],
         "grace": pod["spec"]["terminationGracePeriodSeconds"],
         "service": next(d for d in documents if helm.key_of(d)[1:] == ("Service", "default", "understudy"))["spec"]["selector"],
         "rules": helm.the(documents, "Role")["rules"],
-    }
-    alone = ["unshare", "--net", "--pid", "--fork", "--kill-child", *([] if os.geteuid() == 0 else ["--map-root-user"])]
+    })
+
+
+def own_address():
+    """Two processes that take the floating address themselves: see own_address.py. One address, and one of each family."""
+    files = [helm.CHART / "ci/own-address.yaml"]
+    for values in (None, {"vip": {"addresses": ["10.0.0.64/24", "fd00::64/64"]}}):
+        documents = helm.template(helm.HELMS[-1], files, values)
+        spec = helm.the(documents, "StatefulSet")["spec"]["template"]["spec"]
+        by_processes("own_address.py", {
+            "config": config_of(files, values),
+            "pod": spec,
+            "addresses": (values or yaml.safe_load(files[0].read_text()))["vip"]["addresses"],
+        })
+
+
+def by_processes(script, site):
+    """Runs a script with real processes, in a network and with mounts of its own."""
+    if not shutil.which("etcd"):
+        assert "UNDERSTUDY_REQUIRE_ETCD" not in os.environ, "there is no etcd"
+        print("      NOT RUN: there is no etcd on this machine")
+        return
+    alone = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+    alone += [] if os.geteuid() == 0 else ["--map-root-user"]
     with tempfile.TemporaryDirectory() as directory:
-        (pathlib.Path(directory) / "site.json").write_text(json.dumps(site))
-        asked = [*alone, sys.executable, helm.HERE / "handover.py", directory]
+        (pathlib.Path(directory) / "site.json").write_text(json.dumps({"binary": str(binary().resolve()), **site}))
+        asked = [*alone, sys.executable, helm.HERE / script, directory]
         done = subprocess.run(asked, text=True, capture_output=True, timeout=400)
     assert done.returncode == 0, done.stderr
     for line in done.stdout.splitlines():
@@ -350,7 +367,7 @@ def hand_over():
 
 CHECKS = [
     lint, same_by_both, schemas_of_kubernetes, golden_renders, unit_tests, wrong_values, table_of_values, versions,
-    upgrades_and_rollbacks, series_exist, binary_reads_it, every_key_is_there, limits_agree, hand_over,
+    upgrades_and_rollbacks, series_exist, binary_reads_it, every_key_is_there, limits_agree, hand_over, own_address,
 ]
 
 

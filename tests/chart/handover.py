@@ -4,7 +4,6 @@ chart's role does: the Service leads to the proxy that serves, when that is told
 Run by check.py in a network of its own, with a directory that has the binary's path and what was rendered (`site.json`)."""
 
 import json
-import os
 import pathlib
 import signal
 import socket
@@ -13,18 +12,17 @@ import sys
 import time
 
 import api
+from proxies import Proxies
 
 API = "127.0.0.1:8080"
 
 
-class Site:
+class Site(Proxies):
     def __init__(self, directory):
-        self.dir = directory
         site = json.loads((directory / "site.json").read_text())
-        self.binary, self.config, self.service, self.grace = (site[key] for key in ("binary", "config", "service", "grace"))
+        self.service, self.grace, self.rules = (site[key] for key in ("service", "grace", "rules"))
         self.names = [f"understudy-{at}" for at in range(2)]
         self.api = api.Api(API, site["rules"], {name: site["labels"] for name in self.names})
-        self.rules, self.running = site["rules"], {}
         kubeconfig = {
             "clusters": [{"name": "a", "cluster": {"server": f"http://{API}"}}],
             "users": [{"name": "a", "user": {}}],
@@ -32,27 +30,15 @@ class Site:
             "current-context": "a",
         }
         (directory / "kubeconfig").write_text(json.dumps({"apiVersion": "v1", "kind": "Config", **kubeconfig}))
-        peers = "http://127.0.0.1:2380"
-        urls = ["--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers, "--initial-cluster", f"default={peers}"]
-        log = (directory / "etcd.log").open("w")
-        self.etcd = subprocess.Popen(["etcd", "--data-dir", directory / "etcd", *urls], stdout=log, stderr=log)
+        pods = {name: f"127.0.0.{2 + at}" for at, name in enumerate(self.names)}
+        super().__init__(directory, site["binary"], site["config"], pods, "127.0.0.1")
 
     def start(self, name):
-        """As its container is started, in a pod with an address of its own."""
-        address = f"127.0.0.{2 + self.names.index(name)}"
-        path = self.dir / f"{name}.toml"
-        path.write_text(self.config.replace("[::]", address).replace("etcd://etcd:", "etcd://127.0.0.1:"))
-        env = {**os.environ, "KUBECONFIG": str(self.dir / "kubeconfig"), "POD_NAME": name, "POD_IP": address}
-        log = (self.dir / f"{name}.log").open("a")
-        self.running[name] = subprocess.Popen([self.binary, "run", "--config", path], env=env, stdout=log, stderr=log)
+        env = {"KUBECONFIG": str(self.dir / "kubeconfig")}
+        super().start(name, env=env, edit=lambda text: text.replace("[::]", self.pods[name]))
 
-    def admin(self, name, path):
-        try:
-            with socket.create_connection((f"127.0.0.{2 + self.names.index(name)}", 9645), 5) as stream:
-                stream.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-                return b"".join(iter(lambda: stream.recv(65536), b"")).decode()
-        except OSError:
-            return ""
+    def situation(self):
+        return f"the Service leads to {self.leads_to()}"
 
     def leads_to(self):
         """The pods that the Service selects."""
@@ -61,25 +47,9 @@ class Site:
     def connect(self):
         """A client, by the Service."""
         [name] = self.leads_to()
-        client = socket.create_connection((f"127.0.0.{2 + self.names.index(name)}", 8445), 5)
+        client = socket.create_connection((self.pods[name], 8445), 5)
         client.settimeout(30)
         return client
-
-    def until(self, what, is_so):
-        begun = time.monotonic()
-        while not is_so():
-            if time.monotonic() - begun > 60:
-                logs = "".join(path.read_text()[-1500:] for path in sorted(self.dir.glob("understudy-*.log")))
-                raise AssertionError(f"waited in vain until {what}; the Service leads to {self.leads_to()}\n{logs}")
-            time.sleep(0.005)
-
-    def stands_by(self, name, leader):
-        self.until(f"{leader} is heard", lambda: "understudy_standbys 1" in self.admin(leader, "/metrics"))
-        answer = self.admin(name, "/available")
-        assert " 200 " in answer and f"{leader} leads" in answer, f"{name} stands by, and says {answer}"
-
-    def end(self, name):
-        self.running.pop(name).kill()
 
 
 def ended(client):
@@ -113,7 +83,7 @@ def run(site):
     # noticed leads again itself.)
     site.start(first)
     site.stands_by(first, second)
-    site.end(second)
+    site.kill(second)
     begun = time.monotonic()
     site.until("the other serves", lambda: site.leads_to() == [first])
     print(f"killed, the proxy was followed after {1000 * (time.monotonic() - begun):.0f} ms")
@@ -122,7 +92,7 @@ def run(site):
     site.stands_by(second, first)
 
     # The last one that goes takes its label along.
-    site.running.pop(second).kill()
+    site.kill(second)
     site.until("nobody stands by", lambda: "understudy_standbys 0" in site.admin(first, "/metrics"))
     site.running[first].send_signal(signal.SIGTERM)
     assert site.running.pop(first).wait(site.grace) == 0
@@ -142,8 +112,7 @@ def main():
         print(error, file=sys.stderr)
         return 1
     finally:
-        for child in [*site.running.values(), site.etcd]:
-            child.kill()
+        site.stop_all()
     return 0
 
 
