@@ -62,7 +62,9 @@ class Proxies:
         return ""
 
     def stands_by(self, name, leader):
+        """Its admin page comes after its heartbeats."""
         self.until(f"{leader} is heard", lambda: "understudy_standbys 1" in self.admin(leader, "/metrics"))
+        self.until(f"{name} answers", lambda: self.admin(name, "/available"))
         answer = self.admin(name, "/available")
         assert " 200 " in answer and f"{leader} leads" in answer, f"{name} stands by, and says {answer}"
 
