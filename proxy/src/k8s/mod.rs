@@ -10,7 +10,7 @@ mod stand_in;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::ListParams};
+use kube::{Api, Client, Config, api::ListParams};
 
 pub(crate) use self::{
     fence::PodFence,
@@ -21,11 +21,27 @@ pub(crate) use self::{
 /// A client by the account of the pod that this runs in, or by the kubeconfig of whoever runs it. `option`: what of the
 /// configuration it is for.
 pub(crate) async fn client(option: &str) -> anyhow::Result<Client> {
-    Client::try_default().await.with_context(|| {
+    let config = Config::infer().await.with_context(|| {
         format!(
             "{option}: the API server cannot be reached: in a pod it takes a service account whose token is mounted, elsewhere a kubeconfig"
         )
-    })
+    })?;
+    connect(config).with_context(|| option.to_owned())
+}
+
+fn connect(mut config: Config) -> anyhow::Result<Client> {
+    if config.cluster_url.scheme_str() == Some("http") {
+        // Without TLS nobody asks for certificates, and an image may have none.
+        config.root_cert = Some(Vec::new());
+    }
+    let names_ca = config.root_cert.is_some() || config.root_cert_file.is_some();
+    let remedy = if names_ca {
+        ""
+    } else {
+        "; the kubeconfig names no certificate-authority: where the system trusts none, name the cluster's"
+    };
+    let url = config.cluster_url.clone();
+    Client::try_from(config).with_context(|| format!("the API server at {url} cannot be reached{remedy}"))
 }
 
 /// Which of these pods there are not.
@@ -44,3 +60,6 @@ pub(crate) async fn missing<'a>(
     }
     Ok(missing)
 }
+
+#[cfg(test)]
+mod tests;

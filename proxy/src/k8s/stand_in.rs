@@ -77,7 +77,7 @@ impl StandIn {
             .with_state(server.clone());
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let config = Config::new(format!("http://{address}").parse().unwrap());
-        (server, Client::try_from(config).unwrap())
+        (server, super::connect(config).unwrap())
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
