@@ -92,6 +92,7 @@ WRONG = [
     ({"vip": {"mode": "arp"}}, ["vip", "mode", "own"]),
     ({"vip": {"mode": "own", "addresses": ["10.0.0.100/24"], "interface": "eth0"}, "networkPolicy": {"enabled": True}}, ["no NetworkPolicy reaches"]),
     ({"ports": {"heartbeat": 9645}}, ["ports.admin and ports.heartbeat are the same"]),
+    ({"fence": {"kubernetes": {"enabled": True, "pods": ["samba-0"]}}}, ["fence.kubernetes.pods is for nodes.endpointSlices"]),
     ({"nodes": {"list": [{"name": "samba-0"}]}}, ["nodes", "address"]),
     ({"nodes": {"list": [{"name": "samba-0", "address": "10.0.0.10"}]}}, ["address", "pattern"]),
     ({"nodes": {"list": []}}, ["no Samba nodes", "nodes.statefulSet.name"]),
