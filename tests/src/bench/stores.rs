@@ -3,7 +3,9 @@
 
 use std::{
     fmt, fs,
+    ops::{AddAssign, Sub},
     path::Path,
+    process,
     sync::Barrier,
     thread,
     time::{Duration, Instant},
@@ -13,6 +15,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use smb_parse::{create_context::tag, encode, header::Command};
 
+use super::cpu;
 use crate::{
     client::{At, Client, FILE_OPEN_IF, File, Open, Setup, User, guid},
     rig::{
@@ -79,7 +82,7 @@ struct Stand {
 /// All of them. Dropped, nothing is left.
 struct Fair {
     stands: Vec<Stand>,
-    _etcd: Etcd,
+    etcd: Etcd,
     rig: Rig,
 }
 
@@ -104,7 +107,7 @@ impl Fair {
             let proxy = Proxy::start_at(&rig.net, &dir, &rig.nodes, &orders, kind.door())?;
             stands.push(Stand { kind, proxy });
         }
-        Ok(Self { stands, _etcd: etcd, rig })
+        Ok(Self { stands, etcd, rig })
     }
 }
 
@@ -127,16 +130,27 @@ impl Report {
     }
 }
 
-/// Measures all, `rounds` times in turn; `opens` are recorded at once in the end.
-pub(super) fn run(out: &Path, rounds: u32, opens: usize) -> Result<()> {
+/// The parts of this benchmark, by the word that chooses one.
+const PARTS: [&str; 3] = ["stores-times", "stores-rates", "stores-many"];
+
+/// Whether that is a choice of all or some of it.
+pub(super) fn is_chosen(only: &str) -> bool {
+    PARTS.iter().any(|part| part.starts_with(only))
+}
+
+/// Measures what is chosen, `rounds` times in turn; `opens` are recorded at once in the end.
+pub(super) fn run(out: &Path, only: &str, rounds: u32, opens: usize) -> Result<()> {
     let mut fair = Fair::new(&out.join("stores"))?;
     let mut report = Report::default();
     println!("What it costs to record Opens");
-    for durable in [true, false] {
+    let [times, rates, kept] = PARTS.map(|part| part.starts_with(only));
+    for durable in [true, false].into_iter().filter(|_| times) {
         latency(&fair, &mut report, rounds, durable)?;
     }
-    rate(&fair, &mut report, rounds)?;
-    for index in 0..fair.stands.len() {
+    if rates {
+        rate(&fair, &mut report, rounds)?;
+    }
+    for index in (0..fair.stands.len()).filter(|_| kept) {
         many(&mut fair, &mut report, index, opens)?;
     }
     drop(fair);
@@ -194,50 +208,148 @@ fn latency(fair: &Fair, report: &mut Report, rounds: u32, durable: bool) -> Resu
     Ok(())
 }
 
-/// How many durable CREATEs, each with its CLOSE, many clients get done.
+/// What has been done and used so far, or meanwhile: seconds of CPU by process, and the proxy's commits.
+#[derive(Debug, Default, Clone, Copy)]
+struct Used {
+    pairs: f64,
+    seconds: f64,
+    proxy: f64,
+    etcd: f64,
+    node: f64,
+    clients: f64,
+    commits: f64,
+    committing: f64,
+    changes: f64,
+}
+
+impl Used {
+    fn now(fair: &Fair, stand: &Stand) -> Result<Self> {
+        let metrics = stand.proxy.metrics(&fair.rig.net)?;
+        let metric = |name: &str| metrics.get(&format!("understudy_{name}")).copied().unwrap_or_default();
+        let node = fair.rig.nodes.first().context("no node")?.pids();
+        // Some of them have just ended.
+        let of = |pids: &mut dyn Iterator<Item = u32>| pids.filter_map(|pid| cpu::seconds(pid).ok()).sum();
+        Ok(Self {
+            pairs: 0.0,
+            seconds: 0.0,
+            proxy: cpu::seconds(stand.proxy.pid())?,
+            etcd: of(&mut fair.etcd.pids()),
+            node: of(&mut node.iter().filter_map(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())),
+            clients: cpu::seconds(process::id())?,
+            commits: metric("store_commit_seconds_count"),
+            committing: metric("store_commit_seconds_sum"),
+            changes: metric("stored_records_total"),
+        })
+    }
+
+    fn each(self, f: impl Fn(f64, f64) -> f64, other: Self) -> Self {
+        Self {
+            pairs: f(self.pairs, other.pairs),
+            seconds: f(self.seconds, other.seconds),
+            proxy: f(self.proxy, other.proxy),
+            etcd: f(self.etcd, other.etcd),
+            node: f(self.node, other.node),
+            clients: f(self.clients, other.clients),
+            commits: f(self.commits, other.commits),
+            committing: f(self.committing, other.committing),
+            changes: f(self.changes, other.changes),
+        }
+    }
+}
+
+impl Sub for Used {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        self.each(|now, before| now - before, before)
+    }
+}
+
+impl AddAssign for Used {
+    fn add_assign(&mut self, more: Self) {
+        *self = self.each(|one, other| one + other, more);
+    }
+}
+
+/// How many durable CREATEs, each with its CLOSE, many clients get done, and what each costs.
 fn rate(fair: &Fair, report: &mut Report, rounds: u32) -> Result<()> {
     let mut rates = vec![Vec::new(); fair.stands.len()];
+    let mut sums = vec![Used::default(); fair.stands.len()];
     for round in 0..=rounds {
         for turn in 0..fair.stands.len() {
             let index = (turn + round as usize) % fair.stands.len();
-            let kind = fair.stands.get(index).context("no such store")?.kind;
-            let rate = rate_of(&fair.rig, kind)?;
-            if let (Some(rates), true) = (rates.get_mut(index), round > 0) {
-                rates.push(rate);
+            let used = rate_of(fair, fair.stands.get(index).context("no such store")?)?;
+            if let (Some(rates), Some(sum), true) = (rates.get_mut(index), sums.get_mut(index), round > 0) {
+                rates.push(used.pairs / used.seconds);
+                *sum += used;
             }
         }
     }
-    let memory = median(rates.first().context("no stores")?);
+    let memory = rates.first().context("no stores")?.clone();
     for (stand, rates) in fair.stands.iter().zip(&rates) {
-        let rate = median(rates);
-        report.add("CREATEs of 64 clients", stand.kind, &[("a second", rate), (": memory", rate / memory)]);
+        let ratios: Vec<_> = rates.iter().zip(&memory).map(|(rate, memory)| rate / memory).collect();
+        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let values = [
+            ("a second", median(rates)),
+            ("% of memory", 100.0 * median(&ratios)),
+            ("at least", 100.0 * least),
+        ];
+        report.add("CREATEs of 64 clients", stand.kind, &values);
+    }
+    for (stand, used) in fair.stands.iter().zip(&sums) {
+        let micros = |seconds: f64| seconds * 1e6 / used.pairs;
+        let values = [
+            ("proxy", micros(used.proxy)),
+            ("etcd", micros(used.etcd)),
+            ("node", micros(used.node)),
+            ("clients", micros(used.clients)),
+        ];
+        report.add("  CPU us of each", stand.kind, &values);
+    }
+    for (stand, used) in fair.stands.iter().zip(&sums) {
+        let values = [
+            ("a second", used.commits / used.seconds),
+            ("ms", used.committing * 1e3 / used.commits),
+            ("changes", used.changes / used.commits),
+            ("busy %", 100.0 * used.committing / used.seconds),
+        ];
+        report.add("  commits", stand.kind, &values);
     }
     Ok(())
 }
 
-fn rate_of(rig: &Rig, kind: Kind) -> Result<f64> {
-    let start = Barrier::new(CLIENTS);
+fn rate_of(fair: &Fair, stand: &Stand) -> Result<Used> {
+    let kind = stand.kind;
+    let (start, end) = (Barrier::new(CLIENTS + 1), Barrier::new(CLIENTS + 1));
     let count = |number: usize| -> Result<usize> {
-        let entered = enter(&rig.net, kind);
+        let entered = enter(&fair.rig.net, kind);
         start.wait();
-        let (mut client, at) = entered?;
-        let (begun, mut done) = (Instant::now(), 0);
-        let name = format!("{kind:?}-of-{number}");
-        while begun.elapsed() < SPAN {
-            let file = client.open(at, &order(&name, true))?;
-            client.close(file)?;
-            done += 1;
-        }
-        Ok(done)
+        let done = entered.and_then(|(mut client, at)| {
+            let (begun, mut done) = (Instant::now(), 0);
+            let name = format!("{kind:?}-of-{number}");
+            while begun.elapsed() < SPAN {
+                let file = client.open(at, &order(&name, true))?;
+                client.close(file)?;
+                done += 1;
+            }
+            Ok((client, done))
+        });
+        // The node's processes are still there when they are looked at.
+        end.wait();
+        Ok(done?.1)
     };
-    let done = thread::scope(|scope| {
+    thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(move || count(number))).collect();
-        clients
+        start.wait();
+        let before = Used::now(fair, stand);
+        end.wait();
+        let after = Used::now(fair, stand);
+        let done = clients
             .into_iter()
             .map(|client| client.join().map_err(|_| anyhow!("a client's thread died"))?)
-            .sum::<Result<usize>>()
-    })?;
-    Ok(done as f64 / SPAN.as_secs_f64())
+            .sum::<Result<usize>>()?;
+        Ok(Used { pairs: done as f64, seconds: SPAN.as_secs_f64(), ..after? - before? })
+    })
 }
 
 /// What so many recorded Opens take, and how long the proxy needs to start with them.

@@ -73,6 +73,11 @@ impl Etcd {
         self.members.len()
     }
 
+    /// The processes of its members.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().filter_map(|member| member.child.as_ref()).map(Child::id)
+    }
+
     /// Starts a member that does not run. It may not be ready yet.
     pub(crate) fn restart(&mut self, net: &Net, index: usize) -> Result<()> {
         let cluster =
