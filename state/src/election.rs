@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    record::{Hex, RecordError, VERSION, versioned},
+    record::{Hex, RecordError, VERSION, Versioned, versioned},
     store::{BoxFuture, Guard, Key, StoreError},
 };
 
@@ -29,6 +29,12 @@ pub struct LeaderRecord {
     /// It has given its leadership away, and does nothing any more. Hangs on no lease then.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub released: bool,
+}
+
+impl Versioned for LeaderRecord {
+    fn version(&self) -> u32 {
+        self.v
+    }
 }
 
 impl LeaderRecord {

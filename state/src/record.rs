@@ -77,17 +77,32 @@ impl PlacementRecord {
     }
 }
 
-/// Reads a record; of one that is too new for this build only the version.
-pub(crate) fn versioned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RecordError> {
+/// A record, which says in which version it is.
+pub(crate) trait Versioned: DeserializeOwned {
+    fn version(&self) -> u32;
+}
+
+impl Versioned for PlacementRecord {
+    fn version(&self) -> u32 {
+        self.v
+    }
+}
+
+/// Reads a record; of one that is too new for this build only the version counts.
+pub(crate) fn versioned<T: Versioned>(bytes: &[u8]) -> Result<T, RecordError> {
     #[derive(Deserialize)]
-    struct Versioned {
+    struct Version {
         v: u32,
     }
-    let Versioned { v } = serde_json::from_slice(bytes)?;
+    let read: Result<T, _> = serde_json::from_slice(bytes);
+    let v = match &read {
+        Ok(record) => record.version(),
+        Err(_) => serde_json::from_slice::<Version>(bytes)?.v,
+    };
     if v > VERSION {
         return Err(RecordError::TooNew(v));
     }
-    Ok(serde_json::from_slice(bytes)?)
+    Ok(read?)
 }
 
 #[cfg(test)]

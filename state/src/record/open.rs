@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    RecordError,
+    RecordError, Versioned,
     text::{self, Hex},
     versioned,
 };
@@ -182,6 +182,12 @@ impl OpenKey {
     }
 }
 
+impl Versioned for OpenRecord {
+    fn version(&self) -> u32 {
+        self.v
+    }
+}
+
 impl OpenRecord {
     /// What it is found by.
     pub fn key(&self) -> OpenKey {
@@ -226,6 +232,12 @@ pub struct SessionRecord {
     /// The client's end of its connection, `ip:port`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+}
+
+impl Versioned for SessionRecord {
+    fn version(&self) -> u32 {
+        self.v
+    }
 }
 
 impl SessionRecord {
