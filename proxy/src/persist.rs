@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, mpsc},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,7 +22,7 @@ use understudy_core::{
     ids::{LinkId, StoreToken},
 };
 use understudy_state::{
-    Batch, Change, Guard, Key, Limits, Store, StoreError,
+    Batch, Change, Guard, Key, Limits, Listed, Store, StoreError,
     record::{OpenKey, OpenRecord, SessionRecord},
 };
 
@@ -278,17 +278,11 @@ pub(crate) struct Loaded {
 pub(crate) async fn load(store: &dyn Store, files: &mut Files) -> anyhow::Result<Loaded> {
     let (now, now_ms) = (std::time::Instant::now(), now_ms());
     let mut stale = Vec::new();
-    for (key, value) in store.list(OpenKey::PREFIX.into()).await? {
-        let record = match OpenRecord::from_bytes(&value) {
-            Ok(record) => record,
-            Err(error @ understudy_state::RecordError::TooNew(_)) => {
-                return Err(error).with_context(|| format!("the record {key} in the store"));
-            }
-            Err(error) => {
-                tracing::error!(%key, %error, "a record in the store is unreadable, and is left there");
-                continue;
-            }
-        };
+    // They are read while the next come.
+    let (to, listed) = mpsc::channel();
+    let reader = tokio::task::spawn_blocking(move || read(&listed));
+    store.list_to(OpenKey::PREFIX.into(), to).await?;
+    for (key, record) in reader.await?? {
         match record.away_until {
             Some(until) if until <= now_ms => stale.push(Change::Delete(key)),
             until => files.load(now, record, until.map(|until| Duration::from_millis(until - now_ms))),
@@ -306,6 +300,32 @@ pub(crate) async fn load(store: &dyn Store, files: &mut Files) -> anyhow::Result
         }
     }
     Ok(Loaded { absent: files.absent(), stale, clients: clients.into_iter().collect() })
+}
+
+/// Reads the records of Opens as they are listed.
+fn read(listed: &mpsc::Receiver<Listed>) -> anyhow::Result<Vec<(Key, OpenRecord)>> {
+    let mut records = Vec::new();
+    for listed in listed {
+        let entries = match listed {
+            Listed::More(entries) => entries,
+            Listed::Anew => {
+                records.clear();
+                continue;
+            }
+        };
+        for (key, value) in entries {
+            match OpenRecord::from_bytes(&value) {
+                Ok(record) => records.push((key, record)),
+                Err(error @ understudy_state::RecordError::TooNew(_)) => {
+                    return Err(error).with_context(|| format!("the record {key} in the store"));
+                }
+                Err(error) => {
+                    tracing::error!(%key, %error, "a record in the store is unreadable, and is left there");
+                }
+            }
+        }
+    }
+    Ok(records)
 }
 
 /// Removes what is of no use, in batches that the store takes.

@@ -8,14 +8,14 @@ mod election;
 mod late;
 mod member;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::mpsc::Sender, time::Duration};
 
 use etcd_client::{Compare, CompareOp, GetOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse, TxnResponse};
 use tokio::time::Instant;
 
 use crate::election::Elections;
 use crate::etcd_options::EtcdOptions;
-use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};
+use crate::store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Listed, Store, StoreError};
 use late::Late;
 use member::{Attempts, Failure, Member, Members};
 
@@ -25,8 +25,12 @@ const OPERATIONS: usize = 128;
 const REQUEST: usize = 3 << 19;
 /// What a request needs besides keys and values, at most: for each operation, and in all.
 const FRAMING: (usize, usize) = (32, 4096);
-/// Records that are asked for at a time.
-const PAGE: usize = 512;
+/// Bytes of a listing that are asked for at a time, and records of which nothing is known yet. etcd 3.4 looks at all keys that are
+/// still to come for each page, so few pages are better.
+const PAGE: usize = 8 << 20;
+const FIRST: usize = 512;
+/// Records that are asked for at a time at most.
+const MOST: usize = 32 * FIRST;
 
 /// Keeps everything in etcd.
 #[derive(Debug)]
@@ -92,24 +96,31 @@ impl Etcd {
         Ok(Page { records: records.collect(), revision, more })
     }
 
-    /// All as they were at one moment, unless that moment is compacted away meanwhile.
-    async fn list_all(&self, prefix: &str) -> Result<Vec<Entry>, Failure> {
-        let mut all: Vec<Entry> = Vec::new();
-        let mut revision = 0;
+    /// All as they were at one moment, page by page; from the beginning again if that moment is compacted away meanwhile.
+    async fn list_all(&self, prefix: &str, mut each: impl FnMut(Listed)) -> Result<(), Failure> {
+        let mut after: Option<Key> = None;
+        let (mut revision, mut limit, mut most) = (0, FIRST, MOST);
         loop {
-            let after = all.last().map(|(key, _)| key);
-            match self.page(&mut self.members.attempts(), prefix, after, revision, PAGE).await {
-                Ok(page) => {
-                    all.extend(page.records);
-                    if !page.more {
-                        all.retain(|(key, _)| !late::is_own(key));
-                        return Ok(all);
+            match self.page(&mut self.members.attempts(), prefix, after.as_ref(), revision, limit).await {
+                Ok(Page { mut records, revision: at, more }) => {
+                    let bytes: usize = records.iter().map(|(key, value)| key.0.len() + value.len()).sum();
+                    limit = (PAGE * records.len() / bytes.max(1)).clamp(1, most);
+                    after = records.last().map(|(key, _)| key.clone());
+                    records.retain(|(key, _)| !late::is_own(key));
+                    each(Listed::More(records));
+                    if !more {
+                        return Ok(());
                     }
                     if revision == 0 {
-                        revision = page.revision;
+                        revision = at;
                     }
                 }
-                Err(failure) if failure.compacted && revision != 0 => revision = 0,
+                Err(failure) if failure.compacted && revision != 0 => {
+                    (after, revision) = (None, 0);
+                    each(Listed::Anew);
+                }
+                // So much does not come in time.
+                Err(failure) if failure.passes && limit > FIRST => (limit, most) = (FIRST, FIRST),
                 Err(failure) => return Err(failure),
             }
         }
@@ -249,7 +260,22 @@ impl Store for Etcd {
     }
 
     fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
-        Box::pin(async move { Ok(self.list_all(&prefix).await?) })
+        Box::pin(async move {
+            let mut all = Vec::new();
+            let each = |listed| match listed {
+                Listed::More(records) => all.extend(records),
+                Listed::Anew => all.clear(),
+            };
+            self.list_all(&prefix, each).await?;
+            Ok(all)
+        })
+    }
+
+    fn list_to(&self, prefix: String, to: Sender<Listed>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            // Whoever does not listen any more does not care.
+            Ok(self.list_all(&prefix, |listed| _ = to.send(listed)).await?)
+        })
     }
 
     fn elections(&self) -> Option<&dyn Elections> {

@@ -22,4 +22,4 @@ pub use etcd::Etcd;
 pub use etcd_options::{EtcdOptions, EtcdTls};
 pub use memory::Memory;
 pub use record::{Phase, PlacementRecord, RecordError};
-pub use store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Store, StoreError};
+pub use store::{Batch, BoxFuture, Change, Entry, Guard, Key, Limits, Listed, Store, StoreError};

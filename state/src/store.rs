@@ -1,6 +1,6 @@
 //! What every store can do.
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::mpsc::Sender};
 
 use crate::election::Elections;
 
@@ -9,6 +9,15 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A key with its value.
 pub type Entry = (Key, Vec<u8>);
+
+/// What a listing has found so far.
+#[derive(Debug)]
+pub enum Listed {
+    /// The next of them, in order.
+    More(Vec<Entry>),
+    /// Those so far are to be forgotten; it begins again.
+    Anew,
+}
 
 /// A key: words joined by `/`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -178,6 +187,16 @@ pub trait Store: Send + Sync {
 
     /// Every key that begins with `prefix`, in order, with its value.
     fn list(&self, prefix: String) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
+
+    /// The same, told while it goes on, so that it can be read meanwhile. When it ends well, all have been told.
+    fn list_to(&self, prefix: String, to: Sender<Listed>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            let all = self.list(prefix).await?;
+            // Whoever does not listen any more does not care.
+            let _ = to.send(Listed::More(all));
+            Ok(())
+        })
+    }
 
     /// Elections, where several processes may share the store.
     fn elections(&self) -> Option<&dyn Elections> {

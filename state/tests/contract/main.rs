@@ -6,10 +6,13 @@ mod election;
 mod etcd;
 mod rig;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, mpsc},
+};
 
 use understudy_state::{
-    Batch, Change, Embedded, Etcd, EtcdOptions, Guard, Key, Limits, Memory, Store, StoreError,
+    Batch, Change, Embedded, Etcd, EtcdOptions, Guard, Key, Limits, Listed, Memory, Store, StoreError,
 };
 
 fn put(key: &str, value: &[u8]) -> Change {
@@ -151,7 +154,18 @@ async fn many_records_are_listed_in_order(store: &dyn Store) {
     store.commit(Batch::new(vec![put("manz", b"beside"), put("many0", b"beside")])).await.unwrap();
     let listed = store.list("many/".into()).await.unwrap();
     assert!(listed.iter().all(|(key, value)| key.0.as_bytes() == value));
-    assert_eq!(listed.into_iter().map(|(key, _)| key.0).collect::<Vec<_>>(), all);
+    assert_eq!(listed.iter().map(|(key, _)| &key.0).collect::<Vec<_>>(), all.iter().collect::<Vec<_>>());
+    let (to, told) = mpsc::channel();
+    store.list_to("many/".into(), to).await.unwrap();
+    let told: Vec<_> = told.into_iter().collect();
+    let told = told.into_iter().fold(Vec::new(), |mut so_far, told| match told {
+        Listed::More(more) => {
+            so_far.extend(more);
+            so_far
+        }
+        Listed::Anew => Vec::new(),
+    });
+    assert_eq!(told, listed);
     assert_eq!(keys(store, "many/0012").await.len(), 10);
 }
 
