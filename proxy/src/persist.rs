@@ -39,6 +39,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often Opens of absent clients are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How often it is looked which part of the store answers soonest.
+const SETTLE: Duration = Duration::from_secs(10);
+
 /// What the task is told.
 pub(crate) enum Item {
     /// Something to store, and who waits for it.
@@ -336,6 +339,14 @@ pub(crate) async fn remove(store: &dyn Store, guard: Option<&Guard>, stale: Vec<
             tracing::warn!(%error, "old records could not be removed from the store");
             return;
         }
+    }
+}
+
+/// Keeps to the part of the store that answers soonest.
+pub(crate) async fn settle(store: Arc<dyn Store>) {
+    loop {
+        store.settle().await;
+        sleep(SETTLE).await;
     }
 }
 

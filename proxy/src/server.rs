@@ -226,6 +226,7 @@ async fn lead(
     };
     tokio::spawn(persist.run());
     tokio::spawn(persist::keep_time(keeper));
+    tokio::spawn(persist::settle(Arc::clone(store)));
     let store = Arc::clone(store);
     let mut probes =
         Probes { interval: config.probe_interval, compare: config.compare.clone(), tasks: HashMap::new() };

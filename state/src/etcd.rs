@@ -278,6 +278,10 @@ impl Store for Etcd {
         })
     }
 
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.members.turn_to_leader())
+    }
+
     fn elections(&self) -> Option<&dyn Elections> {
         Some(self)
     }

@@ -198,6 +198,11 @@ pub trait Store: Send + Sync {
         })
     }
 
+    /// Finds out where it is served best. To be asked for now and then; in between nothing changes but for failures.
+    fn settle(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// Elections, where several processes may share the store.
     fn elections(&self) -> Option<&dyn Elections> {
         None

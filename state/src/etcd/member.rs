@@ -15,7 +15,8 @@ use std::{
 };
 
 use etcd_client::{
-    Certificate, Client, ConnectOptions, Error, Identity, KvClient, LeaseClient, TlsOptions, WatchClient,
+    Certificate, Client, ConnectOptions, Error, Identity, KvClient, LeaseClient, MaintenanceClient,
+    TlsOptions, WatchClient,
 };
 use tokio::{
     sync::Mutex,
@@ -65,6 +66,7 @@ pub(super) struct Member {
     pub(super) kv: KvClient,
     pub(super) lease: LeaseClient,
     pub(super) watch: WatchClient,
+    maintenance: MaintenanceClient,
     number: u64,
 }
 
@@ -159,6 +161,35 @@ impl Members {
         Attempts { deadline: deadline(self.options.timeout), members, failures: 0 }
     }
 
+    /// From now on the member is asked that leads the others, for what another one is asked it hands on to that. Those that do
+    /// not answer are left alone.
+    pub(super) async fn turn_to_leader(&self) {
+        if self.connections.len() < 2 {
+            return;
+        }
+        let current = self.current.load(Ordering::Relaxed);
+        let mut found: Option<(u64, usize)> = None;
+        // Most often the one that is asked leads already.
+        for at in (0..self.connections.len()).map(|ahead| (current + ahead) % self.connections.len()) {
+            let status = timeout_at(deadline(self.patience()), async {
+                self.connection(at).await.ok()?.maintenance.status().await.ok()
+            });
+            let Ok(Some(status)) = status.await else { continue };
+            let leads = status.header().is_some_and(|header| header.member_id() == status.leader());
+            if leads && at == current {
+                return;
+            }
+            // One that is cut off may not know yet that others have elected another.
+            if leads && found.is_none_or(|(term, _)| term < status.raft_term()) {
+                found = Some((status.raft_term(), at));
+            }
+        }
+        if let Some((_, at)) = found {
+            // Unless it has been turned away from meanwhile.
+            let _ = self.current.compare_exchange(current, at, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
     /// Asks until there is an answer; for what may be done twice.
     pub(super) async fn ask<T, F: Future<Output = Result<T, Error>>>(
         &self,
@@ -231,6 +262,7 @@ impl Members {
             kv: client.kv_client().max_decoding_message_size(usize::MAX),
             lease: client.lease_client(),
             watch: client.watch_client(),
+            maintenance: client.maintenance_client(),
             number: self.made.fetch_add(1, Ordering::Relaxed),
         };
         *connection.member.write().unwrap_or_else(PoisonError::into_inner) = Some(member.clone());

@@ -77,6 +77,19 @@ async fn a_member_that_does_not_answer_is_waited_for_once() {
 }
 
 #[tokio::test]
+async fn who_has_settled_asks_the_leader() {
+    let Some(cluster) = Cluster::start(3, &[]).await else { return };
+    let (store, follower) = at_a_follower(&cluster).await;
+    store.settle().await;
+    cluster.signal(follower, Signal::STOP);
+    assert_eq!(slow_commits(&store).await, 0);
+    // Another that does not answer does no harm.
+    store.settle().await;
+    assert_eq!(slow_commits(&store).await, 0);
+    cluster.signal(follower, Signal::CONT);
+}
+
+#[tokio::test]
 async fn nothing_acknowledged_is_lost_with_the_leader() {
     let Some(mut cluster) = Cluster::start(3, &[]).await else { return };
     let store = Etcd::open(cluster.options()).await.unwrap();
