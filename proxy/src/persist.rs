@@ -1,5 +1,9 @@
 //! Writing what Links and Files want stored. One task, one commit at a time: what comes while a commit is under way goes into
-//! the next, so that a commit costs about the same for one Open and for a hundred.
+//! the next, so that a commit costs about the same for one Open and for a hundred. When the next begins, [`pace`] says.
+
+mod pace;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,11 +35,14 @@ use crate::{
     ha,
     shared::{Command, Shared},
 };
+use pace::Pace;
 
 /// How long a commit may take before the store counts as failed, if it does not give up by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a store that has failed is left alone.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked how many changes have come while others are waited for.
+const GLANCE: Duration = Duration::from_millis(1);
 /// How often Opens of absent clients are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -92,10 +99,15 @@ struct Pending {
     waiting: HashMap<LinkId, StoreToken>,
     flushes: Vec<oneshot::Sender<()>>,
     bytes: usize,
+    /// How many changes are waited for.
+    waited_for: usize,
+    /// When the first of them came.
+    since: Option<Instant>,
 }
 
 impl Pending {
     fn add(&mut self, item: Item) {
+        self.since.get_or_insert_with(Instant::now);
         let (mutation, from) = match item {
             Item::Store(mutation, from) => (mutation, from),
             Item::Flush(done) => {
@@ -103,6 +115,9 @@ impl Pending {
                 return;
             }
         };
+        self.waited_for += usize::from(is_waited_for(&mutation));
+        // Nobody waits until something is gone, and each that is told costs something.
+        let from = from.filter(|_| matches!(mutation, Mutation::PutOpen(_)));
         if let Some(change) = change(mutation) {
             self.bytes += change.bytes();
             self.changes.insert(change.key().clone(), change);
@@ -110,6 +125,16 @@ impl Pending {
         if let Some((link, token)) = from {
             self.waiting.insert(link, token);
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.flushes.is_empty()
+    }
+
+    /// When it is to be committed.
+    fn due(&self, pace: Pace, limits: Limits) -> Option<Instant> {
+        let since = self.since.filter(|_| self.flushes.is_empty() && self.has_room(limits))?;
+        Some(pace.due(self.waited_for, since))
     }
 
     fn has_room(&self, limits: Limits) -> bool {
@@ -143,6 +168,7 @@ impl Persist {
         let limits = within(self.store.limits(), self.guard.as_ref());
         let mut pending = Pending::default();
         let mut failed_at: Option<Instant> = None;
+        let mut pace = Pace::new(Instant::now());
         loop {
             if let Some(at) = failed_at {
                 tokio::select! {
@@ -158,17 +184,13 @@ impl Persist {
                 if Instant::now() < at + AGAIN {
                     continue;
                 }
-            } else {
-                let Some(item) = self.items.recv().await else { return };
-                pending.add(item);
-                while pending.has_room(limits)
-                    && let Ok(item) = self.items.try_recv()
-                {
-                    pending.add(item);
-                }
+            } else if !gather(&mut self.items, &mut pending, pace, limits).await {
+                return;
             }
+            let began = Instant::now();
             match self.commit(&pending, limits).await {
                 Ok(()) => {
+                    pace = Pace::committed(began, Instant::now(), pending.waited_for);
                     if failed_at.take().is_some() {
                         tracing::warn!("the store works again; everything is stored");
                         self.shared.set_store_failed(false);
@@ -226,6 +248,42 @@ impl Persist {
     }
 }
 
+/// Waits until something is to be committed, and it is time for that. False if there is nothing, and never will be.
+async fn gather(
+    items: &mut UnboundedReceiver<Item>,
+    pending: &mut Pending,
+    pace: Pace,
+    limits: Limits,
+) -> bool {
+    loop {
+        while pending.has_room(limits)
+            && let Ok(item) = items.try_recv()
+        {
+            pending.add(item);
+        }
+        let left = pending.due(pace, limits).map(|due| due.saturating_duration_since(Instant::now()));
+        let item = if pending.is_empty() {
+            items.recv().await
+        } else if let Some(left) = left.filter(|left| !left.is_zero()) {
+            if pending.waited_for > 0 {
+                // To be woken by each that comes would cost as much as is saved.
+                sleep(GLANCE.min(left)).await;
+                continue;
+            }
+            match timeout(left, items.recv()).await {
+                Ok(item) => item,
+                Err(_) => return true,
+            }
+        } else {
+            return true;
+        };
+        match item {
+            Some(item) => pending.add(item),
+            None => return !pending.is_empty(),
+        }
+    }
+}
+
 /// A batch that is applied only while this process leads.
 pub(crate) fn guarded(batch: Batch, guard: Option<&Guard>) -> Batch {
     match guard {
@@ -238,6 +296,16 @@ pub(crate) fn guarded(batch: Batch, guard: Option<&Guard>) -> Batch {
 fn within(limits: Limits, guard: Option<&Guard>) -> Limits {
     let guard = guard.map_or(0, |guard| guard.key.0.len() + guard.value.len());
     Limits { bytes: limits.bytes.saturating_sub(guard), ..limits }
+}
+
+/// Whether a client waits until that is stored; see `link/persist.rs` of the core.
+fn is_waited_for(mutation: &Mutation) -> bool {
+    match mutation {
+        Mutation::PutOpen(record) => !record.durable.is_no() || record.resilient.is_some(),
+        // Its client is gone, and may soon ask another proxy.
+        Mutation::PutAway(..) => true,
+        Mutation::RemoveOpen(_) | Mutation::PutSession(_) | Mutation::RemoveSession { .. } => false,
+    }
 }
 
 fn change(mutation: Mutation) -> Option<Change> {

@@ -134,13 +134,8 @@ impl Etcd {
         loop {
             let ticket = self.late.ticket(&self.members, &mut attempts).await?;
             let txn = self.txn(batch, ticket.condition());
-            let outcome = self
-                .members
-                .ask_once(&attempts, |mut member| {
-                    let txn = txn.clone();
-                    async move { member.kv.txn(txn).await }
-                })
-                .await;
+            let ask = |mut member: Member| async move { member.kv.txn(txn).await };
+            let outcome = self.members.ask_once(&attempts, ask).await;
             match outcome {
                 Ok(answer) => {
                     ticket.answered();

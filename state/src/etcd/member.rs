@@ -208,7 +208,7 @@ impl Members {
     pub(super) async fn ask_once<T, F: Future<Output = Result<T, Error>>>(
         &self,
         attempts: &Attempts,
-        request: impl Fn(Member) -> F,
+        request: impl FnOnce(Member) -> F,
     ) -> Result<T, Failure> {
         let at = self.current.load(Ordering::Relaxed);
         let until = attempts.deadline.min(deadline(self.patience()));
