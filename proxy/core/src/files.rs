@@ -507,10 +507,10 @@ impl Files {
         self.blind || self.traces.may_be_since(Deed::Deleted, key, since)
     }
 
-    /// Whether an answered request has removed that very name, however long ago, and none has given it to a file since.
-    pub(crate) fn is_known_to_be_gone(&self, key: &FileKey) -> bool {
+    /// When an answered request has removed that very name, however long ago, if none has given it to a file since.
+    pub(crate) fn known_to_be_gone(&self, key: &FileKey) -> Option<Instant> {
         let last = self.gone.alike(key).filter(|gone| gone.key == *key).map(|gone| gone.at).max();
-        last.is_some_and(|at| self.lately.holder(key).is_none() && !self.lately.has_forgotten(at))
+        last.filter(|at| self.lately.holder(key).is_none() && !self.lately.has_forgotten(*at))
     }
 
     /// Whether an answered request has removed the very file of an Open that is not back.

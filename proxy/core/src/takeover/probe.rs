@@ -795,6 +795,8 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
     // A rename of which nobody knows the outcome may have taken the file at any time since it had the name.
     let had = [left.map(|left| left.from), files.holder(key).map(|(_, heard)| heard)];
     let had = had.into_iter().flatten().fold(since, Instant::min);
+    // So may a request have made it, of which nobody knows the outcome, at any time since it was gone.
+    let gone = files.known_to_be_gone(key);
     Name {
         there,
         holder: holder(files, key, request),
@@ -803,8 +805,8 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         may_be_moved: files.taking(key, had) != Taking::None,
         may_be_moved_by_open: files.may_have_moved(key, since),
         may_be_deleted_by_open: files.may_be_deleted_since(key, since),
-        is_gone: files.is_known_to_be_gone(key),
-        may_be_made: files.may_be_made_since(key, since),
+        is_gone: gone.is_some(),
+        may_be_made: files.may_be_made_since(key, gone.map_or(since, |gone| gone.min(since))),
         is_unseen: files.is_blind(),
         was_taken: files.was_taken(key, since, request.at),
         was_left: left.is_some_and(|left| there.is_none_or(|there| !left.birth.can_be(there.birth))),
