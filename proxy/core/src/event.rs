@@ -312,14 +312,14 @@ pub enum FileEvent {
         key: FileKey,
     },
     /// A request of which nobody will know what became may have done this to a name: it was in flight when its node was lost, or
-    /// when its client went.
+    /// when its client went, or was answered without its node.
     Perhaps {
         /// The name.
         key: FileKey,
         /// What.
         deed: Deed,
-        /// The client has left, and the node may still do it.
-        left: bool,
+        /// The node is not lost, and may still do it.
+        coming: bool,
     },
     /// Names may be made and removed that nobody here sees.
     Unseen,

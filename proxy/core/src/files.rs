@@ -618,7 +618,7 @@ impl Files {
                     self.gone(now, key, left.birth);
                 }
             }
-            FileEvent::Perhaps { key, deed, left } => self.traces.note(now, key, deed, left),
+            FileEvent::Perhaps { key, deed, coming } => self.traces.note(now, key, deed, coming),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
                     entry.writes = true;

@@ -536,7 +536,7 @@ fn a_name_may_be_gone_by_a_request_that_was_answered_or_in_flight() {
     let mut files = Files::default();
     let gone_since = |files: &Files, name: &str, since| files.may_be_gone_since(&key(name), since);
     assert!(!gone_since(&files, r"share\dir\x", now()));
-    let perhaps = |name: &str, deed, left| FileEvent::Perhaps { key: key(name), deed, left };
+    let perhaps = |name: &str, deed, coming| FileEvent::Perhaps { key: key(name), deed, coming };
     files.handle(later(5), A, perhaps(r"share\dir", Deed::Taken, false));
     assert!(gone_since(&files, r"share\dir\x", later(5)) && gone_since(&files, r"share\dir", now()));
     assert!(!gone_since(&files, r"share\dir\x", later(6)), "it was asked for before");

@@ -1,7 +1,7 @@
 //! What requests may have done to names of which nobody will know what became: they were in flight when their node was lost, or
-//! when their client went.
+//! when their client went; or their client was told so, for the node's answer was not genuine, or came too late.
 //!
-//! What the client had asked for that went, the node may still do at any time, until it is lost itself.
+//! What a node has that was not lost it may still do at any time, until it is.
 
 use std::time::Instant;
 
@@ -54,14 +54,14 @@ impl Traces {
         }
     }
 
-    /// A request may have done that. `left`: the node that has it may still do it.
-    pub(super) fn note(&mut self, now: Instant, key: FileKey, deed: Deed, left: bool) {
+    /// A request may have done that. `coming`: the node that has it may still do it.
+    pub(super) fn note(&mut self, now: Instant, key: FileKey, deed: Deed, coming: bool) {
         let trace = match deed {
             Deed::Taken => &mut self.taken,
             Deed::Deleted => &mut self.deleted,
             Deed::Made => &mut self.made,
         };
-        let names = if left { &mut trace.coming } else { &mut trace.done };
+        let names = if coming { &mut trace.coming } else { &mut trace.done };
         names.insert(key, Birth::set(0), now);
     }
 

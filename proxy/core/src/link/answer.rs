@@ -18,6 +18,7 @@ impl Link {
     /// Answers a request with an error and forgets it.
     pub(crate) fn fail_request(&mut self, id: MessageId, status: Status) {
         if let Some(request) = self.requests.remove(id) {
+            self.leave_traces_of(&request);
             let msg = encode::error_response(&self.response_header(&request, status));
             self.note_appended(&request, status, None);
             self.tell_name_change_is_over(&request, false);

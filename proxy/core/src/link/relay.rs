@@ -312,6 +312,9 @@ impl Link {
         if is_believed && header.command == Command::CREATE && Status(header.status).is_error() {
             self.requests.failed(&request, Status(header.status));
         }
+        if !is_believed && changes_state(header.command) {
+            self.leave_traces_of(&request);
+        }
         self.tell_name_change_is_over(&request, is_believed);
         if Status(header.status) == Status::USER_SESSION_DELETED {
             // Unsigned, for nobody has the key any more: the session is over, whatever has ended it.

@@ -414,28 +414,40 @@ impl Link {
 
     /// The Link is over: what its node has of it may still be done.
     pub(crate) fn leave_what_is_under_way(&mut self) {
-        self.note_what_compounds_delete();
         self.leave_traces(true);
     }
 
     /// Tells what requests that a node has, or had when it was lost, may have done to names.
     fn leave_traces(&mut self, left: bool) {
-        let had = |request: &&Request| request.deaths > 0 || request.sent.is_some();
-        let mut traces = Vec::new();
-        for request in self.requests.iter().filter(had) {
-            traces.extend(self.may_have_made(request).map(|key| (key, Deed::Made)));
-            traces.extend(self.may_have_removed(request));
-        }
+        // Of what was in flight before it was told then.
+        let had = |request: &&Request| if left { request.sent.is_some() } else { request.deaths > 0 };
+        let mut traces: Vec<_> =
+            self.requests.iter().filter(had).flat_map(|request| self.traces(request)).collect();
         // Also of one that is not closed, if only its connection was lost.
         let deletes = |open: &&Open| {
-            open.delete_pending
-                || open.create_options & DELETE_ON_CLOSE != 0
-                || self.may_be_deleted(open.token)
+            let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
+            let is_there = !left || open.state == OpenState::Live;
+            is_there && flagged || self.may_be_deleted(open.token)
         };
         traces.extend(self.opens.iter().filter(deletes).map(|open| (open.key(), Deed::Deleted)));
         for (key, deed) in traces {
-            self.out.file(FileEvent::Perhaps { key, deed, left });
+            self.out.file(FileEvent::Perhaps { key, deed, coming: left });
         }
+    }
+
+    /// A request that its node has is answered otherwise: nobody will know what becomes of it.
+    pub(crate) fn leave_traces_of(&mut self, request: &Request) {
+        if request.sent.is_some() {
+            for (key, deed) in self.traces(request) {
+                self.out.file(FileEvent::Perhaps { key, deed, coming: true });
+            }
+        }
+    }
+
+    /// What a request may do to names.
+    fn traces(&self, request: &Request) -> impl Iterator<Item = (FileKey, Deed)> + use<> {
+        let made = self.may_have_made(request).map(|key| (key, Deed::Made));
+        made.into_iter().chain(self.may_have_removed(request))
     }
 
     /// The name that a request may have given to a file.
@@ -449,7 +461,11 @@ impl Link {
     /// The name that a request may have removed: by a rename, or by deleting what has it.
     fn may_have_removed(&self, request: &Request) -> Option<(FileKey, Deed)> {
         let renames = matches!(new_name(request), Some((true, _)));
-        let deletes = Facts::of(request, &self.opens).kind == Kind::Delete;
+        let deletes = match request.header.command {
+            Command::CREATE => deletes_on_close(request),
+            Command::SET_INFO => Facts::of(request, &self.opens).kind == Kind::Delete,
+            _ => false,
+        };
         if !renames && !deletes {
             return None;
         }
