@@ -110,9 +110,10 @@ const LINK: [u8; 2] = [11, 72];
 
 /// How much later than it is said to be something may have been heard of.
 const LATE: Duration = Duration::from_secs(1);
-/// FILE_SUPERSEDE, FILE_OPEN, FILE_OVERWRITE (MS-SMB2 2.2.13).
+/// FILE_SUPERSEDE, FILE_OPEN, FILE_CREATE, FILE_OVERWRITE (MS-SMB2 2.2.13).
 const FILE_SUPERSEDE: u32 = 0;
 const FILE_OPEN: u32 = 1;
+const FILE_CREATE: u32 = 2;
 const FILE_OVERWRITE: u32 = 4;
 /// FILE_READ_ATTRIBUTES (MS-SMB2 2.2.13.1.1); sharing everything.
 const READ_ATTRIBUTES: u32 = 0x80;
@@ -462,6 +463,8 @@ impl Link {
     fn may_have_removed(&self, request: &Request) -> Option<(FileKey, Deed)> {
         let renames = matches!(new_name(request), Some((true, _)));
         let deletes = match request.header.command {
+            // What must be new is nobody else's.
+            Command::CREATE if create_disposition(&request.msg) == Some(FILE_CREATE) => request.deletes,
             Command::CREATE => deletes_on_close(request),
             Command::SET_INFO => Facts::of(request, &self.opens).kind == Kind::Delete,
             _ => false,
