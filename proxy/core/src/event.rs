@@ -310,6 +310,8 @@ pub enum FileEvent {
     LeftGone {
         /// The name.
         key: FileKey,
+        /// When the file was created that has it now, if one has.
+        but: Option<Birth>,
     },
     /// A request of which nobody will know what became may have done this to a name: it was in flight when its node was lost, or
     /// when its client went, or was answered without its node.

@@ -529,9 +529,10 @@ impl Files {
         self.lately.holder(key)
     }
 
-    /// The file that had the name before answered requests have given it to another, and which none that was answered has removed.
-    pub(crate) fn left_behind(&self, key: &FileKey) -> Option<Left> {
-        self.lately.left(key)
+    /// The last of the files that had the name before answered requests have given it to another, and which none that was answered
+    /// has removed; but not this one.
+    pub(crate) fn left_behind(&self, key: &FileKey, but: Option<Birth>) -> Option<Left> {
+        self.lately.left(key, but)
     }
 
     /// Whether others may have changed the file of this name since then, or may do so now: they have it open, or had.
@@ -601,9 +602,9 @@ impl Files {
                 self.renamed(now, link, open, (to, asked), found);
             }
             FileEvent::Gone { key, birth: None }
-                if self.lately.holder(&key).is_none() && self.lately.left(&key).is_some() =>
+                if self.lately.holder(&key).is_none() && self.lately.left(&key, None).is_some() =>
             {
-                self.handle(now, link, FileEvent::LeftGone { key });
+                self.handle(now, link, FileEvent::LeftGone { key, but: None });
             }
             FileEvent::Gone { key, birth } => {
                 let last = || self.lately.holder(&key).map(|(birth, _)| birth);
@@ -613,8 +614,8 @@ impl Files {
                 }
                 self.gone(now, key, birth);
             }
-            FileEvent::LeftGone { key } => {
-                if let Some(left) = self.lately.left(&key) {
+            FileEvent::LeftGone { key, but } => {
+                if let Some(left) = self.lately.left(&key, but) {
                     self.gone(now, key, left.birth);
                 }
             }

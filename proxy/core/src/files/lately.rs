@@ -31,11 +31,15 @@ pub(crate) struct Left {
 #[derive(Debug, Default)]
 struct Happened {
     given: Option<(Birth, Instant)>,
-    left: Option<Left>,
+    /// The latest last.
+    left: Vec<Left>,
     closed: Closed,
     /// The place in the order that counts.
     turn: u64,
 }
+
+/// How many files are remembered that had a name one after the other.
+const LEFT: usize = 8;
 
 /// The names to which something has happened, as many as there is room for.
 #[derive(Debug, Default)]
@@ -52,8 +56,12 @@ impl Lately {
     /// A file has this name now.
     pub(super) fn given(&mut self, key: &FileKey, birth: Birth, now: Instant) {
         let happened = self.note(key);
+        happened.left.retain(|left| !left.birth.can_be(birth));
         if let Some((was, from)) = happened.given.filter(|(was, _)| !was.can_be(birth)) {
-            happened.left = Some(Left { birth: was, from, until: now });
+            if happened.left.len() >= LEFT {
+                happened.left.remove(0);
+            }
+            happened.left.push(Left { birth: was, from, until: now });
         }
         let is_known = happened.given.is_some_and(|(given, _)| given.is_at(birth));
         if !is_known {
@@ -66,7 +74,7 @@ impl Lately {
     pub(super) fn gone(&mut self, key: &FileKey, birth: Birth) {
         if let Some(happened) = self.by_name.get_mut(key) {
             happened.given = happened.given.filter(|(given, _)| !given.can_be(birth));
-            happened.left = happened.left.filter(|left| !left.birth.can_be(birth));
+            happened.left.retain(|left| !left.birth.can_be(birth));
         }
     }
 
@@ -102,9 +110,11 @@ impl Lately {
         self.by_name.get(key)?.given
     }
 
-    /// The file that had the name before the one that has it, or had it last, and of which nobody was told that it was removed.
-    pub(super) fn left(&self, key: &FileKey) -> Option<Left> {
-        self.by_name.get(key)?.left
+    /// The last of the files that had the name before the one that has it, or had it last, and of which nobody was told that they
+    /// were removed; but not this one.
+    pub(super) fn left(&self, key: &FileKey, but: Option<Birth>) -> Option<Left> {
+        let mut left = self.by_name.get(key)?.left.iter().rev();
+        left.find(|left| but.is_none_or(|but| !left.birth.can_be(but))).copied()
     }
 
     /// Whether an Open of it may have been closed since then.

@@ -402,6 +402,25 @@ fn whether_a_file_is_to_be_deleted_is_not_known_while_a_node_is_asked_for_it() {
     assert!(!doomed(&files), "it is gone");
 }
 
+#[test]
+fn every_file_is_remembered_that_had_a_name_and_was_not_removed() {
+    let mut files = Files::default();
+    let left = |files: &Files, but: Option<u64>| {
+        files.left_behind(&key("x"), but.map(Birth::set)).map(|left| left.birth)
+    };
+    for time in [5, 6, 7] {
+        made(&mut files, "x", time, now());
+    }
+    assert_eq!(left(&files, None), Some(Birth::set(6)));
+    gone(&mut files, "x", 6, later(8));
+    assert_eq!(left(&files, None), Some(Birth::set(5)));
+    assert_eq!(left(&files, Some(5)), None, "that stands there");
+    for _ in 0..2 {
+        files.handle(later(9), A, FileEvent::Gone { key: key("x"), birth: None });
+    }
+    assert_eq!((files.holder(&key("x")), left(&files, None)), (None, None), "both were deleted");
+}
+
 fn maker(files: &Files, name: &str, time: u64) -> Maker {
     files.maker(&key(name), Birth::set(time), now())
 }

@@ -271,9 +271,11 @@ impl Link {
         // Of a link, both names are the file's; but what stands under the old one may be another's.
         let there = target;
         match (story.kind, new, there) {
-            // What stands there now is another's.
-            (Kind::Delete, ..) if source.is_some() => self.out.file(FileEvent::LeftGone { key: old }),
-            (Kind::Delete, ..) => self.out.file(FileEvent::Gone { key: old, birth: None }),
+            (Kind::Delete, ..) => self.out.file(match source {
+                // What stands there now is another's.
+                Some(source) => FileEvent::LeftGone { key: old, but: Some(source.birth) },
+                None => FileEvent::Gone { key: old, birth: None },
+            }),
             (Kind::Rename, Some(new), Some(there)) => {
                 self.out.file(FileEvent::Made { key: new, birth: there.birth, at });
                 // What has the old name now is another file.

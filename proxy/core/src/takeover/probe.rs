@@ -810,7 +810,8 @@ impl Link {
 /// What is known of a name for a request in flight.
 pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, request: &Request) -> Name {
     let since = since(request);
-    let left = files.left_behind(key).filter(|left| request.at <= left.until);
+    let stands = there.map(|there| there.birth);
+    let left = files.left_behind(key, stands).filter(|left| request.at <= left.until);
     // A rename of which nobody knows the outcome may have taken the file at any time since it had the name.
     let had = [left.map(|left| left.from), files.holder(key).map(|(_, heard)| heard)];
     let had = had.into_iter().flatten().fold(since, Instant::min);
@@ -828,7 +829,7 @@ pub(super) fn known(files: &Files, key: &FileKey, there: Option<Sighting>, reque
         may_be_made: files.may_be_made_since(key, gone.map_or(since, |gone| gone.min(since))),
         is_unseen: files.is_blind(),
         was_taken: files.was_taken(key, since, request.at),
-        was_left: left.is_some_and(|left| there.is_none_or(|there| !left.birth.can_be(there.birth))),
+        was_left: left.is_some(),
     }
 }
 
