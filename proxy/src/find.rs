@@ -47,7 +47,7 @@ pub(crate) async fn now(means: &FindMeans) -> anyhow::Result<Vec<Found>> {
         FindMeans::Dns(name) => Ok(by_name(lookup_host(name).await.with_context(|| name.clone())?)),
         #[cfg(feature = "k8s")]
         FindMeans::Slices(wanted) => {
-            Slices::new(k8s::client("[nodes] endpoint_slices").await?, wanted).list().await
+            Slices::new(k8s::client("[nodes] endpoint_slices").await?, wanted).try_out().await
         }
         #[cfg(not(feature = "k8s"))]
         FindMeans::Slices(_) => anyhow::bail!("this understudy was built without Kubernetes"),

@@ -8,9 +8,14 @@ mod slices;
 #[cfg(test)]
 mod stand_in;
 
+use std::fmt::Debug;
+
 use anyhow::Context as _;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, Config, api::ListParams};
+use k8s_openapi::{api::core::v1::Pod, serde::de::DeserializeOwned};
+use kube::{
+    Api, Client, Config, Resource,
+    api::{ListParams, WatchParams},
+};
 
 pub(crate) use self::{
     fence::PodFence,
@@ -44,19 +49,42 @@ fn connect(mut config: Config) -> anyhow::Result<Client> {
     Client::try_from(config).with_context(|| format!("the API server at {url} cannot be reached{remedy}"))
 }
 
+/// Whether watching is granted too: with what is listed alone, nothing would be heard of changes. Changes nothing.
+///
+/// # Errors
+/// The API server's.
+async fn try_watch<K>(api: &Api<K>, selected: WatchParams) -> anyhow::Result<()>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    // A refusal comes before anything else; what there is to be heard does not matter.
+    api.watch(&selected.timeout(1), "0").await.map(|_| ()).context("they can be listed, but not watched")
+}
+
 /// Which of these pods there are not.
 pub(crate) async fn missing<'a>(
     namespace: &str,
     names: impl Iterator<Item = &'a str>,
 ) -> anyhow::Result<Vec<String>> {
-    let (pods, mut missing) =
-        (Api::<Pod>::namespaced(client("[fence] kubernetes").await?, namespace), Vec::new());
+    missing_of(&Api::namespaced(client("[fence] kubernetes").await?, namespace), namespace, names).await
+}
+
+async fn missing_of<'a>(
+    pods: &Api<Pod>,
+    namespace: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> anyhow::Result<Vec<String>> {
+    let mut missing = Vec::new();
     for name in names {
         // Listed, as the fence does it, so that a role that is too narrow is found out.
-        let found = pods.list(&ListParams::default().fields(&format!("metadata.name={name}"))).await;
+        let only = format!("metadata.name={name}");
+        let found = pods.list(&ListParams::default().fields(&only)).await;
         if found.with_context(|| format!("pod {namespace}/{name}"))?.items.is_empty() {
             missing.push(name.to_owned());
         }
+        try_watch(pods, WatchParams::default().fields(&only))
+            .await
+            .with_context(|| format!("pod {namespace}/{name}"))?;
     }
     Ok(missing)
 }

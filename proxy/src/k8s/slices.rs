@@ -9,11 +9,12 @@ use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{
     Api, Client,
-    api::ListParams,
+    api::{ListParams, WatchParams},
     runtime::{WatchStreamExt as _, watcher},
 };
 use understudy_core::fleet::Found;
 
+use super::try_watch;
 use crate::{config::SlicesConfig, find::News};
 
 /// By which label the slices of a Service are known.
@@ -33,12 +34,13 @@ impl Slices {
         Self { api, label: format!("{SERVICE}={service}"), port: *port }
     }
 
-    /// The nodes of now.
+    /// The nodes of now, and whether changes would be heard of.
     ///
     /// # Errors
     /// The API server's.
-    pub(crate) async fn list(&self) -> anyhow::Result<Vec<Found>> {
+    pub(crate) async fn try_out(&self) -> anyhow::Result<Vec<Found>> {
         let slices = self.api.list(&ListParams::default().labels(&self.label)).await?;
+        try_watch(&self.api, WatchParams::default().labels(&self.label)).await?;
         Ok(nodes(slices.items.iter(), self.port))
     }
 
