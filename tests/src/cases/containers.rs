@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Case, Report, Scale};
@@ -54,7 +55,7 @@ pub(super) fn with_podman(binary: &Path, act: impl FnOnce(Podman) -> Result<Repo
 
 fn outlive_their_nodes(scale: &Scale, podman: Podman) -> Result<Report> {
     let mut site = Site::new(podman)?;
-    // Podman takes its time over a kill: lest the copy be over before.
+    // Lest the copy be over before the kill.
     site.net.stretch_copies(scale.copy, Duration::from_secs(4))?;
     let mut report = Report::default();
     for download in [true, false] {
@@ -252,17 +253,17 @@ impl Site {
     /// SIGTERM, with the time that the chart gives; how long it took. It has ended well.
     pub(super) fn stop_proxy(&self, name: &str) -> Result<Duration> {
         let grace = &self.object("StatefulSet", "understudy")?["spec"]["template"]["spec"];
-        let grace = grace["terminationGracePeriodSeconds"].to_string();
-        let (start, name) = (Instant::now(), self.net.space(name));
-        self.podman.run(&["stop", "--time", &grace, &name])?;
+        let grace = grace["terminationGracePeriodSeconds"].as_u64().context("no grace")?;
+        let start = Instant::now();
+        self.podman.signal(&self.net, name, Signal::TERM)?;
+        let status = self.podman.await_end(&self.net, name, Duration::from_secs(grace))?;
         let took = start.elapsed();
-        let status = self.podman.run(&["inspect", "--format", "{{.State.ExitCode}}", &name])?;
         ensure!(status == "0", "the proxy ended with status {status}");
         Ok(took)
     }
 
     pub(super) fn kill(&self, name: &str) -> Result<()> {
-        self.podman.run(&["kill", "--signal", "KILL", &self.net.space(name)]).map(|_| ())
+        self.podman.signal(&self.net, name, Signal::KILL)
     }
 
     fn get(&self, path: &str) -> Result<String> {

@@ -2,19 +2,23 @@
 //! without pulling anything (tests/image.sh), in a storage of their own.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::net::Net;
+use super::{net::Net, wait_until};
 
 /// Podman, and the containers that it was told to run. Dropped, they are gone.
 #[derive(Debug)]
 pub(crate) struct Podman {
     storage: PathBuf,
-    names: Vec<String>,
+    /// By their full names, with the process that was started last.
+    containers: BTreeMap<String, Pid>,
 }
 
 impl Podman {
@@ -31,7 +35,7 @@ impl Podman {
             let built = Command::new(&script).arg(what).env("CARGO_TARGET_DIR", target).output()?;
             ensure!(built.status.success(), "image.sh: {}", String::from_utf8_lossy(&built.stderr).trim());
         }
-        Ok(Self { storage: target.join("containers"), names: Vec::new() })
+        Ok(Self { storage: target.join("containers"), containers: BTreeMap::new() })
     }
 
     fn command(&self) -> Command {
@@ -68,8 +72,26 @@ impl Podman {
             .args(container.words(net, space))
             .output()?;
         ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr).trim());
-        self.names.push(name);
+        let pid = self.run(&["inspect", "--format", "{{.State.Pid}}", &name])?.parse()?;
+        self.containers.insert(name, Pid::from_raw(pid).context("it has ended")?);
         Ok(())
+    }
+
+    /// Sends a signal to the first process of a container, as a runtime does it. Without podman, which takes its time: what it befalls
+    /// may be over by then.
+    pub(crate) fn signal(&self, net: &Net, name: &str, signal: Signal) -> Result<()> {
+        Ok(kill_process(self.process(net, name)?, signal)?)
+    }
+
+    /// Waits until a container that runs has ended; the status with which its first process did.
+    pub(crate) fn await_end(&self, net: &Net, name: &str, limit: Duration) -> Result<String> {
+        let process = PathBuf::from(format!("/proc/{}", self.process(net, name)?.as_raw_nonzero()));
+        wait_until(&format!("{name} ends"), limit, || !process.exists())?;
+        self.run(&["wait", &net.space(name)])
+    }
+
+    fn process(&self, net: &Net, name: &str) -> Result<Pid> {
+        self.containers.get(&net.space(name)).copied().with_context(|| format!("no container {name}"))
     }
 
     /// Runs a container in a namespace to its end.
@@ -90,7 +112,7 @@ impl Podman {
 
 impl Drop for Podman {
     fn drop(&mut self) {
-        for name in &self.names {
+        for name in self.containers.keys() {
             let _ = self.run(&["rm", "--force", "--time", "0", name]);
         }
     }
