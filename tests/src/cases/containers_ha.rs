@@ -1,5 +1,6 @@
 //! Two containers of the proxy with what the chart renders for its example: etcd elects, a label on the pod says who serves, and
-//! a Service leads there. The API server is a stand-in (tests/chart/api.py), and the Service is played here.
+//! a Service leads there. The API server is a stand-in (tests/chart/api.py) that the proxies ask as pods do, by the token and the CA
+//! of a service account; the Service is played here.
 
 use std::{
     fs,
@@ -45,7 +46,13 @@ pub(super) const CASES: &[Case] = &[Case {
 const PODS: [(&str, &str); 2] = [("understudy-0", "10.77.0.41"), ("understudy-1", "10.77.0.42")];
 /// Where the API server answers: the machine's own address.
 const MACHINE: &str = "10.77.0.254";
+/// Pods, by TLS.
+const SECURE_PORT: &str = "6443";
+/// The machine itself.
 const API: &str = "10.77.0.254:8080";
+/// Where a kubelet mounts what a pod needs to ask it.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const TOKEN: &str = "a-token-of-the-test";
 /// Copies that fill the guest's memory show its limits, not the proxy's.
 const LARGEST: u64 = 64 << 20;
 
@@ -89,7 +96,7 @@ fn outlive_their_proxies(scale: &Scale, podman: Podman) -> Result<Report> {
     write_noise(&results.join("up.bin"), len)?;
     write_noise(&share.join("down.bin"), len)?;
     for node in ["samba-0", "samba-1"] {
-        // Podman takes its time over a kill: lest the copy be over before.
+        // Lest the copy be over before the fault.
         cluster.site.net.stretch_copies_at(node, len, Duration::from_secs(6))?;
     }
     fs::set_permissions(&share, fs::Permissions::from_mode(0o777))?;
@@ -160,20 +167,8 @@ impl Cluster {
         for (name, address) in PODS {
             site.net.add_host(name, address)?;
         }
+        make_account(&root)?;
         let api = start_api(&site, &root)?;
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "a",
-            "clusters": [{"name": "a", "cluster": {"server": format!("http://{API}"), "certificate-authority": "/var/run/kube/ca.crt"}}],
-            "users": [{"name": "a", "user": {}}],
-            "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-        });
-        fs::create_dir_all(root.join("kube"))?;
-        // Every pod is given one, and the image has none of its own where it is built without the public base.
-        let ca = root.join("kube/ca.crt");
-        let request = ["openssl", "req", "-x509", "-nodes", "-subj", "/CN=a", "-newkey", "ec"];
-        let curve = ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", "/dev/null", "-out"];
-        run(&[&request[..], &curve, &[&ca.display().to_string()]].concat())?;
-        fs::write(root.join("kube/config"), kubeconfig.to_string())?;
         let service = Service::start(&site)?;
         let mut cluster = Self { service, site, _etcd: etcd, _api: api };
         let [(first, _), (second, _)] = PODS;
@@ -200,9 +195,10 @@ impl Cluster {
             let key = variable["name"].as_str().context("a variable without a name")?;
             container.environment.push((key.to_owned(), value.to_owned()));
         }
-        // In the place of the service account's token.
-        container.environment.push(("KUBECONFIG".into(), "/var/run/kube/config".into()));
-        container.mounts.push((self.site.dir.path().join("kube"), "/var/run/kube", false));
+        for (key, value) in [("HOST", MACHINE), ("PORT", SECURE_PORT)] {
+            container.environment.push((format!("KUBERNETES_SERVICE_{key}"), value.to_owned()));
+        }
+        container.mounts.push((self.site.dir.path().join("account"), ACCOUNT, false));
         container.hosts.push(("etcd".into(), "10.77.0.31".into()));
         self.site.podman.start(&self.site.net, name, &container)
     }
@@ -278,13 +274,38 @@ impl Cluster {
     }
 }
 
+/// What a kubelet mounts into a pod, and the API server's certificate, which the CA in it has signed.
+fn make_account(root: &Path) -> Result<()> {
+    let (account, tls) = (root.join("account"), root.join("tls"));
+    for dir in [&account, &tls] {
+        fs::create_dir_all(dir)?;
+    }
+    fs::write(account.join("token"), TOKEN)?;
+    fs::write(account.join("namespace"), "default")?;
+    let [ca, ca_key, key, certificate] =
+        [account.join("ca.crt"), tls.join("ca.key"), tls.join("key"), tls.join("certificate")]
+            .map(|path| path.display().to_string());
+    let made = |subject, key, out| {
+        let new = ["openssl", "req", "-x509", "-nodes", "-subj", subject, "-newkey", "ec"];
+        [&new[..], &["-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", key, "-out", out]].concat()
+    };
+    run(&made("/CN=cluster", &ca_key, &ca))?;
+    let name = format!("subjectAltName=IP:{MACHINE}");
+    let signed = ["-CA", &ca, "-CAkey", &ca_key, "-addext", &name, "-addext", "basicConstraints=CA:FALSE"];
+    run(&[&made("/CN=kube-apiserver", &key, &certificate)[..], &signed].concat())
+}
+
 /// Starts the stand-in, which knows the proxies' pods and lets through what the chart's role grants.
 fn start_api(site: &Site, root: &Path) -> Result<Process> {
     let labels = &site.object("StatefulSet", "understudy")?["spec"]["template"]["metadata"]["labels"];
     let pods: Value = PODS.iter().map(|(name, _)| ((*name).to_owned(), labels.clone())).collect();
     let rules = &site.object("Role", "understudy-label")?["rules"];
     let file = root.join("api.json");
-    fs::write(&file, json!({"rules": rules, "pods": pods}).to_string())?;
+    let tls = json!({
+        "address": format!("{MACHINE}:{SECURE_PORT}"), "token": TOKEN,
+        "certificate": root.join("tls/certificate"), "key": root.join("tls/key"),
+    });
+    fs::write(&file, json!({"rules": rules, "pods": pods, "tls": tls}).to_string())?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("chart/api.py");
     let child = site
         .net
