@@ -3,7 +3,7 @@
 
 use std::{
     fmt, fs,
-    ops::{AddAssign, Sub},
+    ops::{AddAssign, Range, Sub},
     path::Path,
     process,
     sync::Barrier,
@@ -12,6 +12,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rustix::{
+    io::Errno,
+    process::Pid,
+    thread::{CpuSet, sched_setaffinity},
+};
 use serde_json::{Value, json};
 use smb_parse::{create_context::tag, encode, header::Command};
 
@@ -22,7 +27,7 @@ use crate::{
         Rig, Site,
         etcd::Etcd,
         net::Net,
-        node::Settings,
+        node::{Node, Settings},
         proxy::{Door, Orders, Proxy},
     },
 };
@@ -109,6 +114,34 @@ impl Fair {
         }
         Ok(Self { stands, etcd, rig })
     }
+
+    /// Keeps etcd to some of the machine's CPUs, and all else, with what it will start, to others.
+    fn pin(&self, all: Range<usize>, etcd: Range<usize>) -> Result<()> {
+        let proxies = self.stands.iter().map(|stand| stand.proxy.pid());
+        let others = self.node_pids().into_iter().chain(proxies).chain([process::id()]);
+        pin(others, all).and_then(|()| pin(self.etcd.pids(), etcd)).context("pinning processes to CPUs")
+    }
+
+    fn node_pids(&self) -> Vec<u32> {
+        let pids = self.rig.nodes.iter().flat_map(Node::pids);
+        pids.filter_map(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok()).collect()
+    }
+}
+
+/// Keeps processes to some of the machine's CPUs.
+fn pin(processes: impl Iterator<Item = u32>, cpus: Range<usize>) -> Result<()> {
+    let mut set = CpuSet::new();
+    cpus.for_each(|cpu| set.set(cpu));
+    // Some of them, or of their threads, have just ended.
+    for task in processes.filter_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).ok()).flatten().flatten()
+    {
+        let thread = task.file_name().to_str().and_then(|name| Pid::from_raw(name.parse().ok()?));
+        match sched_setaffinity(thread, &set) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// What was measured.
@@ -148,7 +181,14 @@ pub(super) fn run(out: &Path, only: &str, rounds: u32, opens: usize) -> Result<(
         latency(&fair, &mut report, rounds, durable)?;
     }
     if rates {
-        rate(&fair, &mut report, rounds)?;
+        rate(&fair, &mut report, rounds, "64 clients")?;
+        // Where it matters etcd is on machines of its own.
+        let cpus = thread::available_parallelism()?.get();
+        if cpus > 1 {
+            fair.pin(0..cpus - 1, cpus - 1..cpus)?;
+            rate(&fair, &mut report, rounds, "64 clients, etcd apart")?;
+            fair.pin(0..cpus, 0..cpus)?;
+        }
     }
     for index in (0..fair.stands.len()).filter(|_| kept) {
         many(&mut fair, &mut report, index, opens)?;
@@ -226,7 +266,6 @@ impl Used {
     fn now(fair: &Fair, stand: &Stand) -> Result<Self> {
         let metrics = stand.proxy.metrics(&fair.rig.net)?;
         let metric = |name: &str| metrics.get(&format!("understudy_{name}")).copied().unwrap_or_default();
-        let node = fair.rig.nodes.first().context("no node")?.pids();
         // Some of them have just ended.
         let of = |pids: &mut dyn Iterator<Item = u32>| pids.filter_map(|pid| cpu::seconds(pid).ok()).sum();
         Ok(Self {
@@ -234,7 +273,7 @@ impl Used {
             seconds: 0.0,
             proxy: cpu::seconds(stand.proxy.pid())?,
             etcd: of(&mut fair.etcd.pids()),
-            node: of(&mut node.iter().filter_map(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok())),
+            node: of(&mut fair.node_pids().into_iter()),
             clients: cpu::seconds(process::id())?,
             commits: metric("store_commit_seconds_count"),
             committing: metric("store_commit_seconds_sum"),
@@ -272,7 +311,7 @@ impl AddAssign for Used {
 }
 
 /// How many durable CREATEs, each with its CLOSE, many clients get done, and what each costs.
-fn rate(fair: &Fair, report: &mut Report, rounds: u32) -> Result<()> {
+fn rate(fair: &Fair, report: &mut Report, rounds: u32, whose: &str) -> Result<()> {
     let mut rates = vec![Vec::new(); fair.stands.len()];
     let mut sums = vec![Used::default(); fair.stands.len()];
     for round in 0..=rounds {
@@ -294,7 +333,7 @@ fn rate(fair: &Fair, report: &mut Report, rounds: u32) -> Result<()> {
             ("% of memory", 100.0 * median(&ratios)),
             ("at least", 100.0 * least),
         ];
-        report.add("CREATEs of 64 clients", stand.kind, &values);
+        report.add(whose, stand.kind, &values);
     }
     for (stand, used) in fair.stands.iter().zip(&sums) {
         let micros = |seconds: f64| seconds * 1e6 / used.pairs;
