@@ -860,13 +860,16 @@ impl Files {
     /// A file has this name, asked for at `asked`. Others that had it, and were to be deleted, are deleted, though Opens of them
     /// are not known to be closed.
     fn succeed_doomed(&mut self, now: Instant, key: &FileKey, next: FileIdentity, asked: Instant) {
+        // Links are heard in any order: the other one may be younger, and opened when this one was deleted.
+        let is_before =
+            |entry: &&Entry| entry.heard.is_before(asked) || entry.file.birth.is_older_than(next.birth);
         let doomed = self.at(key).filter(|entry| entry.doomed && entry.file.is_surely_not(next));
-        let files: Vec<FileIdentity> = doomed.map(|entry| entry.file).collect();
-        // Links are heard in any order: it may be this one that is gone.
+        let files: Vec<FileIdentity> = doomed.filter(is_before).map(|entry| entry.file).collect();
+        // So may it be this one that is gone.
         if files.is_empty() || self.is_gone_since(key, next.birth, asked) {
             return;
         }
-        self.set_doomed(key, false, |file| file.is_surely_not(next));
+        self.set_doomed(key, false, |file| files.contains(&file));
         for file in files {
             self.gone(now, key.clone(), file.birth);
         }

@@ -52,6 +52,13 @@ pub(super) struct Heard {
     turn: u64,
 }
 
+impl Heard {
+    /// Whether it was heard of before that.
+    pub(super) fn is_before(self, at: Instant) -> bool {
+        self.at < at
+    }
+}
+
 impl Rename {
     /// Whether an Open was there before this was sent. Every rename is told of before it is sent, and an Open only when its
     /// CREATE was answered: by their order it is certain.

@@ -323,6 +323,22 @@ fn of_two_files_that_had_a_name_each_is_doomed_by_itself() {
 }
 
 #[test]
+fn a_doomed_file_is_not_succeeded_by_one_that_had_the_name_before() {
+    let mut files = Files::default();
+    let doomed = FileEvent::Doomed { open: OpenToken(1), doomed: true };
+    opened_as(&mut files, (A, 1), "x", file(6, None), (later(1), 1));
+    files.handle(later(1), A, doomed.clone());
+    // It was asked for before anything was heard of the other.
+    opened_as(&mut files, (B, 1), "x", file(5, None), (later(2), 1));
+    assert!(files.place(A, OpenToken(1)).is_some_and(|place| place.doomed));
+    assert_eq!(files.remover(&name("x").key, now()), Remover::Nobody);
+    files.handle(later(3), B, doomed);
+    opened_as(&mut files, (B, 2), "x", file(7, None), (later(4), 1));
+    assert_eq!(files.remover(&name("x").key, now()), Remover::Known, "a younger one has succeeded both");
+    assert!(!files.place(A, OpenToken(1)).is_some_and(|place| place.doomed));
+}
+
+#[test]
 fn an_open_whose_connection_is_lost_keeps_no_file_from_being_deleted() {
     let mut files = Files::default();
     opened(&mut files, A, 1, "x");

@@ -64,6 +64,11 @@ impl Birth {
         self.time != other.time && !self.derived && !other.derived
     }
 
+    /// Whether this file was created earlier.
+    pub(crate) fn is_older_than(self, other: Self) -> bool {
+        self.time < other.time
+    }
+
     /// What is known of the time of a file that has shown this and `other`.
     pub(crate) fn latest(self, other: Self) -> Self {
         if self.derived && self.time < other.time { other } else { self }

@@ -3,7 +3,8 @@
 //! nobody's way (Samba asks no oplock or lease over it, and compares no share modes).
 //!
 //! An Open with FILE_DELETE_ON_CLOSE is looked for so under its recorded name, too: that may have been given to another file by
-//! then, since a rename of which nobody knows the outcome, and what was opened with that option is deleted when it is closed.
+//! then, since a rename of which nobody knows the outcome, and what was opened with that option is deleted when it is closed. So
+//! is one whose file the lost node may have deleted: to have another file open instead would keep its own clients from it.
 //!
 //! | the look finds | then |
 //! |---|---|
@@ -39,7 +40,7 @@ const SHARE_ALL: u32 = 7;
 impl Link {
     /// How an Open begins to be looked for under its recorded name.
     pub(super) fn first_op(&self, open: &Open) -> Op {
-        if self.reclaim_options(open) & DELETE_ON_CLOSE != 0 {
+        if self.reclaim_options(open) & DELETE_ON_CLOSE != 0 || self.may_be_deleted(open.token) {
             Op::Look(open.token, Under::Recorded)
         } else {
             Op::Reclaim(open.token)
@@ -79,7 +80,7 @@ impl Link {
         let Some(open) = self.opens.get(token) else { return };
         let is_it = |identity| match identity {
             Identity::Same => true,
-            Identity::Alike => under == Under::Recorded,
+            Identity::Alike => under == Under::Recorded && !self.may_be_deleted(token),
             Identity::Other => false,
         };
         match found.map(|response| (response.file_id, identity(open, &response))) {
