@@ -456,6 +456,13 @@ impl Link {
         }
     }
 
+    /// The Opens that a request acknowledges a break of.
+    pub(super) fn acknowledged_opens(&self, request: &Request) -> Vec<OpenToken> {
+        let Ok(ack) = oplock_break::Ack::parse(&request.msg) else { return Vec::new() };
+        let (open, _) = self.acknowledged_by(request, &ack);
+        open.into_iter().flat_map(|open| Cached::by(open).of(&self.opens)).map(|open| open.token).collect()
+    }
+
     /// What has come of an acknowledgement nobody can tell, for its answer is not the node's. The client has given back what it
     /// was told to all the same, and is told anew of what it gets afterwards.
     pub(super) fn settle_untold_ack(&mut self, id: MessageId) {

@@ -53,7 +53,7 @@ impl Link {
         let units = std::mem::take(&mut self.parked);
         self.fresh = false;
         let mut full = false;
-        let mut waiting = Waiting::default();
+        let (mut waiting, mut behind) = (Waiting::default(), Waiting::default());
         let mut told = false;
         let (mut deferred, mut undecided) = (false, false);
         for ids in units {
@@ -79,12 +79,13 @@ impl Link {
                 }
                 self.parked.push_back(ids);
             } else if full {
-                self.parked.push_back(ids);
+                self.acknowledge_ahead(now, ids, &mut behind);
             } else if matches!(self.state, State::Relay(_)) {
                 self.relay_parked(&ids);
             } else if !self.send_unit(now, &ids) {
                 full = true;
                 undecided |= doubtful;
+                self.note_waiting(&ids, &mut behind);
                 self.parked.push_back(ids);
             } else if doubtful && ids.iter().all(|id| self.requests.get(*id).is_none()) {
                 // It was answered from here. What that did to names Files is to know before the next is decided.
@@ -111,14 +112,32 @@ impl Link {
         } else if !self.parked.is_empty() {
             let units = std::mem::take(&mut self.parked);
             let mut full = false;
+            let mut behind = Waiting::default();
             for ids in units {
-                full = full || !self.send_unit(now, &ids);
                 if full {
+                    self.acknowledge_ahead(now, ids, &mut behind);
+                } else if !self.send_unit(now, &ids) {
+                    full = true;
+                    self.note_waiting(&ids, &mut behind);
                     self.parked.push_back(ids);
                 }
             }
         }
         self.finish_shutdown(now);
+    }
+
+    /// Frames wait for credits, or for an answer, and `behind` is what they work on. They may wait for just the acknowledgement
+    /// of a break, so that goes ahead of them: but not of what its client does with the file before it has given that back.
+    fn acknowledge_ahead(&mut self, now: Instant, ids: Vec<MessageId>, behind: &mut Waiting) {
+        let request = ids.first().and_then(|id| self.requests.get(*id));
+        let is_ack = |r: &&Request| r.header.command == Command::OPLOCK_BREAK && ids.len() == 1;
+        let given_back = request.filter(is_ack).map_or(Vec::new(), |r| self.acknowledged_opens(r));
+        let goes_ahead = !given_back.is_empty() && given_back.iter().all(|open| !behind.opens.contains(open));
+        if !goes_ahead || !self.send_unit(now, &ids) {
+            behind.opens.extend(given_back);
+            self.note_waiting(&ids, behind);
+            self.parked.push_back(ids);
+        }
     }
 
     /// Whether the node that this Link is on serves no more, which it is still to be told.
