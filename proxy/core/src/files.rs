@@ -669,7 +669,7 @@ impl Files {
                 self.succeed_doomed(now, &key, FileIdentity { birth, number: None }, at);
                 // Links are heard in any order: it may be that what was made is gone.
                 if !self.is_gone_since(&key, birth, at) {
-                    self.lately.given(&key, birth, now);
+                    self.lately.given(&key, birth, at, now);
                 }
                 // It may be told before it is answered, and again then.
                 let is_it = |made: &Record| made.key == key && made.birth.is_at(birth);

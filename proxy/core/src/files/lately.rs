@@ -38,6 +38,15 @@ struct Happened {
     turn: u64,
 }
 
+impl Happened {
+    fn leave(&mut self, left: Left) {
+        if self.left.len() >= LEFT {
+            self.left.remove(0);
+        }
+        self.left.push(left);
+    }
+}
+
 /// How many files are remembered that had a name one after the other.
 const LEFT: usize = 8;
 
@@ -53,19 +62,21 @@ pub(super) struct Lately {
 }
 
 impl Lately {
-    /// A file has this name now.
-    pub(super) fn given(&mut self, key: &FileKey, birth: Birth, now: Instant) {
+    /// A file has got this name by a request that was asked for at `asked`.
+    pub(super) fn given(&mut self, key: &FileKey, birth: Birth, asked: Instant, now: Instant) {
         let happened = self.note(key);
         happened.left.retain(|left| !left.birth.can_be(birth));
-        if let Some((was, from)) = happened.given.filter(|(was, _)| !was.can_be(birth)) {
-            if happened.left.len() >= LEFT {
-                happened.left.remove(0);
+        match happened.given {
+            // Links are heard in any order: the file that was created earlier had the name earlier.
+            Some((has, heard)) if asked < heard && birth.is_surely_not(has) && birth.is_older_than(has) => {
+                happened.leave(Left { birth, from: now, until: heard });
             }
-            happened.left.push(Left { birth: was, from, until: now });
-        }
-        let is_known = happened.given.is_some_and(|(given, _)| given.is_at(birth));
-        if !is_known {
-            happened.given = Some((birth, now));
+            Some((has, _)) if has.is_at(birth) => {}
+            Some((was, from)) if !was.can_be(birth) => {
+                happened.leave(Left { birth: was, from, until: now });
+                happened.given = Some((birth, now));
+            }
+            _ => happened.given = Some((birth, now)),
         }
         self.forget(now);
     }

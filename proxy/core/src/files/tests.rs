@@ -362,6 +362,25 @@ fn gone(files: &mut Files, name: &str, time: u64, at: Instant) {
 }
 
 #[test]
+fn of_two_made_at_once_the_younger_has_the_name_whichever_is_heard_of_first() {
+    let mut files = Files::default();
+    let made = |files: &mut Files, time, asked, heard| {
+        files.handle(heard, A, FileEvent::Made { key: key("x"), birth: Birth::set(time), at: asked });
+    };
+    let holder = |files: &Files| files.holder(&key("x")).map(|(birth, _)| birth);
+    made(&mut files, 6, later(2), later(3));
+    made(&mut files, 5, later(1), later(4));
+    assert_eq!(holder(&files), Some(Birth::set(6)));
+    assert!(files.left_behind(&key("x"), None).iter().any(|left| left.birth == Birth::set(5)));
+    made(&mut files, 4, later(5), later(6));
+    assert_eq!(
+        holder(&files),
+        Some(Birth::set(4)),
+        "asked for when the other was heard of: it was renamed so"
+    );
+}
+
+#[test]
 fn what_was_found_to_be_gone_is_the_file_that_had_the_name_last() {
     let mut files = Files::default();
     made(&mut files, "x", 5, now());
