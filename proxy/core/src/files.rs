@@ -18,8 +18,12 @@
 //! of a new node, and wakes the Links that wait whenever [`Files::version`] has changed.
 
 mod absent;
+mod barrier;
 pub(crate) mod bygone;
+mod doom;
+mod history;
 mod lately;
+mod moves;
 mod name;
 mod remembered;
 mod renames;
@@ -35,17 +39,19 @@ use std::{
 pub(crate) use self::absent::Claimed;
 use self::{
     absent::{ABSENT, Absent},
+    barrier::Barrier,
     bygone::Bygone,
-    lately::{Lately, Left},
+    lately::Lately,
     remembered::{Record, Remembered},
-    renames::{Heard, Over, Rename, Renames},
+    renames::{Heard, Over, Renames},
     traces::Traces,
 };
+pub(crate) use self::{history::Maker, renames::Taking, tail::Tail};
 pub use self::{
+    history::Remover,
     name::{FileIdentity, Name},
     traces::Deed,
 };
-pub(crate) use self::{renames::Taking, tail::Tail};
 use crate::{
     event::FileEvent,
     ids::{LinkId, MessageId, OpenToken},
@@ -74,47 +80,6 @@ struct Entry {
     doomed: bool,
     /// It is open to write.
     writes: bool,
-}
-
-/// What an Open wants until it is back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wants {
-    Nothing,
-    Reclaim,
-    /// Only its delete-on-close flag.
-    Flag,
-}
-
-impl Entry {
-    fn wants(&self) -> Wants {
-        match (self.reclaimed, self.unflagged) {
-            (true, _) => Wants::Nothing,
-            (false, true) => Wants::Flag,
-            (false, false) => Wants::Reclaim,
-        }
-    }
-}
-
-/// How many Opens are not back.
-#[derive(Debug, Default, Clone, Copy)]
-struct Barrier {
-    unreclaimed: u32,
-    /// Of those: how many only want their delete-on-close flag.
-    unflagged: u32,
-}
-
-impl Barrier {
-    fn raise(&mut self, wants: Wants) {
-        self.unreclaimed += 1;
-        self.unflagged += u32::from(wants == Wants::Flag);
-    }
-
-    /// Whether nobody is waited for any more, but for flags.
-    fn lift(&mut self, wanted: Wants) -> bool {
-        self.unreclaimed -= 1;
-        self.unflagged -= u32::from(wanted == Wants::Flag);
-        self.unreclaimed == self.unflagged
-    }
 }
 
 /// What has one name.
@@ -190,30 +155,6 @@ pub struct Files {
     blind: bool,
 }
 
-/// What is known of who made a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Maker {
-    /// A request that was answered, under that very name.
-    Known,
-    /// It may have been one that was answered.
-    Unclear,
-    /// None that was answered.
-    Nobody,
-}
-
-/// What is known of whether a name was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Remover {
-    /// An answered request has removed a file of that very name.
-    Known,
-    /// This file, which had that very name, was found under another one: a rename did that, answered or not.
-    Moved(Birth),
-    /// It may have.
-    Unclear,
-    /// None that was answered.
-    Nobody,
-}
-
 impl Files {
     /// Grows whenever a barrier was raised or lifted, and when a file was renamed.
     pub fn version(&self) -> u64 {
@@ -234,30 +175,6 @@ impl Files {
     /// Recorded Opens that are not back yet.
     pub fn unreclaimed(&self) -> u64 {
         self.unreclaimed
-    }
-
-    /// Whether a request on the file of this name must wait.
-    pub fn is_blocked(&self, key: &FileKey) -> bool {
-        self.unreclaimed > 0 && self.files.get(key).is_some_and(|file| file.barrier.unreclaimed > 0)
-    }
-
-    /// The same by an Open, whatever its file is called by now, and by whatever other name it is open.
-    pub fn is_open_blocked(&self, link: LinkId, open: OpenToken) -> bool {
-        let blocked = |entry: &Entry| {
-            self.is_blocked(&entry.name.key)
-                || entry.file.number.is_some_and(|number| self.numbers.contains_key(&number))
-        };
-        self.unreclaimed > 0 && self.entry(link, open).is_some_and(blocked)
-    }
-
-    /// Whether the delete-on-close flag of an Open may be set: all Opens of its file are back, of whatever Link. The file
-    /// admits no further one afterwards.
-    pub(crate) fn may_flag(&self, link: LinkId, open: OpenToken) -> bool {
-        let Some(entry) = self.entry(link, open) else { return true };
-        let by_name = self.files.get(&entry.name.key).map(|file| file.barrier);
-        let by_number = entry.file.number.and_then(|number| self.numbers.get(&number).copied());
-        let barriers = [by_name, by_number];
-        barriers.into_iter().flatten().all(|barrier| barrier.unreclaimed == barrier.unflagged)
     }
 
     /// Whether some file is held for a client.
@@ -335,11 +252,6 @@ impl Files {
         generation < self.lost_before
     }
 
-    /// Whether requests that open files or change names must wait.
-    pub fn is_opening_blocked(&self) -> bool {
-        self.unreclaimed > 0
-    }
-
     /// Whether some Link has still to find out what became of its requests, or to hear that its node is lost.
     pub fn is_in_doubt(&self) -> bool {
         !self.doubtful.is_empty() || !self.behind.is_empty()
@@ -372,14 +284,6 @@ impl Files {
         self.renames.may_have_moved(key, since)
     }
 
-    /// Whether the file of that very name is to be deleted when its last Open is closed, and there still is one; or may be, for a
-    /// node has been asked for that.
-    pub(crate) fn is_doomed(&self, key: &FileKey) -> bool {
-        let mut deleting = self.deleting.iter().filter_map(|((link, _), open)| self.entry(*link, *open));
-        self.at(key).any(|entry| entry.deletes || entry.doomed)
-            || deleting.any(|entry| entry.name.key == *key)
-    }
-
     /// What an Open's file is called by now, and more of it.
     pub(crate) fn place(&self, link: LinkId, open: OpenToken) -> Option<Place<'_>> {
         let entry = self.entry(link, open)?;
@@ -392,152 +296,6 @@ impl Files {
         let entry = self.entry(link, open)?;
         let names = self.renames.names_of(&entry.name, entry.file);
         names.into_iter().find(|name| !tried.contains(&name.key))
-    }
-
-    /// Who made the file that now stands under a name, if that was after `since`.
-    pub(crate) fn maker(&self, key: &FileKey, birth: Birth, since: Instant) -> Maker {
-        let is_it = |made: &&Record| made.key == *key && made.birth.is_at(birth);
-        let may_be = |made: &Record| made.birth.is_at(birth) || made.key == *key && made.birth.can_be(birth);
-        match self.made.alike(key).find(is_it) {
-            // Links are heard in any order: it may be that what was made is gone, and this is another.
-            Some(made) if self.is_gone_since(&made.key, made.birth, made.at) => Maker::Unclear,
-            Some(_) => Maker::Known,
-            None if self.blind || self.made.has_forgotten(since) => Maker::Unclear,
-            None if self.made.alike(key).any(may_be) => Maker::Unclear,
-            // It was to be gone, but an Open that nobody was told of has kept it.
-            None if self.gone.alike(key).any(|gone| gone.key == *key && gone.birth.is_at(birth)) => {
-                Maker::Unclear
-            }
-            None => Maker::Nobody,
-        }
-    }
-
-    /// Whether a file that got a name, asked for at `at`, is known not to have it any more.
-    fn is_gone_since(&self, key: &FileKey, birth: Birth, at: Instant) -> bool {
-        let is_it = |gone: &Record| gone.key == *key && gone.birth.is_at(birth) && gone.at >= at;
-        self.gone.alike(key).any(is_it)
-    }
-
-    /// Whether an answered request has removed a file of that name, by deleting it, or by giving another name to it or to a
-    /// directory above it, and the answer came after `since`; or its file was found elsewhere since then.
-    pub fn remover(&self, key: &FileKey, since: Instant) -> Remover {
-        if let Some(moved) = self.moved_since(key, since) {
-            return Remover::Moved(moved.birth);
-        }
-        let mut answer = Remover::Nobody;
-        for name in key.and_directories_above() {
-            let mut alike = self.gone.alike(&name).filter(|gone| gone.at >= since).peekable();
-            if alike.peek().is_some() {
-                answer = Remover::Unclear;
-            }
-            if alike.any(|gone| gone.key == name) {
-                return Remover::Known;
-            }
-            if self.moved.alike(&name).any(|moved| moved.at >= since) {
-                answer = Remover::Unclear;
-            }
-        }
-        let forgotten = self.gone.has_forgotten(since) || self.moved.has_forgotten(since);
-        let unsure = self.blind || forgotten;
-        if unsure { Remover::Unclear } else { answer }
-    }
-
-    /// The same where it is asked of one file whether it had the name, of several that may have been found under others.
-    pub(crate) fn remover_from(&self, key: &FileKey, birth: Birth, since: Instant) -> Remover {
-        match self.remover(key, since) {
-            Remover::Moved(_) if self.all_moved_since(key, since).any(|moved| moved.birth.is_at(birth)) => {
-                Remover::Moved(birth)
-            }
-            other => other,
-        }
-    }
-
-    /// Whether a request took this very name from its file that had opened it by the name: the file had not lost it before.
-    ///
-    /// Not if others have the file open, or had since `asked`: Samba lets even the middle of a compound wait until they have
-    /// given back their handle leases, and what was opened by this name may have another one by then.
-    pub(crate) fn was_taken(&self, key: &FileKey, since: Instant, asked: Instant) -> bool {
-        let is_taken = self.taken.alike(key).any(|taken| taken.key == *key && taken.at >= since);
-        is_taken && !self.lately.may_be_closed_since(key, asked)
-    }
-
-    /// Whether others have what was taken from a name open, as far as is known: by that name, or by the one it has since.
-    fn is_shared(&self, key: &FileKey) -> bool {
-        let to = self.renames.last_from(key);
-        let opens = |key: &FileKey| self.files.get(key).map_or(0, |file| file.opens.len());
-        opens(key) > 0 || to.is_some_and(|to| opens(&to.key) > 1)
-    }
-
-    /// The file that had this very name, and was found under another one after all that is known to have removed the name. Of
-    /// several the one that was found last, which may have had it before the others.
-    fn moved_since<'a>(&'a self, key: &FileKey, since: Instant) -> Option<&'a Record> {
-        self.all_moved_since(key, since).last()
-    }
-
-    fn all_moved_since<'a>(&'a self, key: &FileKey, since: Instant) -> impl Iterator<Item = &'a Record> {
-        let since =
-            self.gone.alike(key).filter(|gone| gone.key == *key).fold(since, |last, gone| last.max(gone.at));
-        self.moved.alike(key).filter(move |moved| moved.key == *key && moved.at >= since)
-    }
-
-    /// Whether a file that got this name since then may have lost it again by another request, answered, in flight when its
-    /// node was lost, or of one that nobody here sees.
-    pub(crate) fn may_be_gone_since(&self, key: &FileKey, since: Instant) -> bool {
-        let is_gone = |names: &Remembered, key: &FileKey| {
-            names.has_forgotten(since) || names.alike(key).any(|name| name.at >= since)
-        };
-        let is_any_gone = |name: FileKey| {
-            [&self.gone, &self.moved].iter().any(|names| is_gone(names, &name))
-                || [Deed::Taken, Deed::Deleted]
-                    .iter()
-                    .any(|deed| self.traces.may_be_since(*deed, &name, since))
-        };
-        self.blind || key.and_directories_above().any(is_any_gone)
-    }
-
-    /// Whether the name may have been given to a file since then by a request of which nobody knows what became, or by one that
-    /// nobody here sees.
-    pub(crate) fn may_be_made_since(&self, key: &FileKey, since: Instant) -> bool {
-        self.blind || self.traces.may_be_since(Deed::Made, key, since)
-    }
-
-    /// Whether the file that had the name may have been deleted since then by an Open, by whatever name it was called by then, and
-    /// nobody knows whether it was.
-    pub(crate) fn may_be_deleted_since(&self, key: &FileKey, since: Instant) -> bool {
-        self.blind || self.traces.may_be_since(Deed::Deleted, key, since)
-    }
-
-    /// When an answered request has removed that very name, however long ago, if none has given it to a file since.
-    pub(crate) fn known_to_be_gone(&self, key: &FileKey) -> Option<Instant> {
-        let last = self.gone.alike(key).filter(|gone| gone.key == *key).map(|gone| gone.at).max();
-        last.filter(|at| self.lately.holder(key).is_none() && !self.lately.has_forgotten(*at))
-    }
-
-    /// Whether an answered request has removed the very file of an Open that is not back.
-    pub(crate) fn is_removed(&self, link: LinkId, open: OpenToken) -> bool {
-        let is_gone = |entry: &Entry| self.is_gone_since(&entry.name.key, entry.file.birth, entry.named);
-        self.entry(link, open).is_some_and(is_gone)
-    }
-
-    /// Whether some changes of names are never seen.
-    pub(crate) fn is_blind(&self) -> bool {
-        self.blind
-    }
-
-    /// The file that an answered request has given this name to last, and when that was heard of; unless it is gone.
-    pub(crate) fn holder(&self, key: &FileKey) -> Option<(Birth, Instant)> {
-        self.lately.holder(key)
-    }
-
-    /// The last of the files that had the name before answered requests have given it to another, and which none that was answered
-    /// has removed; but not this one.
-    pub(crate) fn left_behind(&self, key: &FileKey, but: Option<Birth>) -> Option<Left> {
-        self.lately.left(key, but)
-    }
-
-    /// Whether others may have changed the file of this name since then, or may do so now: they have it open, or had.
-    pub(crate) fn is_shared_since(&self, key: &FileKey, since: Instant) -> bool {
-        self.blind || self.files.contains_key(key) || self.lately.may_be_closed_since(key, since)
     }
 
     /// All nodes' Links are about to be moved, by an assignment of this generation: every Open of every Link is unreclaimed,
@@ -744,17 +502,6 @@ impl Files {
         opens.filter_map(|(link, open)| self.entry(*link, *open))
     }
 
-    /// Says of the Opens of this name that can be meant whether their file is doomed.
-    fn set_doomed(&mut self, key: &FileKey, doomed: bool, is_meant: impl Fn(FileIdentity) -> bool) {
-        let Some(file) = self.files.get(key) else { return };
-        for (link, open) in &file.opens {
-            let entry = self.links.get_mut(link).and_then(|opens| opens.get_mut(open));
-            if let Some(entry) = entry.filter(|entry| is_meant(entry.file)) {
-                entry.doomed = doomed;
-            }
-        }
-    }
-
     fn entry_mut(&mut self, link: LinkId, open: OpenToken) -> Option<&mut Entry> {
         Some(&mut **self.links.get_mut(&link)?.get_mut(&open)?)
     }
@@ -770,12 +517,6 @@ impl Files {
         let before = self.deleting.len();
         self.deleting.retain(|(by, _), _| *by != link);
         self.version += u64::from(self.deleting.len() < before && self.is_in_doubt());
-    }
-
-    fn gone(&mut self, now: Instant, key: FileKey, birth: Birth) {
-        self.lately.gone(&key, birth);
-        self.made.take(&key, |made| made.birth.is_at(birth));
-        self.gone.insert(key, birth, now);
     }
 
     fn release(&mut self, link: LinkId, open: OpenToken) {
@@ -837,115 +578,6 @@ impl Files {
         Some((entry, last))
     }
 
-    fn closed(&mut self, now: Instant, link: LinkId, open: OpenToken) {
-        self.release(link, open);
-        let Some(entry) = self.remove(link, open) else { return };
-        self.lately.closed(&entry.name.key, Some(now));
-        if entry.writes {
-            self.absent_written(&entry.name.key);
-        }
-        if !entry.deletes && !entry.doomed {
-            return;
-        }
-        self.set_doomed(&entry.name.key, true, |other| !entry.file.is_surely_not(other));
-        // An Open that is not back keeps no file on the node.
-        let keeps = |other: &Entry| !entry.file.is_surely_not(other.file) && !is_lost_beside(&entry, other);
-        if !self.at(&entry.name.key).any(keeps) {
-            self.gone(now, entry.name.key, entry.file.birth);
-            // Whoever finds out what has become of the name waits for that.
-            self.version += u64::from(self.is_in_doubt());
-        }
-    }
-
-    /// A file has this name, asked for at `asked`. Others that had it, and were to be deleted, are deleted, though Opens of them
-    /// are not known to be closed.
-    fn succeed_doomed(&mut self, now: Instant, key: &FileKey, next: FileIdentity, asked: Instant) {
-        // Links are heard in any order: the other one may be younger, and opened when this one was deleted.
-        let is_before =
-            |entry: &&Entry| entry.heard.is_before(asked) || entry.file.birth.is_older_than(next.birth);
-        let doomed = self.at(key).filter(|entry| entry.doomed && entry.file.is_surely_not(next));
-        let files: Vec<FileIdentity> = doomed.filter(is_before).map(|entry| entry.file).collect();
-        // So may it be this one that is gone.
-        if files.is_empty() || self.is_gone_since(key, next.birth, asked) {
-            return;
-        }
-        self.set_doomed(key, false, |file| files.contains(&file));
-        for file in files {
-            self.gone(now, key.clone(), file.birth);
-        }
-        self.version += u64::from(self.is_in_doubt());
-    }
-
-    /// Whether what is open by the name of an Open is surely another file.
-    fn is_of_others(&self, entry: &Entry) -> bool {
-        self.at(&entry.name.key).all(|other| entry.file.is_surely_not(other.file))
-    }
-
-    fn mark_lost(&mut self, link: LinkId) {
-        let Some(opens) = self.links.get_mut(&link) else { return };
-        let mut lost = Vec::new();
-        for entry in opens.values_mut().filter(|entry| entry.reclaimed || entry.unflagged) {
-            let was = entry.wants();
-            (entry.reclaimed, entry.unflagged) = (false, false);
-            lost.push((entry.name.key.clone(), entry.file.number, was));
-        }
-        for (key, number, was) in lost {
-            self.raise(&key, number, Wants::Reclaim);
-            self.lift(&key, number, was);
-        }
-    }
-
-    fn mark_unflagged(&mut self, link: LinkId, open: OpenToken) {
-        let Some(entry) = self.entry_mut(link, open).filter(|entry| !entry.reclaimed) else { return };
-        let was = entry.wants();
-        entry.unflagged = true;
-        let (key, number) = (entry.name.key.clone(), entry.file.number);
-        self.raise(&key, number, Wants::Flag);
-        self.lift(&key, number, was);
-    }
-
-    fn mark_reclaimed(&mut self, link: LinkId, open: OpenToken) {
-        let Some(entry) = self.entry_mut(link, open) else { return };
-        let was = entry.wants();
-        (entry.reclaimed, entry.unflagged) = (true, false);
-        let (key, number) = (entry.name.key.clone(), entry.file.number);
-        self.lift(&key, number, was);
-    }
-
-    /// One more Open is not back.
-    fn raise(&mut self, key: &FileKey, number: Option<u64>, wants: Wants) {
-        if wants == Wants::Nothing {
-            return;
-        }
-        self.unreclaimed += 1;
-        self.version += 1;
-        if let Some(file) = self.files.get_mut(key) {
-            file.barrier.raise(wants);
-        }
-        if let Some(number) = number {
-            self.numbers.entry(number).or_default().raise(wants);
-        }
-    }
-
-    /// One less.
-    fn lift(&mut self, key: &FileKey, number: Option<u64>, wanted: Wants) {
-        if wanted == Wants::Nothing {
-            return;
-        }
-        self.unreclaimed -= 1;
-        if let Some(file) = self.files.get_mut(key) {
-            self.version += u64::from(file.barrier.lift(wanted));
-        }
-        if let Some(number) = number
-            && let Some(barrier) = self.numbers.get_mut(&number)
-        {
-            self.version += u64::from(barrier.lift(wanted));
-            if barrier.unreclaimed == 0 {
-                self.numbers.remove(&number);
-            }
-        }
-    }
-
     /// It is known better which file an Open is of.
     fn identified(&mut self, link: LinkId, open: OpenToken, file: FileIdentity) {
         let Some(entry) = self.entry_mut(link, open) else { return };
@@ -965,117 +597,6 @@ impl Files {
             }
         }
     }
-
-    fn doom(&mut self, link: LinkId, open: OpenToken, doomed: bool) {
-        let Some((key, file)) = self.entry(link, open).map(|entry| (entry.name.key.clone(), entry.file))
-        else {
-            return;
-        };
-        self.set_doomed(&key, doomed, |other| !file.is_surely_not(other));
-    }
-
-    fn renaming(
-        &mut self,
-        link: LinkId,
-        open: Option<OpenToken>,
-        (from, to): (Name, Name),
-        asked: Instant,
-        id: MessageId,
-    ) {
-        let entry = open.and_then(|open| self.entry(link, open));
-        let (from, file) = entry.map_or((from, None), |entry| (entry.name.clone(), Some(entry.file)));
-        let request = Some((id, Over::Not));
-        self.renames.tell(Rename { from, to, file, by: link, asked, turn: None, answered: None, request });
-    }
-
-    fn renamed(
-        &mut self,
-        now: Instant,
-        link: LinkId,
-        open: OpenToken,
-        (to, asked): (Name, Instant),
-        found: bool,
-    ) {
-        let Some(by) = self.entry(link, open) else { return };
-        let (from, file) = (by.name.clone(), by.file);
-        let turn = self.renames.turn(link, asked, &to);
-        let answered = Some(now);
-        let rename = Rename { from, to, file: Some(file), by: link, asked, turn, answered, request: None };
-        let mut moved = Vec::new();
-        for other in self.at_or_beneath(&rename.from.key) {
-            let Some(entry) = self.entry(other.0, other.1) else { continue };
-            let before = other == (link, open) || rename.is_later_than(entry.heard);
-            if let Some(name) = rename.takes(&entry.name, entry.file, before) {
-                moved.push((other, name));
-            }
-        }
-        for ((link, open), name) in moved {
-            if name.key == rename.to.key {
-                // What is known of one Open of the file is known of all.
-                self.show_birth(link, open, file.birth);
-            }
-            self.move_open(now, link, open, name);
-        }
-        if rename.from.key != rename.to.key && found {
-            // Who asked for it is still to be told that it was done.
-            self.lately.gone(&rename.from.key, file.birth);
-            self.made.take(&rename.from.key, |made| made.birth.is_at(file.birth));
-            self.moved.insert(rename.from.key.clone(), file.birth, now);
-        } else if rename.from.key != rename.to.key {
-            self.gone(now, rename.from.key.clone(), file.birth);
-        }
-        self.renames.push(rename);
-        self.version += 1;
-    }
-
-    /// The file of an Open has shown this time, too.
-    fn show_birth(&mut self, link: LinkId, open: OpenToken, birth: Birth) {
-        if let Some(entry) = self.entry_mut(link, open) {
-            entry.file.birth = entry.file.birth.latest(birth);
-        }
-    }
-
-    /// The Opens of a file, of its streams, and of what is beneath it.
-    fn at_or_beneath(&self, key: &FileKey) -> Vec<(LinkId, OpenToken)> {
-        let mut opens = self.files.get(key).map(|file| file.opens.clone()).unwrap_or_default();
-        for beginning in key.beginnings() {
-            let rest = self.files.range(FileKey(Arc::clone(&beginning))..);
-            let beneath = rest.take_while(|(key, _)| key.0.starts_with(&*beginning));
-            opens.extend(beneath.flat_map(|(_, file)| &file.opens));
-        }
-        opens
-    }
-
-    /// An Open has another name.
-    fn move_open(&mut self, now: Instant, link: LinkId, open: OpenToken, name: Name) {
-        let Some((mut entry, last)) = self.take_out(link, open) else { return };
-        let key = std::mem::replace(&mut entry.name, name).key;
-        entry.named = now;
-        let was = last.as_ref().or_else(|| self.files.get(&key));
-        let (wrote, tail) = was.map(|file| (file.wrote.clone(), file.tail.clone())).unwrap_or_default();
-        let (to, path) = (entry.name.key.clone(), entry.name.path.clone());
-        self.insert(link, open, entry);
-        if link == ABSENT {
-            self.absent_moved(open, &path);
-        } else {
-            self.moved_opens.push_back((link, open, path.as_ref().into()));
-        }
-        if let Some(file) = self.files.get_mut(&to) {
-            if let Some(wrote) = wrote {
-                file.wrote.get_or_insert_default().extend(*wrote);
-            }
-            if file.opens.len() == 1 {
-                file.tail = tail;
-            } else if file.tail.version() != tail.version() {
-                file.tail.found(None);
-            }
-        }
-    }
-}
-
-/// Whether of two Opens the other's connection was lost while that of the one goes on.
-fn is_lost_beside(one: &Entry, other: &Entry) -> bool {
-    one.wants() != Wants::Reclaim && other.wants() == Wants::Reclaim
 }
 
 #[cfg(test)]
