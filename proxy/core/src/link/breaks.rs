@@ -388,11 +388,17 @@ impl Link {
     }
 
     /// In the client's name, which has less already. Not behind what closes its last Open: nothing is left there to break, the
-    /// node may have ended the session, and the same lease may be another file's by then.
+    /// node may have ended the session, and the same lease may be another file's by then. A node may break what it has granted no
+    /// credit for: then it waits for one.
     fn acknowledge_to_node(&mut self, cached: Cached, level: Level) {
         let is_closed = |open: &Open| self.closings(open).any(|request| request.sent.is_some());
         let live = |o: &&Open| o.state == OpenState::Live && !is_closed(o);
-        let Some(open) = cached.of(&self.opens).find(live) else { return };
+        let Some(open) = cached.of(&self.opens).find(live).map(|open| open.token) else { return };
+        if let Some(leg) = self.own_leg().filter(|leg| !leg.can_send(1)) {
+            leg.todo.push_front(Op::Acknowledge(open, level));
+            return;
+        }
+        let Some(open) = self.opens.get(open) else { return };
         let (session, tree) = (open.session.0, self.sessions.tree(open.session.0, open.tree.0));
         let header = self.own_header(Command::OPLOCK_BREAK, session, tree.map_or(0, |t| t.node_id.0));
         let msg = match (&open.lease, level) {
@@ -401,6 +407,13 @@ impl Link {
             _ => return,
         };
         self.send_in_session(session, &msg, Op::Discard);
+    }
+
+    /// The same, once there is a credit.
+    pub(crate) fn acknowledge_late(&mut self, token: OpenToken, level: Level) {
+        if let Some(open) = self.opens.get(token) {
+            self.acknowledge_to_node(Cached::by(open), level);
+        }
     }
 
     /// The client acknowledges a break that the present node does not wait for: it is ours to answer. True if it was.

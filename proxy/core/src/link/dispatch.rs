@@ -99,13 +99,14 @@ impl Link {
         self.finish_barrier(now);
     }
 
-    /// After answers of the node: credits may have come for what is parked.
+    /// After answers of the node: credits may have come for what is to be asked, and for what is parked.
     pub(super) fn after_answers(&mut self, now: Instant) {
         for id in self.sessions.take_parting() {
             self.forget_session(id);
         }
         self.end_unowed_breaks(now);
         self.send_admission();
+        self.pump();
         self.go_on_deciding();
         if self.barrier || self.file_held {
             self.fresh |= !self.parked.is_empty();

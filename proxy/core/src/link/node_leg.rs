@@ -11,7 +11,7 @@ use super::{connection::Connection, credit::charge, outbox::Outbox};
 use crate::{
     crypto::Dialect,
     ids::{LegId, MessageId, Node, NodeId, OpenToken, SessionId, TreeId},
-    link::cover::SessionKeys,
+    link::{breaks::Level, cover::SessionKeys},
     takeover::place::Under,
 };
 
@@ -76,6 +76,8 @@ pub(crate) enum Op {
     TakeOff(OpenToken),
     /// And put on again.
     PutOn(OpenToken),
+    /// That an Open caches no more than this, which is what its client was told.
+    Acknowledge(OpenToken, Level),
     /// A range that an Open which the node has kept may have locked, and is not to have.
     Unlock(OpenToken, Lock),
     /// The byte-range locks of an Open.

@@ -417,6 +417,7 @@ impl Link {
             | Op::Judge
             | Op::Ending
             | Op::Discard
+            | Op::Acknowledge(..)
             | Op::Bind
             | Op::Identity(_)
             | Op::Probe(..)
@@ -543,6 +544,7 @@ impl Link {
                 Op::Attributes(open) => self.send_attributes(open),
                 Op::TakeOff(open) => self.send_read_only(open, false),
                 Op::PutOn(open) => self.send_read_only(open, true),
+                Op::Acknowledge(open, level) => self.acknowledge_late(open, level),
                 Op::Unlock(open, range) => self.send_unlock(open, range),
                 Op::Locks(open) => self.send_locks(open),
                 Op::Negotiate
