@@ -210,6 +210,12 @@ pub(super) const CASES: &[Case] = &[
         run: |_| lose(Fault::Leader(Loss::CutFromStandby), &site()),
     },
     Case {
+        name: "ha-cut-from-nodes",
+        shows: "a proxy that reaches no node keeps its place and its clients, and goes on with what was in its hands when it reaches one; told to step down meanwhile it does so",
+        soak: 5,
+        run: |_| cut_from_nodes(),
+    },
+    Case {
         name: "ha-mid-write",
         shows: "a proxy is stopped with writes on their way to the node, and goes on when the file is open again at the other: none of them is done any more",
         soak: 100,
@@ -335,6 +341,48 @@ fn mid_write(named: bool) -> Result<Report> {
 }
 
 /// Two of three members die.
+fn cut_from_nodes() -> Result<Report> {
+    let mut rig = Rig::new(&site())?;
+    let nodes: Vec<String> = rig.nodes.iter().map(|node| node.address.clone()).collect();
+    let cut = |rig: &Rig, space, is_cut| {
+        let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
+        rig.net.set_blackhole(space, &nodes, is_cut)
+    };
+    let mut client = client(&rig)?;
+    let at = client.enter(User::KNOWN, "share")?;
+    let file = client.open(at, &Open { disposition: FILE_OPEN_IF, ..Open::of("cut") })?;
+    client.write(file, 0, b"before")?;
+    let path = rig.data().join("cut");
+    cut(&rig, rig.proxy.space, true)?;
+    let asked = client.send_write(file, 0, b"behind")?;
+    client.listen(AWHILE)?;
+    ensure!(client.take_ready(asked).is_none(), "it was answered");
+    ensure!(std::fs::read(&path)? == b"before", "it was done");
+    let standby = rig.standby.as_ref().context("nobody stands by")?;
+    ensure!(standby.get(&rig.net, "/ready")?.0 == 503, "two serve");
+    cut(&rig, rig.proxy.space, false)?;
+    client.wait(asked)?.success()?;
+    ensure!(std::fs::read(&path)? == b"behind", "it was not done");
+
+    // The other one reaches them.
+    cut(&rig, rig.proxy.space, true)?;
+    client.send_write(file, 0, b"beyond")?;
+    Loss::SteppedDown.begin(&mut rig)?;
+    client.wait_for_end()?;
+    rig.await_successor()?;
+    let limit = Duration::from_secs(30);
+    wait_until("a client works at the other one", limit, || {
+        self::client(&rig).and_then(|mut client| write_again(&mut client)).is_ok()
+    })?;
+    let before = rig.standby.as_ref().context("no proxy before")?.space;
+    cut(&rig, before, false)?;
+    Loss::SteppedDown.end(&mut rig)?;
+    std::thread::sleep(AWHILE);
+    let said = std::fs::read(&path)?;
+    ensure!(said == b"behind", "what was not forwarded has become {said:?}");
+    Ok(Report::default())
+}
+
 fn no_quorum() -> Result<Report> {
     let mut rig = Rig::new(&site())?;
     let mut client = client(&rig)?;
