@@ -298,13 +298,15 @@ fn within(limits: Limits, guard: Option<&Guard>) -> Limits {
     Limits { bytes: limits.bytes.saturating_sub(guard), ..limits }
 }
 
-/// Whether a client waits until that is stored; see `link/persist.rs` of the core.
+/// Whether a client waits until that is stored, or is worse off until it is; see `link/persist.rs` of the core.
 fn is_waited_for(mutation: &Mutation) -> bool {
     match mutation {
         Mutation::PutOpen(record) => !record.durable.is_no() || record.resilient.is_some(),
         // Its client is gone, and may soon ask another proxy.
         Mutation::PutAway(..) => true,
-        Mutation::RemoveOpen(_) | Mutation::PutSession(_) | Mutation::RemoveSession { .. } => false,
+        // Another proxy has only those clients notice at once that this one is gone of which it knows.
+        Mutation::PutSession(_) => true,
+        Mutation::RemoveOpen(_) | Mutation::RemoveSession { .. } => false,
     }
 }
 

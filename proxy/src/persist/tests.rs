@@ -76,3 +76,11 @@ async fn those_who_were_served_are_gathered_until_it_has_taken_long_enough() {
     assert!(Instant::now() < now + hour);
     assert_eq!((pending.changes.len(), pending.waited_for), (2, 2));
 }
+
+#[test]
+fn a_session_is_stored_at_once_so_that_its_client_is_found_when_this_proxy_is_gone() {
+    let session = SessionRecord::from_bytes(include_bytes!("../../../state/tests/golden/session-v1.json"));
+    let mut pending = Pending::default();
+    pending.add(Item::Store(Mutation::PutSession(Box::new(session.unwrap())), None));
+    assert_eq!(pending.waited_for, 1);
+}
