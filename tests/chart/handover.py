@@ -5,7 +5,6 @@ Run by check.py in a network of its own, with a directory that has the binary's 
 
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -13,7 +12,7 @@ import sys
 import time
 
 import api
-from proxies import Proxies
+from proxies import Proxies, main
 
 API = "127.0.0.1:8080"
 
@@ -105,17 +104,5 @@ def run(site):
     assert site.api.used == granted, f"granted, and not used: {granted - site.api.used}"
 
 
-def main():
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    site = Site(pathlib.Path(sys.argv[1]))
-    try:
-        run(site)
-    except AssertionError as error:
-        print(error, file=sys.stderr)
-        return 1
-    finally:
-        site.stop_all()
-    return 0
-
-
-sys.exit(main())
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+sys.exit(main(Site, run))

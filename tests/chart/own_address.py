@@ -7,14 +7,13 @@ Run by check.py in a network and with mounts of its own, with a directory that h
 
 import ipaddress
 import json
-import pathlib
 import signal
 import socket
 import subprocess
 import sys
 import time
 
-from proxies import Proxies
+from proxies import Proxies, main
 
 PORT = 445
 
@@ -122,16 +121,4 @@ def run(site):
     assert site.holders(any) == [], f"nobody serves, and {site.holders(any)} have the address"
 
 
-def main():
-    site = Site(pathlib.Path(sys.argv[1]))
-    try:
-        run(site)
-    except AssertionError as error:
-        print(error, file=sys.stderr)
-        return 1
-    finally:
-        site.stop_all()
-    return 0
-
-
-sys.exit(main())
+sys.exit(main(Site, run))

@@ -1,8 +1,10 @@
 """Proxies as processes with what the chart renders, each in a pod with an address of its own, and one etcd for them."""
 
 import os
+import pathlib
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -77,3 +79,16 @@ class Proxies:
     def stop_all(self):
         for child in [*self.running.values(), self.etcd]:
             child.kill()
+
+
+def main(site_of, run):
+    """Runs it in the directory that is the argument, and stops all that was started. The exit status."""
+    site = site_of(pathlib.Path(sys.argv[1]))
+    try:
+        run(site)
+    except AssertionError as error:
+        print(error, file=sys.stderr)
+        return 1
+    finally:
+        site.stop_all()
+    return 0
