@@ -51,6 +51,8 @@ pub(crate) enum Command {
     Stored(StoreToken),
     /// Somebody has given another name to the file of an Open.
     Moved(OpenToken, Box<[u8]>),
+    /// Another Link finds out on this node what became of its requests: what has this one in flight?
+    Asked,
     /// It is not, and the client is not to be served without.
     StoreFailed,
     /// The proxy stops.
@@ -378,12 +380,13 @@ impl Shared {
     }
 
     fn change_files(&self, change: impl FnOnce(&mut Files)) {
-        let mut moved = Vec::new();
+        let (mut moved, mut asked) = (Vec::new(), Vec::new());
         let (reclaimed, changed) = {
             let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             let before = files.unreclaimed();
             change(&mut files);
             moved.extend(std::iter::from_fn(|| files.poll_moved()));
+            asked.extend(std::iter::from_fn(|| files.poll_asked()));
             while let Some(mutation) = files.poll_mutation() {
                 if self.link_config.persist {
                     // In the order in which Files has changed; what the Link itself wanted stored of it came before.
@@ -397,6 +400,9 @@ impl Shared {
             for (link, open, path) in moved {
                 self.tell(link, Command::Moved(open, path));
             }
+        }
+        for link in asked {
+            self.tell(link, Command::Asked);
         }
         if reclaimed {
             let _ = self.fleet.send(FleetInput::Reclaimed);

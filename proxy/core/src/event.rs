@@ -323,6 +323,25 @@ pub enum FileEvent {
         /// The node is not lost, and may still do it.
         coming: bool,
     },
+    /// Requests that change names were in flight when the leg was lost to the node that this assignment had named. If it lives, it
+    /// may still do them.
+    LeftRunning {
+        /// Its generation.
+        generation: u64,
+    },
+    /// The Link is back on that node.
+    RunsNoMore {
+        /// Its logins have ended the sessions of before, and with them all that was in flight.
+        ended: bool,
+    },
+    /// The Link finds out on a node that lives: the others are to be asked, by [`Files::poll_asked`](crate::files::Files::poll_asked),
+    /// what they have in flight.
+    Asking,
+    /// What requests that are in flight may do to names.
+    Told {
+        /// The names.
+        deeds: Vec<(FileKey, Deed)>,
+    },
     /// Names may be made and removed that nobody here sees.
     Unseen,
     /// The client has opened a file afresh, and not come back to it: what is known of absent clients on it may be over.

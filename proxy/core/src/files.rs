@@ -29,6 +29,7 @@ mod remembered;
 mod renames;
 mod tail;
 mod traces;
+mod under_way;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -45,8 +46,9 @@ use self::{
     remembered::{Record, Remembered},
     renames::{Heard, Over, Renames},
     traces::Traces,
+    under_way::Ongoing,
 };
-pub(crate) use self::{history::Maker, renames::Taking, tail::Tail};
+pub(crate) use self::{history::Maker, renames::Taking, tail::Tail, under_way::UnderWay};
 pub use self::{
     history::Remover,
     name::{FileIdentity, Name},
@@ -141,6 +143,7 @@ pub struct Files {
     /// Those of the names that are gone which were taken from their files by a request that opened them by that very name.
     taken: Remembered,
     traces: Traces,
+    ongoing: Ongoing,
     lately: Lately,
     /// Opens for whose client the file is held.
     held: HashSet<(LinkId, OpenToken)>,
@@ -270,6 +273,7 @@ impl Files {
 
     fn end_turn(&mut self, link: LinkId) {
         self.turn = self.turn.filter(|turn| *turn != link);
+        self.asks_no_more(link);
         self.pass_turn();
     }
 
@@ -304,6 +308,7 @@ impl Files {
         self.lost_before = self.lost_before.max(generation);
         self.version += 1;
         self.traces.node_lost(now);
+        self.nothing_runs();
         let lost_before = self.lost_before;
         self.behind.extend(self.served.extract_if(|_, had| *had < lost_before).map(|(link, _)| link));
         self.absent_lost(now);
@@ -378,6 +383,10 @@ impl Files {
                 }
             }
             FileEvent::Perhaps { key, deed, coming } => self.traces.note(now, key, deed, coming),
+            FileEvent::LeftRunning { generation } => self.left_running(link, generation),
+            FileEvent::RunsNoMore { ended } => self.runs_no_more(link, ended),
+            FileEvent::Asking => self.asked_by(link),
+            FileEvent::Told { deeds } => self.told_by(link, deeds),
             FileEvent::Writes { open } => {
                 if let Some(entry) = self.links.get_mut(&link).and_then(|opens| opens.get_mut(&open)) {
                     entry.writes = true;
@@ -481,6 +490,7 @@ impl Files {
         self.version += u64::from(self.pending.remove(&link).is_some());
         self.renames.link_gone(link);
         self.unserved(link);
+        self.runs_no_more(link, false);
         self.end_deleting(link);
         self.end_deferring();
         let opens: Vec<_> = self.links.get(&link).into_iter().flat_map(BTreeMap::keys).copied().collect();
@@ -509,6 +519,7 @@ impl Files {
     /// A Link has heard that its node is lost, and told what it had in flight; or it is gone.
     fn unserved(&mut self, link: LinkId) {
         self.served.remove(&link);
+        self.need_not_tell(link);
         self.version += u64::from(self.behind.remove(&link));
     }
 

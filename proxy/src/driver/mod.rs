@@ -231,6 +231,7 @@ impl Driver {
                 Command::FilesChanged => self.show_files(now),
                 Command::Stored(token) => self.link.handle_stored(now, token),
                 Command::Moved(open, path) => self.link.handle_moved(now, open, path),
+                Command::Asked => self.link.handle_asked(),
                 Command::StoreFailed => self.link.handle_store_failed(now),
                 Command::Shutdown => self.link.handle_shutdown(now),
             }

@@ -8,8 +8,15 @@ use crate::{
     world::{PASSING_NAMES, SHARED_NAMES, World},
 };
 
-const HOPS: [Hop; 6] =
-    [Hop::ToProxy, Hop::ToNode, Hop::FromNode, Hop::ToClient, Hop::ToNodeBeside, Hop::FromNodeBeside];
+const HOPS: [Hop; 7] = [
+    Hop::ToProxy,
+    Hop::ToNode,
+    Hop::FromNode,
+    Hop::ToClient,
+    Hop::ToNodeBeside,
+    Hop::FromNodeBeside,
+    Hop::ToNodeLate,
+];
 /// How many Opens a client has at most.
 const SLOTS: usize = 4;
 /// One in so many runs is devoted to something rare.

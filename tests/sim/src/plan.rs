@@ -144,15 +144,18 @@ pub enum Hop {
     /// On a connection beside the main one.
     ToNodeBeside,
     FromNodeBeside,
+    /// What a node that lives has got by a connection that is broken.
+    ToNodeLate,
 }
 
-const HOPS: [(Hop, &str); 6] = [
+const HOPS: [(Hop, &str); 7] = [
     (Hop::ToProxy, "to-proxy"),
     (Hop::ToNode, "to-node"),
     (Hop::FromNode, "from-node"),
     (Hop::ToClient, "to-client"),
     (Hop::ToNodeBeside, "to-node-beside"),
     (Hop::FromNodeBeside, "from-node-beside"),
+    (Hop::ToNodeLate, "to-node-late"),
 ];
 
 /// One step. Clients and nodes count from 0 here and from 1 in scenario files.

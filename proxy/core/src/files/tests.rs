@@ -2,6 +2,7 @@ use super::{remembered::REMEMBERED, *};
 
 const A: LinkId = LinkId(1);
 const B: LinkId = LinkId(2);
+const C: LinkId = LinkId(3);
 
 /// A first instant; the rest is virtual.
 #[allow(clippy::disallowed_methods, reason = "see above")]
@@ -703,4 +704,47 @@ fn counts_agree_with_the_opens_whatever_happens() {
             assert_eq!(barrier.unflagged as usize, of_file().filter(|e| e.unflagged).count());
         }
     }
+}
+
+#[test]
+fn who_finds_out_on_a_node_that_lives_waits_for_what_others_have_under_way() {
+    let asked = |files: &mut Files| std::iter::from_fn(|| files.poll_asked()).collect::<BTreeSet<_>>();
+    let mut files = Files::default();
+    for link in [A, B, C] {
+        files.handle(now(), link, FileEvent::Served { generation: 1 });
+    }
+    files.handle(now(), A, FileEvent::Doubtful);
+    for link in [A, C] {
+        files.handle(now(), link, FileEvent::LeftRunning { generation: 1 });
+        files.handle(now(), link, FileEvent::Lost);
+    }
+    assert_eq!(files.under_way(A), UnderWay::Unasked);
+    files.handle(now(), A, FileEvent::RunsNoMore { ended: true });
+    files.handle(now(), A, FileEvent::Served { generation: 1 });
+    files.handle(now(), A, FileEvent::Asking);
+    files.handle(now(), A, FileEvent::Asking);
+    assert_eq!(asked(&mut files), [B].into(), "C has lost its leg, too");
+    let told = FileEvent::Told { deeds: vec![(key(r"share\dir"), Deed::Taken)] };
+    files.handle(now(), B, told);
+    assert_eq!(files.under_way(A), UnderWay::Awaited, "what C had in flight may still be done");
+    let version = files.version();
+    files.handle(now(), C, FileEvent::RunsNoMore { ended: true });
+    assert!(files.under_way(A) == UnderWay::Known && files.version() > version);
+    assert!(files.may_be_changing(&key(r"other\dir\file")), "one directory may be in two shares");
+    assert!(!files.may_be_changing(&key(r"share\file")));
+    files.handle(now(), A, FileEvent::Decided);
+    assert_eq!(files.under_way(A), UnderWay::Unasked, "the next time they are asked anew");
+    assert!(!files.may_be_changing(&key(r"share\dir")));
+    files.handle(now(), A, FileEvent::Asking);
+    assert_eq!(asked(&mut files), [B].into());
+    files.link_gone(B);
+    assert_eq!(files.under_way(A), UnderWay::Known, "it has left its traces");
+    files.handle(now(), C, FileEvent::LeftRunning { generation: 1 });
+    files.handle(now(), C, FileEvent::RunsNoMore { ended: false });
+    assert_eq!(files.under_way(A), UnderWay::Anything, "nobody will know what C had in flight");
+    files.all_lost(now(), 2);
+    assert_eq!(files.under_way(A), UnderWay::Unasked);
+    files.handle(now(), C, FileEvent::LeftRunning { generation: 1 });
+    files.handle(now(), A, FileEvent::Asking);
+    assert_eq!(files.under_way(A), UnderWay::Known, "that node does nothing any more");
 }

@@ -340,7 +340,7 @@ impl Link {
                 self.judge_request(now, id);
                 Settled::Here
             }
-            Command::CLOSE if self.is_lost_pipe(id) => {
+            Command::CLOSE if self.is_closed_without_node(id) => {
                 self.answer_closed(id);
                 Settled::Here
             }
@@ -358,10 +358,15 @@ impl Link {
         }
     }
 
-    /// A pipe that has lost its other end can still be closed.
-    fn is_lost_pipe(&self, id: MessageId) -> bool {
+    /// A pipe that has lost its other end can still be closed; and a node that lives has closed, and so deleted, what was to be
+    /// deleted by that.
+    fn is_closed_without_node(&self, id: MessageId) -> bool {
         let open = self.requests.get(id).and_then(|request| self.opens.of(request));
-        open.is_some_and(|open| open.is_pipe && open.state == OpenState::Lost)
+        open.is_some_and(|open| match open.state {
+            OpenState::ClosedByNode => true,
+            OpenState::Lost => open.is_pipe,
+            _ => false,
+        })
     }
 
     /// CLOSE of an Open that is lost, in flight when it was lost: success, without attributes (MS-SMB2 2.2.16).

@@ -158,9 +158,10 @@ impl Link {
         }
         self.settle_locks_in_flight();
         self.parked.clear();
-        self.begin_doubt();
+        self.begin_doubt(lost.generation);
         for session in self.sessions.iter_mut().filter(|s| !s.ended) {
             session.known_as.insert(lost.node, session.node_id);
+            session.still_runs = true;
         }
         for open in self.opens.iter_mut().filter(|o| o.state == OpenState::Live) {
             open.state = OpenState::Unreclaimed;

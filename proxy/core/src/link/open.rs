@@ -69,6 +69,9 @@ pub(crate) enum OpenState {
     Unreclaimed,
     /// It could not be had again: requests on it get STATUS_FILE_CLOSED.
     Lost,
+    /// The same, and its node, which lives, has closed it when it lost its leg, and deleted its file with that, as the client had
+    /// asked: a CLOSE has done its work.
+    ClosedByNode,
 }
 
 /// One Open.

@@ -192,7 +192,7 @@ impl Link {
     fn may_come_back(&self, open: &Open) -> bool {
         let durable = open.promised != Durable::No && open.keeps_handle();
         let is_kept = open.state != OpenState::Live || open.is_kept_by_node();
-        open.state != OpenState::Lost
+        !matches!(open.state, OpenState::Lost | OpenState::ClosedByNode)
             && (open.resilient.is_some() || durable && is_kept)
             && !open.closing
             && !open.delete_pending

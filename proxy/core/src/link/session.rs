@@ -66,6 +66,9 @@ pub(crate) struct Session {
     pub(crate) trees: BTreeMap<Client<TreeId>, Tree>,
     /// The node was lost and nobody could act for the user: all that is left is to say so.
     pub(crate) ended: bool,
+    /// Its leg was lost, and no login has ended it since on the node that had it: if that lives, it may still do what was in
+    /// flight.
+    pub(crate) still_runs: bool,
 }
 
 impl Session {
@@ -91,6 +94,7 @@ impl Session {
                 || conn.server_security_mode & SIGNING_REQUIRED != 0,
             trees: BTreeMap::new(),
             ended: false,
+            still_runs: false,
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use smb_parse::header::Status;
+use smb_parse::header::{Command, Status};
 
 use super::{Link, State, cover::Cover, request::Request};
 use crate::{
     effect::{Close, CloseReason},
     event::{Cause, LegLoss},
     ids::{LegId, MessageId},
-    takeover::verdict::{Facts, Verdict, verdict},
+    takeover::verdict::{Facts, Subject, Verdict, verdict},
 };
 
 /// How long a node may take over each answer until the client, or the proxy in its name, has logged in. A single process
@@ -156,7 +156,11 @@ impl Link {
     fn late_status(&self, late: &Request) -> Status {
         let in_flight = |request: &&Request| request.unit == late.unit && request.deaths > 0;
         let is_undone = |request: &Request| verdict(&Facts::of(request, &self.opens)) == Verdict::Resend;
-        if late.deaths == 0 || self.requests.iter().filter(in_flight).all(is_undone) {
+        // Of a compound whose CREATE the client has cancelled, that may have been done.
+        let is_torn = late.header.command != Command::CREATE
+            && Facts::of(late, &self.opens).subject == Subject::OwnCreate
+            && self.own_create(late).is_none();
+        if late.deaths == 0 || !is_torn && self.requests.iter().filter(in_flight).all(is_undone) {
             Status::SHARING_VIOLATION
         } else {
             Status::INTERNAL_ERROR

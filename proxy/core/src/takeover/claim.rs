@@ -296,6 +296,8 @@ pub(super) fn renamed(old: &Name, new: &Name, asked: Asked) -> Finding {
         _ if asked.is_long_after(there.changed) => undone,
         (Maker::Nobody, Remover::Nobody) if asked.is_near(there.changed) => Finding::Done,
         (_, Remover::Moved(_)) if old.may_be_made => Finding::Unclear,
+        // That may have been made while this was under way, in the place of what this had renamed.
+        (_, Remover::Moved(was)) if asked.may_follow(was.time()) => Finding::Unclear,
         (_, Remover::Moved(_)) => undone,
         // What that request has removed may have been made since this one was done.
         _ => Finding::Unclear,

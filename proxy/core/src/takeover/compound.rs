@@ -12,7 +12,7 @@
 //! | no old name; what an answered request had left there before another gave it to the next file was removed by none, but that one was | done; unclear if it may have been renamed | as below | |
 //! | no old name, removed by an answered request, however long before; perhaps made since by another one in flight | unclear | as below | |
 //! | no old name, removed by an answered request | undone | unclear; undone if what has the new one is another's, or was not changed since | see new name |
-//! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one | see new name |
+//! | no old name; an Open of its file was had again, under another one | undone | done if that is the new one; unclear if that file may have been made meanwhile | see new name |
 //! | no old name; one that an Open on the present node is to delete, or may be by a request that is not answered | not told yet | | |
 //! | no old name, and a rename by that name in flight | told when that is; unclear if it is not answered | | |
 //! | no old name, nor a new one | done | undone; unclear if an Open may have renamed or deleted the file meanwhile | undone |
@@ -65,7 +65,7 @@ pub(super) struct Story {
 
 impl Link {
     /// The CREATE of a member's own compound, if neither is answered.
-    pub(super) fn own_create(&self, member: &Request) -> Option<&Request> {
+    pub(crate) fn own_create(&self, member: &Request) -> Option<&Request> {
         let facts = Facts::of(member, &self.opens);
         let before = |r: &&Request| {
             r.unit == member.unit

@@ -211,7 +211,8 @@ impl Link {
         }
         session.node_keys = accepted.keys.map(Arc::new);
         session.node_id = accepted.node_id;
-        session.known_as.insert(leg.node, accepted.node_id);
+        let was = session.known_as.insert(leg.node, accepted.node_id);
+        session.still_runs &= was.is_none_or(|was| was.0 != state.previous);
         recovery.progress.sessions += 1;
         if state.previous != 0 {
             self.note_bygone_ended(state.previous);

@@ -93,6 +93,8 @@ pub(crate) struct Progress {
     opens_lost: u32,
     replayed: u32,
     failed_requests: u32,
+    /// What was in flight may still be done by the node that had it, or what another Link has there; as it was seen last.
+    may_still_run: bool,
     phases: [(Phase, Duration); Phase::ALL.len()],
 }
 
@@ -150,6 +152,7 @@ impl Recovery {
                 opens_lost: 0,
                 replayed: 0,
                 failed_requests: 0,
+                may_still_run: true,
                 phases: Phase::ALL.map(|phase| (phase, Duration::ZERO)),
             },
         }
@@ -596,6 +599,8 @@ impl Link {
         else {
             return;
         };
+        let ended = !self.sessions.iter().any(|session| session.still_runs);
+        self.out.file(FileEvent::RunsNoMore { ended });
         self.out.file(FileEvent::Served { generation: self.generation() });
         self.replaying = Some(recovery.progress);
         self.barrier = true;

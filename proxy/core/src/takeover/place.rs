@@ -49,6 +49,8 @@ pub(super) struct Search {
     missing: Vec<OpenToken>,
     /// These could not be looked at somewhere: whether their files are there is not known.
     refused: HashSet<OpenToken>,
+    /// These were to be deleted on close, and are not there, or soon will not be: their node has closed them when it lost its leg.
+    closed: HashSet<OpenToken>,
     /// Where each was looked for, the last name last.
     tried: HashMap<OpenToken, Vec<Name>>,
 }
@@ -65,6 +67,19 @@ impl Search {
 
     pub(super) fn was_refused(&self, open: OpenToken) -> bool {
         self.refused.contains(&open)
+    }
+
+    /// Whether its node has closed it, by what was seen last.
+    pub(super) fn note_closed_by_node(&mut self, open: OpenToken, closed: bool) {
+        if closed {
+            self.closed.insert(open);
+        } else {
+            self.closed.remove(&open);
+        }
+    }
+
+    pub(super) fn was_closed_by_node(&self, open: OpenToken) -> bool {
+        self.closed.contains(&open)
     }
 
     /// Where it is looked for now.

@@ -58,8 +58,9 @@
 //! Invariants:
 //!
 //! - Under a new name only the very file counts: the same on-disk id, or else the same creation time.
-//! - What is undone on the node that had the request is not believed, and nothing is probed there: the process that lost its
-//!   leg may still do it. A lost leg is not a lost node.
+//! - A lost leg is not a lost node: what seems undone on the node that had the request may still be done by the process that
+//!   lost its leg, until a login names its session as PreviousSessionId, and succeeds. Nothing is probed there before, nor
+//!   before the other Links have told what they have in flight ([`Files::under_way`]).
 //! - A rename that was found done stays so if this node is lost, too. All else is found out anew.
 //! - Until a request that the new node lets wait is answered, nobody else opens a file of a name that it changes.
 //! - One Link at a time finds out, and of its requests one after the other, each to its answer: so the file that one request
@@ -89,7 +90,7 @@ use super::{
 };
 use crate::{
     event::{Event, FileEvent},
-    files::{self, Deed, FileKey, Files, Maker, Taking},
+    files::{self, Deed, FileKey, Files, Maker, Taking, UnderWay},
     ids::{MessageId, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
@@ -242,8 +243,10 @@ impl Link {
     /// The Open was found there. `surely`: it is the very file.
     pub(super) fn note_place(&mut self, open: OpenToken, under: Under, surely: bool) {
         let State::Recovering(recovery) = &self.state else { return };
-        let may_still_run = recovery.progress.is_on_the_lost_node();
         let Some(found) = self.opens.get(open) else { return };
+        let session = self.sessions.get(found.session.0);
+        let may_still_run =
+            recovery.progress.is_on_the_lost_node() && session.is_none_or(|session| session.still_runs);
         // Another Link may have found it before, and told Files.
         let shown = recovery.attempts.named(open, &found.name.path).filter(|_| under == Under::Recorded);
         let renamed = match under {
@@ -356,7 +359,9 @@ impl Link {
         };
         let may_be_closed = self.opens.get(open).is_some_and(|open| open.closing);
         let gone = gone || stranger && (may_be_closed || self.requests.iter().any(closes));
+        let is_deleted_by_now = (gone || status == Status::DELETE_PENDING) && !stranger;
         let State::Recovering(recovery) = &mut self.state else { return };
+        let lives = recovery.progress.is_on_the_lost_node();
         if !gone && !stranger {
             recovery.search.note_refusal(open);
         }
@@ -372,6 +377,11 @@ impl Link {
         let is_deleted = gone && (!deletes.is_empty() || self.may_be_deleted(open));
         if let Some(open) = self.opens.get_mut(open) {
             open.is_deleted = is_deleted || open.is_deleted && !refused;
+            let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
+            if let State::Recovering(recovery) = &mut self.state {
+                let closed = lives && is_deleted_by_now && (flagged || !deletes.is_empty());
+                recovery.search.note_closed_by_node(open.token, closed);
+            }
         }
         for id in deletes.into_iter().filter(|_| gone) {
             if let Some(request) = self.requests.get_mut(id) {
@@ -383,7 +393,7 @@ impl Link {
 
 impl Link {
     /// The node is lost: which requests are open to doubt.
-    pub(crate) fn begin_doubt(&mut self) {
+    pub(crate) fn begin_doubt(&mut self, generation: u64) {
         let mut doubt = false;
         self.looks = 0;
         self.note_what_compounds_delete();
@@ -410,7 +420,9 @@ impl Link {
         } else {
             self.end_doubt();
         }
-        self.leave_traces(false);
+        if self.leave_traces(false) {
+            self.out.file(FileEvent::LeftRunning { generation });
+        }
     }
 
     /// The Link is over: what its node has of it may still be done.
@@ -418,8 +430,17 @@ impl Link {
         self.leave_traces(true);
     }
 
-    /// Tells what requests that a node has, or had when it was lost, may have done to names.
-    fn leave_traces(&mut self, left: bool) {
+    /// Another Link finds out on this node what became of its requests: what are those doing that are in flight here?
+    pub fn handle_asked(&mut self) {
+        let sent = self.requests.iter().filter(|request| request.sent.is_some());
+        let mut deeds: Vec<_> = sent.flat_map(|request| self.traces(request)).collect();
+        let closing = self.opens.iter().filter(|open| self.may_be_deleted(open.token));
+        deeds.extend(closing.map(|open| (open.key(), Deed::Deleted)));
+        self.out.file(FileEvent::Told { deeds });
+    }
+
+    /// Tells what requests that a node has, or had when it was lost, may have done to names. Whether that is anything.
+    fn leave_traces(&mut self, left: bool) -> bool {
         // Of what was in flight before it was told then.
         let had = |request: &&Request| if left { request.sent.is_some() } else { request.deaths > 0 };
         let mut traces: Vec<_> =
@@ -431,9 +452,11 @@ impl Link {
             is_there && flagged || self.may_be_deleted(open.token)
         };
         traces.extend(self.opens.iter().filter(deletes).map(|open| (open.key(), Deed::Deleted)));
+        let is_any = !traces.is_empty();
         for (key, deed) in traces {
             self.out.file(FileEvent::Perhaps { key, deed, coming: left });
         }
+        is_any
     }
 
     /// A request that its node has is answered otherwise: nobody will know what becomes of it.
@@ -484,12 +507,7 @@ impl Link {
     /// The node lets a request wait that was open to doubt.
     pub(crate) fn tell_what_pends(&mut self, id: MessageId) {
         let Some(request) = self.requests.get(id) else { return };
-        let keys = [
-            self.create_key(request),
-            new_name(request).and_then(|(_, name)| self.key_of(request, name)),
-            self.opens.of(request).map(Open::key),
-        ];
-        for key in keys.into_iter().flatten() {
+        for key in self.names_of(request) {
             self.pends = true;
             self.out.file(FileEvent::Pending { key });
         }
@@ -566,10 +584,47 @@ impl Link {
         if self.looks > 0 && !self.requests.iter().any(looks) {
             return false;
         }
+        if !self.is_known_what_runs(ids, files) {
+            return false;
+        }
         match self.story(ids) {
             Some(story) => self.is_story_told(&story, files),
             None => ids.iter().all(|id| self.is_found_out(*id, files)),
         }
+    }
+
+    /// Whether it is known what the node may still do meanwhile, if that is the one which had these requests, and lives.
+    fn is_known_what_runs(&mut self, ids: &[MessageId], files: &Files) -> bool {
+        let may_still_run = match self.replaying.as_ref().map(Progress::is_on_the_lost_node) {
+            None => true,
+            Some(false) => false,
+            Some(true) => match files.under_way(self.id) {
+                UnderWay::Unasked => {
+                    self.out.file(FileEvent::Asking);
+                    return false;
+                }
+                UnderWay::Awaited => return false,
+                UnderWay::Anything => true,
+                UnderWay::Known => {
+                    let requests = ids.iter().filter_map(|id| self.requests.get(*id));
+                    requests.flat_map(|request| self.names_of(request)).any(|key| files.may_be_changing(&key))
+                }
+            },
+        };
+        if let Some(progress) = &mut self.replaying {
+            progress.may_still_run = may_still_run;
+        }
+        true
+    }
+
+    /// The names that a request is about.
+    fn names_of(&self, request: &Request) -> impl Iterator<Item = FileKey> + use<> {
+        let keys = [
+            self.create_key(request),
+            new_name(request).and_then(|(_, name)| self.key_of(request, name)),
+            self.opens.of(request).map(Open::key),
+        ];
+        keys.into_iter().flatten()
     }
 
     fn is_found_out(&mut self, id: MessageId, files: &Files) -> bool {
@@ -629,7 +684,7 @@ impl Link {
     /// Opens the name of a request, when credits allow. `None`: it would tell nothing.
     pub(super) fn send_probe(&mut self, id: MessageId) -> Option<()> {
         let State::Bridge(leg) = &self.state else { return None };
-        if self.replaying.as_ref().is_none_or(Progress::is_on_the_lost_node) {
+        if self.replaying.as_ref().is_none_or(|progress| progress.may_still_run) {
             return None;
         }
         if !leg.can_send(1) {

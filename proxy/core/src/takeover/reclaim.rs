@@ -240,8 +240,10 @@ impl Link {
             return self.not_returned(token);
         }
         self.note_close_undone(token);
+        let is_closed =
+            matches!(&self.state, State::Recovering(recovery) if recovery.search.was_closed_by_node(token));
         if let Some(open) = self.opens.get_mut(token) {
-            open.state = OpenState::Lost;
+            open.state = if is_closed { OpenState::ClosedByNode } else { OpenState::Lost };
             let deleted = open.is_deleted;
             self.out.file(FileEvent::GivenUp { open: token, deleted });
             self.leave_read_only(token);

@@ -10,7 +10,11 @@ use smb_parse::{
     header::{Command, Header, Status},
 };
 
-use understudy_core::{files::Files, ids::LinkId};
+use understudy_core::{
+    event::{Event, FileEvent},
+    files::{Deed, FileKey, Files},
+    ids::LinkId,
+};
 
 use crate::{
     node::{Disk, MINUTE, NOW, Node},
@@ -173,17 +177,24 @@ fn every_handle_follows_a_rename_that_was_done() {
     assert_eq!(rig.files.borrow().opens(), 4);
 }
 
+/// Only the connection is lost: its node lives.
+fn cut(rig: &mut Rig) {
+    rig.crash();
+    rig.nodes[0].habits.mute.clear();
+    rig.nodes[0].habits.swallows.clear();
+    rig.up[0] = true;
+    rig.assign(0);
+}
+
 #[test]
-fn what_a_node_that_lives_has_not_done_it_may_still_do() {
+fn on_a_node_that_lives_a_rename_is_done_once() {
     for done in [false, true] {
         let (mut rig, file) = at_work();
         let id = lose(&mut rig, done, |rig| rig.set_name(0, file, RENAME, "new", false));
-        rig.crash();
-        rig.up[0] = true;
-        rig.assign(0);
-        let expected = if done { Status::SUCCESS } else { Status::INTERNAL_ERROR };
-        assert_eq!(status(&rig, id), expected);
-        assert_eq!(rig.nodes[0].seen(Command::SET_INFO).len(), 0);
+        cut(&mut rig);
+        assert_eq!(status(&rig, id), Status::SUCCESS);
+        assert_eq!(rig.nodes[0].seen(Command::SET_INFO).len(), usize::from(!done), "asked anew");
+        assert_eq!(rig.get("new"), TEXT);
         reads_its_file(&mut rig, file);
     }
 }
@@ -342,20 +353,78 @@ fn another_file_in_the_way_is_no_link() {
     }
 }
 
+/// What another Link has at the node that was lost, and lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Others {
+    Nothing,
+    /// In flight, on another name.
+    Elsewhere,
+    /// In flight, on that name.
+    InTheWay,
+    /// In flight when its own leg was lost, and it is gone.
+    Loose,
+}
+
 #[test]
-fn nothing_is_found_out_on_a_node_that_may_still_do_it() {
+fn on_a_node_that_lives_what_was_done_is_found_out_once_others_have_told_what_they_do() {
     for link in [false, true] {
-        let (mut rig, file) = at_work();
-        let id = lose(&mut rig, true, |rig| {
-            if link { rig.set_name(0, file, LINK, "new", false) } else { rig.create(0, "new", CREATE) }
-        });
-        rig.crash();
-        rig.up[0] = true;
-        rig.assign(0);
-        assert_eq!(status(&rig, id), Status::INTERNAL_ERROR);
-        assert_eq!(rig.nodes[0].seen(Command::CREATE).len(), 1, "the reclaim alone");
-        assert!(!rig.files.borrow().is_in_doubt());
+        for done in [false, true] {
+            for others in [Others::Nothing, Others::Elsewhere, Others::InTheWay, Others::Loose] {
+                let (mut rig, file) = at_work();
+                let other = LinkId(2);
+                rig.file_event(other, FileEvent::Served { generation: 1 });
+                let id = lose(&mut rig, done, |rig| {
+                    if link {
+                        rig.set_name(0, file, LINK, "new", false)
+                    } else {
+                        rig.create(0, "new", CREATE)
+                    }
+                });
+                if others == Others::Loose {
+                    rig.file_event(other, FileEvent::LeftRunning { generation: 1 });
+                    rig.files.borrow_mut().link_gone(other);
+                }
+                cut(&mut rig);
+                if others != Others::Loose {
+                    assert_eq!(rig.files.borrow_mut().poll_asked(), Some(other));
+                    assert_eq!(rig.files.borrow_mut().poll_asked(), None, "but not of itself");
+                    assert!(rig.final_answer(id).is_none(), "the other has not told");
+                    let name = match others {
+                        Others::Elsewhere => Some(r"share\other"),
+                        Others::InTheWay => Some(r"share\dir\NEW"),
+                        _ => None,
+                    };
+                    let key = |name: &str| FileKey(name.to_lowercase().into());
+                    let deeds = name.map(|name| (key(name), Deed::Made)).into_iter().collect();
+                    rig.file_event(other, FileEvent::Told { deeds });
+                    rig.show_files();
+                    rig.pump();
+                }
+                let told = status(&rig, id);
+                if matches!(others, Others::InTheWay | Others::Loose) {
+                    assert_eq!(told, Status::INTERNAL_ERROR, "{link} {done} {others:?}");
+                } else {
+                    assert_eq!(told, Status::SUCCESS, "{link} {done} {others:?}");
+                    assert!(rig.disk.borrow().contains_key("new"));
+                }
+                assert!(!rig.files.borrow().is_in_doubt());
+            }
+        }
     }
+}
+
+#[test]
+fn a_link_that_is_asked_tells_what_it_has_in_flight() {
+    let (mut rig, _) = at_work();
+    for (name, disposition) in [("new", CREATE), ("file", 1)] {
+        lose(&mut rig, true, |rig| rig.create(0, name, disposition));
+    }
+    rig.link.handle_asked();
+    let told = std::iter::from_fn(|| rig.link.poll_event()).find_map(|event| match event {
+        Event::File(FileEvent::Told { deeds }) => Some(deeds),
+        _ => None,
+    });
+    assert_eq!(told, Some(vec![(FileKey(r"share\new".into()), Deed::Made)]), "an open makes nothing");
 }
 
 #[test]

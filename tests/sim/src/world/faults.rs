@@ -6,7 +6,7 @@ use understudy_core::event::LegLoss;
 
 use super::{
     World,
-    legs::{ToLink, Wire},
+    legs::{Straggler, ToLink, ToNode, Wire},
 };
 
 /// How long at most others wait for a client to acknowledge a break, less what the steps meanwhile take, which nobody adds up.
@@ -47,6 +47,9 @@ impl World {
                 let lost = matches!(wire.to_link.back(), Some(ToLink::Lost(_)));
                 Self::break_wire(wire, if lost { usize::MAX } else { kept }, said && !lost);
             }
+        }
+        for pair in &mut self.pairs {
+            pair.stragglers.retain(|straggler| straggler.node != node);
         }
         // What is deleted with the last close is not, if nobody closes.
         self.nodes[node].crash();
@@ -93,9 +96,16 @@ impl World {
         if self.stopped[node] {
             return false;
         }
+        let got = std::mem::take(&mut wire.to_node);
         Self::break_wire(wire, kept, true);
-        let outs = self.nodes[node].disconnect(conn, &mut self.disk);
-        self.take_outs(outs);
+        if beside {
+            let outs = self.nodes[node].disconnect(conn, &mut self.disk);
+            self.take_outs(outs);
+        } else {
+            // What the node has got it may still do, later than what comes by the next connection.
+            let got = got.into_iter().chain([ToNode::Close]);
+            pair.stragglers.extend(got.map(|what| Straggler { node, conn, what }));
+        }
         true
     }
 

@@ -40,6 +40,13 @@ pub(super) enum ToNode {
     Close,
 }
 
+/// What a node that lives has got by a connection that is broken.
+pub(super) struct Straggler {
+    pub(super) node: usize,
+    pub(super) conn: ConnId,
+    pub(super) what: ToNode,
+}
+
 pub(super) enum ToLink {
     Connected,
     Frame(Vec<u8>, Vec<u64>),
@@ -135,10 +142,31 @@ impl World {
             ToNode::Connect => {
                 wire.to_link.push_back(ToLink::Connected);
                 wire.mark = self.nodes[node].mark();
-                self.nodes[node].connect(conn);
             }
+            ToNode::Close => wire.over = true,
+            ToNode::Frame(..) => {}
+        }
+        self.come_to_node(at, node, conn, what);
+        true
+    }
+
+    /// Whether a node has got something by a connection that is broken.
+    pub(super) fn has_straggler(&self, at: usize) -> bool {
+        self.pairs[at].stragglers.front().is_some_and(|late| !self.stopped[late.node])
+    }
+
+    pub(super) fn carry_straggler(&mut self, at: usize) -> bool {
+        let Some(Straggler { node, conn, what }) = self.pairs[at].stragglers.pop_front() else {
+            return false;
+        };
+        self.come_to_node(at, node, conn, what);
+        true
+    }
+
+    fn come_to_node(&mut self, at: usize, node: usize, conn: ConnId, what: ToNode) {
+        match what {
+            ToNode::Connect => self.nodes[node].connect(conn),
             ToNode::Close => {
-                wire.over = true;
                 let outs = self.nodes[node].disconnect(conn, &mut self.disk);
                 self.take_outs(outs);
             }
@@ -153,7 +181,6 @@ impl World {
                 self.take_outs(outs);
             }
         }
-        true
     }
 
     fn find(&mut self, conn: ConnId) -> Option<(usize, &mut Wire)> {
@@ -172,6 +199,7 @@ impl World {
     pub(super) fn arrive(&mut self, conn: ConnId, frame: Vec<u8>, created: Vec<u64>) {
         if let Some((_, wire)) = self.find(conn)
             && !wire.given_up
+            && !wire.dead
         {
             wire.to_link.push_back(ToLink::Frame(frame, created));
         }

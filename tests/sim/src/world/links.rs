@@ -189,6 +189,12 @@ impl World {
                 pair.link.handle_moved(self.now, open, path);
             }
         }
+        while let Some(link) = self.files.poll_asked() {
+            let other = usize::try_from(link.0 - 1).unwrap_or(usize::MAX);
+            if let Some(pair) = self.pairs.get_mut(other) {
+                pair.link.handle_asked();
+            }
+        }
         if before > 0 && self.files.unreclaimed() == 0 {
             self.all_reclaimed();
         }

@@ -24,7 +24,7 @@ use understudy_core::{
     link::{Link, LinkConfig},
 };
 
-use self::legs::Wire;
+use self::legs::{Straggler, Wire};
 use crate::{
     chance::Chance,
     client::Client,
@@ -54,6 +54,7 @@ pub struct Pair {
     /// With whether the proxy has made it, else it is the node's own; and when it was sent.
     to_client: VecDeque<(Bytes, bool, Instant)>,
     wires: BTreeMap<LegId, Wire>,
+    stragglers: VecDeque<Straggler>,
     /// The leg that serves the client, as the Link has it.
     main: Option<LegId>,
     /// Where its takeover stands.
@@ -159,6 +160,7 @@ impl World {
                 to_proxy: VecDeque::from([first]),
                 to_client: VecDeque::new(),
                 wires: BTreeMap::new(),
+                stragglers: VecDeque::new(),
                 main: None,
                 stage: None,
                 told: 0,
@@ -321,6 +323,7 @@ impl World {
             Hop::ToClient => self.carry_to_client(at),
             Hop::ToNode => self.carry_to_node(at, false),
             Hop::ToNodeBeside => self.carry_to_node(at, true),
+            Hop::ToNodeLate => self.carry_straggler(at),
             Hop::FromNode => self.carry_from_node(at, false),
             Hop::FromNodeBeside => self.carry_from_node(at, true),
         }
@@ -338,6 +341,7 @@ impl World {
             Hop::ToClient => !pair.to_client.is_empty() || pair.closed.is_some() && pair.client.alive,
             Hop::ToNode => self.wire(at, false, true).is_some(),
             Hop::ToNodeBeside => self.wire(at, true, true).is_some(),
+            Hop::ToNodeLate => self.has_straggler(at),
             Hop::FromNode => self.wire(at, false, false).is_some(),
             Hop::FromNodeBeside => self.wire(at, true, false).is_some(),
         }

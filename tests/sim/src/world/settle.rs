@@ -8,8 +8,15 @@ use crate::{
     plan::{Act, Hop},
 };
 
-const HOPS: [Hop; 6] =
-    [Hop::ToClient, Hop::FromNode, Hop::ToNode, Hop::ToProxy, Hop::FromNodeBeside, Hop::ToNodeBeside];
+const HOPS: [Hop; 7] = [
+    Hop::ToClient,
+    Hop::FromNode,
+    Hop::ToNodeLate,
+    Hop::ToNode,
+    Hop::ToProxy,
+    Hop::FromNodeBeside,
+    Hop::ToNodeBeside,
+];
 /// How long anybody may wait for an answer at the end: the longest deadline, and parking after it.
 const PATIENCE: Duration = Duration::from_secs(200);
 /// More steps than this without time passing are a loop.
