@@ -8,15 +8,8 @@ use crate::{
     world::{PASSING_NAMES, SHARED_NAMES, World},
 };
 
-const HOPS: [Hop; 7] = [
-    Hop::ToProxy,
-    Hop::ToNode,
-    Hop::FromNode,
-    Hop::ToClient,
-    Hop::ToNodeBeside,
-    Hop::FromNodeBeside,
-    Hop::ToNodeLate,
-];
+const HOPS: [Hop; 6] =
+    [Hop::ToProxy, Hop::ToNode, Hop::FromNode, Hop::ToClient, Hop::ToNodeBeside, Hop::FromNodeBeside];
 /// How many Opens a client has at most.
 const SLOTS: usize = 4;
 /// One in so many runs is devoted to something rare.
@@ -115,6 +108,10 @@ impl Mood {
         let mut steps: Vec<Step> = Vec::with_capacity(16);
         for at in 0..world.pairs.len() {
             steps.extend(HOPS.into_iter().filter(|hop| world.has(at, *hop)).map(|hop| Step::Hop(at, hop)));
+            // Late enough for others to log in and look before.
+            if world.has(at, Hop::ToNodeLate) && chance.one_in(10) {
+                steps.push(Step::Hop(at, Hop::ToNodeLate));
+            }
             if world.has_news(at) {
                 steps.push(Step::Tell(at));
             }
