@@ -151,6 +151,11 @@ impl Files {
         self.blind || self.traces.may_be_since(Deed::Deleted, key, since)
     }
 
+    /// Whether the file of the name may have been emptied since then by a CREATE, and nobody knows whether it was.
+    pub(crate) fn may_be_emptied_since(&self, key: &FileKey, since: Instant) -> bool {
+        self.blind || self.traces.may_be_since(Deed::Emptied, key, since)
+    }
+
     /// When an answered request has removed that very name, however long ago, if none has given it to a file since.
     pub(crate) fn known_to_be_gone(&self, key: &FileKey) -> Option<Instant> {
         let last = self.gone.alike(key).filter(|gone| gone.key == *key).map(|gone| gone.at).max();

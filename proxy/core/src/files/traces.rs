@@ -17,6 +17,8 @@ pub enum Deed {
     Deleted,
     /// It was given to a file.
     Made,
+    /// Its file was emptied by a CREATE.
+    Emptied,
 }
 
 /// The names to which one of these may have been done.
@@ -43,6 +45,7 @@ pub(super) struct Traces {
     taken: Trace,
     deleted: Trace,
     made: Trace,
+    emptied: Trace,
 }
 
 impl Traces {
@@ -51,6 +54,7 @@ impl Traces {
             Deed::Taken => &self.taken,
             Deed::Deleted => &self.deleted,
             Deed::Made => &self.made,
+            Deed::Emptied => &self.emptied,
         }
     }
 
@@ -60,6 +64,7 @@ impl Traces {
             Deed::Taken => &mut self.taken,
             Deed::Deleted => &mut self.deleted,
             Deed::Made => &mut self.made,
+            Deed::Emptied => &mut self.emptied,
         };
         let names = if coming { &mut trace.coming } else { &mut trace.done };
         names.insert(key, Birth::set(0), now);
@@ -67,7 +72,7 @@ impl Traces {
 
     /// The node does nothing any more.
     pub(super) fn node_lost(&mut self, now: Instant) {
-        for trace in [&mut self.taken, &mut self.deleted, &mut self.made] {
+        for trace in [&mut self.taken, &mut self.deleted, &mut self.made, &mut self.emptied] {
             for name in std::mem::take(&mut trace.coming).into_records() {
                 trace.done.insert(name.key, name.birth, now);
             }

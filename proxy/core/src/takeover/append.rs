@@ -146,6 +146,9 @@ impl Link {
         let Some(request) = self.requests.get(id).filter(|_| !may_still_run) else { return UNCLEAR };
         let Some(open) = self.opens.of(request) else { return UNCLEAR };
         let Some(tail) = files.tail(self.id, open.token) else { return UNCLEAR };
+        if files.may_be_emptied_since(&open.key(), request.at) {
+            return UNCLEAR;
+        }
         let (version, end, data) = match &request.look {
             Look::Unasked => {
                 self.ask_for_end(id, tail.version());

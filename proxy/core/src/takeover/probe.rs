@@ -471,7 +471,23 @@ impl Link {
     /// What a request may do to names.
     fn traces(&self, request: &Request) -> impl Iterator<Item = (FileKey, Deed)> + use<> {
         let made = self.may_have_made(request).map(|key| (key, Deed::Made));
-        made.into_iter().chain(self.may_have_removed(request))
+        let changed =
+            self.may_have_removed(request).into_iter().chain(self.may_have_opened_to_delete(request));
+        made.into_iter().chain(changed).chain(self.may_have_emptied(request))
+    }
+
+    /// The name whose file a request has opened to delete it: a node that lives closes that, by whatever name it is called then.
+    fn may_have_opened_to_delete(&self, request: &Request) -> Option<(FileKey, Deed)> {
+        let is_new = create_disposition(&request.msg) == Some(FILE_CREATE);
+        let is_meant = request.header.command == Command::CREATE && !is_new && deletes_on_close(request);
+        self.create_key(request).filter(|_| is_meant).map(|key| (key, Deed::Deleted))
+    }
+
+    /// The name whose file a request may have emptied when it opened it.
+    fn may_have_emptied(&self, request: &Request) -> Option<(FileKey, Deed)> {
+        let is_create = request.header.command == Command::CREATE;
+        let empties = is_create && Facts::of(request, &self.opens).kind == Kind::Overwrite;
+        self.create_key(request).filter(|_| empties).map(|key| (key, Deed::Emptied))
     }
 
     /// The name that a request may have given to a file.

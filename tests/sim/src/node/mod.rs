@@ -203,6 +203,8 @@ impl Server {
     /// Slow storage answers.
     pub fn poke(&mut self, disk: &mut Disk) -> Vec<Out> {
         self.resume(disk, true);
+        // What waited for a file may have it now that another request is done.
+        self.resume(disk, false);
         std::mem::take(&mut self.out)
     }
 

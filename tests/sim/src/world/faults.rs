@@ -41,15 +41,22 @@ impl World {
 
     pub(super) fn kill(&mut self, node: usize, kept: usize, said: bool) {
         self.up[node] = false;
-        self.stopped[node] = false;
+        let was_silent = std::mem::take(&mut self.stopped[node]);
         for pair in &mut self.pairs {
             for wire in pair.wires.values_mut().filter(|w| w.node == node) {
                 let lost = matches!(wire.to_link.back(), Some(ToLink::Lost(_)));
                 Self::break_wire(wire, if lost { usize::MAX } else { kept }, said && !lost);
             }
         }
-        for pair in &mut self.pairs {
-            pair.stragglers.retain(|straggler| straggler.node != node);
+        // That connections were cut it has heard by then.
+        for at in 0..self.pairs.len() {
+            let late = self.pairs[at].stragglers.iter().filter(|straggler| straggler.node == node);
+            let conns: Vec<_> = late.filter(|_| !was_silent).map(|straggler| straggler.conn).collect();
+            for conn in conns {
+                let outs = self.nodes[node].disconnect(conn, &mut self.disk);
+                self.take_outs(outs);
+            }
+            self.pairs[at].stragglers.retain(|straggler| straggler.node != node);
         }
         // What is deleted with the last close is not, if nobody closes.
         self.nodes[node].crash();
