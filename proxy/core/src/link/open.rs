@@ -74,6 +74,9 @@ pub(crate) enum OpenState {
     ClosedByNode,
 }
 
+/// FILE_DELETE_ON_CLOSE (MS-SMB2 2.2.13).
+const DELETE_ON_CLOSE: u32 = 0x1000;
+
 /// One Open.
 #[derive(Debug)]
 pub(crate) struct Open {
@@ -156,6 +159,11 @@ impl Open {
     /// Whether it holds the lease of this key.
     pub(crate) fn has_lease(&self, key: [u8; 16]) -> bool {
         self.lease.is_some_and(|lease| lease.key == key)
+    }
+
+    /// Whether its file is to be deleted when it is closed.
+    pub(crate) fn is_to_be_deleted(&self) -> bool {
+        self.delete_pending || self.create_options & DELETE_ON_CLOSE != 0
     }
 
     /// Whether nobody knows what access it has.

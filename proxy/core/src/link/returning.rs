@@ -39,8 +39,6 @@ use crate::{
     takeover::reconnect::Retries,
 };
 
-/// FILE_DELETE_ON_CLOSE (MS-SMB2 2.2.13).
-const DELETE_ON_CLOSE: u32 = 0x1000;
 /// FILE_OPENED, a CreateAction (MS-SMB2 2.2.14).
 const OPENED: u32 = 1;
 
@@ -195,8 +193,7 @@ impl Link {
         !matches!(open.state, OpenState::Lost | OpenState::ClosedByNode)
             && (open.resilient.is_some() || durable && is_kept)
             && !open.closing
-            && !open.delete_pending
-            && open.create_options & DELETE_ON_CLOSE == 0
+            && !open.is_to_be_deleted()
             && self.sessions.get(open.session.0).is_some_and(|session| !session.ended)
     }
 

@@ -17,6 +17,7 @@ pub(crate) mod probe;
 mod read_only;
 mod reclaim;
 pub(crate) mod reconnect;
+mod traces;
 pub(crate) mod verdict;
 
 use std::time::{Duration, Instant};

@@ -90,7 +90,7 @@ use super::{
 };
 use crate::{
     event::{Event, FileEvent},
-    files::{self, Deed, FileKey, Files, Maker, Taking, UnderWay},
+    files::{self, FileKey, Files, Maker, Taking, UnderWay},
     ids::{MessageId, OpenToken, SessionId, TreeId},
     link::{
         Link, State,
@@ -114,7 +114,7 @@ const LATE: Duration = Duration::from_secs(1);
 /// FILE_SUPERSEDE, FILE_OPEN, FILE_CREATE, FILE_OVERWRITE (MS-SMB2 2.2.13).
 const FILE_SUPERSEDE: u32 = 0;
 const FILE_OPEN: u32 = 1;
-const FILE_CREATE: u32 = 2;
+pub(super) const FILE_CREATE: u32 = 2;
 const FILE_OVERWRITE: u32 = 4;
 /// FILE_READ_ATTRIBUTES (MS-SMB2 2.2.13.1.1); sharing everything.
 const READ_ATTRIBUTES: u32 = 0x80;
@@ -307,7 +307,7 @@ impl Link {
                 && Facts::of(r, &self.opens).kind == Kind::Delete
         };
         let in_flight = || self.requests.iter().filter(|r| r.deaths > 0);
-        let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
+        let flagged = open.is_to_be_deleted();
         // Of one whose answer was not the node's nobody can tell what became of it either.
         (open.closing || in_flight().any(closes)) && (flagged || in_flight().any(deletes))
     }
@@ -377,7 +377,7 @@ impl Link {
         let is_deleted = gone && (!deletes.is_empty() || self.may_be_deleted(open));
         if let Some(open) = self.opens.get_mut(open) {
             open.is_deleted = is_deleted || open.is_deleted && !refused;
-            let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
+            let flagged = open.is_to_be_deleted();
             if let State::Recovering(recovery) = &mut self.state {
                 let closed = lives && is_deleted_by_now && (flagged || !deletes.is_empty());
                 recovery.search.note_closed_by_node(open.token, closed);
@@ -423,101 +423,6 @@ impl Link {
         if self.leave_traces(false) {
             self.out.file(FileEvent::LeftRunning { generation });
         }
-    }
-
-    /// The Link is over: what its node has of it may still be done.
-    pub(crate) fn leave_what_is_under_way(&mut self) {
-        self.leave_traces(true);
-    }
-
-    /// Another Link finds out on this node what became of its requests: what are those doing that are in flight here?
-    pub fn handle_asked(&mut self) {
-        let sent = self.requests.iter().filter(|request| request.sent.is_some());
-        let mut deeds: Vec<_> = sent.flat_map(|request| self.traces(request)).collect();
-        let closing = self.opens.iter().filter(|open| self.may_be_deleted(open.token));
-        deeds.extend(closing.map(|open| (open.key(), Deed::Deleted)));
-        self.out.file(FileEvent::Told { deeds });
-    }
-
-    /// Tells what requests that a node has, or had when it was lost, may have done to names. Whether that is anything.
-    fn leave_traces(&mut self, left: bool) -> bool {
-        // Of what was in flight before it was told then.
-        let had = |request: &&Request| if left { request.sent.is_some() } else { request.deaths > 0 };
-        let mut traces: Vec<_> =
-            self.requests.iter().filter(had).flat_map(|request| self.traces(request)).collect();
-        // Also of one that is not closed, if only its connection was lost.
-        let deletes = |open: &&Open| {
-            let flagged = open.delete_pending || open.create_options & DELETE_ON_CLOSE != 0;
-            let is_there = !left || open.state == OpenState::Live;
-            is_there && flagged || self.may_be_deleted(open.token)
-        };
-        traces.extend(self.opens.iter().filter(deletes).map(|open| (open.key(), Deed::Deleted)));
-        let is_any = !traces.is_empty();
-        for (key, deed) in traces {
-            self.out.file(FileEvent::Perhaps { key, deed, coming: left });
-        }
-        is_any
-    }
-
-    /// A request that its node has is answered otherwise: nobody will know what becomes of it.
-    pub(crate) fn leave_traces_of(&mut self, request: &Request) {
-        if request.sent.is_some() {
-            for (key, deed) in self.traces(request) {
-                self.out.file(FileEvent::Perhaps { key, deed, coming: true });
-            }
-        }
-    }
-
-    /// What a request may do to names.
-    fn traces(&self, request: &Request) -> impl Iterator<Item = (FileKey, Deed)> + use<> {
-        let made = self.may_have_made(request).map(|key| (key, Deed::Made));
-        let changed =
-            self.may_have_removed(request).into_iter().chain(self.may_have_opened_to_delete(request));
-        made.into_iter().chain(changed).chain(self.may_have_emptied(request))
-    }
-
-    /// The name whose file a request has opened to delete it: a node that lives closes that, by whatever name it is called then.
-    fn may_have_opened_to_delete(&self, request: &Request) -> Option<(FileKey, Deed)> {
-        let is_new = create_disposition(&request.msg) == Some(FILE_CREATE);
-        let is_meant = request.header.command == Command::CREATE && !is_new && deletes_on_close(request);
-        self.create_key(request).filter(|_| is_meant).map(|key| (key, Deed::Deleted))
-    }
-
-    /// The name whose file a request may have emptied when it opened it.
-    fn may_have_emptied(&self, request: &Request) -> Option<(FileKey, Deed)> {
-        let is_create = request.header.command == Command::CREATE;
-        let empties = is_create && Facts::of(request, &self.opens).kind == Kind::Overwrite;
-        self.create_key(request).filter(|_| empties).map(|key| (key, Deed::Emptied))
-    }
-
-    /// The name that a request may have given to a file.
-    fn may_have_made(&self, request: &Request) -> Option<FileKey> {
-        match new_name(request) {
-            Some((_, name)) => self.key_of(request, name),
-            None => self.create_key(request).filter(|_| makes(request)),
-        }
-    }
-
-    /// The name that a request may have removed: by a rename, or by deleting what has it.
-    fn may_have_removed(&self, request: &Request) -> Option<(FileKey, Deed)> {
-        let renames = matches!(new_name(request), Some((true, _)));
-        let deletes = match request.header.command {
-            // What must be new is nobody else's.
-            Command::CREATE if create_disposition(&request.msg) == Some(FILE_CREATE) => request.deletes,
-            Command::CREATE => deletes_on_close(request),
-            Command::SET_INFO => Facts::of(request, &self.opens).kind == Kind::Delete,
-            _ => false,
-        };
-        if !renames && !deletes {
-            return None;
-        }
-        if let Some(open) = self.opens.of(request) {
-            return Some((open.key(), if renames { Deed::Taken } else { Deed::Deleted }));
-        }
-        let create =
-            if request.header.command == Command::CREATE { request } else { self.own_create(request)? };
-        let name = create::Request::parse(&create.msg).ok()?.name.0;
-        Some((self.key_of(create, name)?, Deed::Taken))
     }
 
     /// The node lets a request wait that was open to doubt.
@@ -966,12 +871,12 @@ fn is_of(request: &Request, open: &Open) -> bool {
 }
 
 /// Whether what a CREATE opens is deleted when it is closed.
-fn deletes_on_close(request: &Request) -> bool {
+pub(super) fn deletes_on_close(request: &Request) -> bool {
     create::Request::parse(&request.msg).is_ok_and(|asked| asked.create_options & DELETE_ON_CLOSE != 0)
 }
 
 /// Whether a CREATE makes what is not there.
-fn makes(request: &Request) -> bool {
+pub(super) fn makes(request: &Request) -> bool {
     create_disposition(&request.msg).is_some_and(|d| ![FILE_OPEN, FILE_OVERWRITE].contains(&d))
 }
 
